@@ -138,7 +138,8 @@ CREATE TABLE migration.raw_import_records (
     REFERENCES migration.engagements (client_account_id, id)
 );
 
-COMMENT ON TABLE migration.raw_import_records IS 'Rows of an import as they were read. The only link table without row security.';
+COMMENT ON TABLE migration.raw_import_records IS
+  'Rows of an import as they were read. The only link table without row security.';
 
 CREATE TABLE migration.import_field_mappings (
   id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -252,7 +253,8 @@ CREATE TABLE migration.data_import_sessions (
     REFERENCES migration.engagements (client_account_id, id) ON DELETE CASCADE
 );
 
-COMMENT ON TABLE migration.data_import_sessions IS 'Legacy grouping of imports, replaced by master flows. No longer read.';
+COMMENT ON TABLE migration.data_import_sessions IS
+  'Legacy grouping of imports, replaced by master flows. No longer read.';
 COMMENT ON COLUMN migration.data_import_sessions.session_number IS 'Shown to users as the number of the session.';
 COMMENT ON CONSTRAINT fk_data_import_sessions_tenant ON migration.data_import_sessions IS
   'A session goes with its engagement.';
