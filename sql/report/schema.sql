@@ -222,7 +222,8 @@ CREATE TABLE migration.assets (
     REFERENCES migration.engagements (client_account_id, id)
 );
 
-COMMENT ON TABLE migration.assets IS 'Servers, applications and databases found by discovery. Soft-deleted by deleted_at.';
+COMMENT ON TABLE migration.assets IS
+  'Servers, applications and databases found by discovery. Soft-deleted by deleted_at.';
 
 CREATE INDEX ix_assets_tenant ON migration.assets (client_account_id, engagement_id);
 CREATE INDEX ix_assets_asset_type ON migration.assets (asset_type);
