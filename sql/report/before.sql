@@ -190,8 +190,8 @@ INSERT INTO migration.discovery_flows (
 SELECT
   md5('discovery flow ' || flow.n)::uuid, md5(coalesce(flow.master, 'flow without master ' || flow.n))::uuid,
   md5(flow.master)::uuid, md5('client ' || flow.client)::uuid, md5('engagement ' || flow.client)::uuid,
-  md5('user ' || (2 * flow.client))::uuid, md5(flow.import)::uuid, 'Discovery flow ' || flow.n, flow.status, 'inventory',
-  60, '{"data_import": true, "field_mapping": true, "data_cleansing": true, "inventory": false}',
+  md5('user ' || (2 * flow.client))::uuid, md5(flow.import)::uuid, 'Discovery flow ' || flow.n, flow.status,
+  'inventory', 60, '{"data_import": true, "field_mapping": true, "data_cleansing": true, "inventory": false}',
   flow.created_at, flow.updated_at
 FROM (
   VALUES
