@@ -1,0 +1,788 @@
+"""Deploys, reverts and verifies change sets and says what is deployed.
+
+yoyo-migrations applies and records the changes, one yoyo migration a change, under the id that sqitch gives it. What
+yoyo does not know is kept beside its tables in the schema `pyflowguard`: the hash of the script that was deployed, by
+whom, and what is being attempted right now, so that a deployer killed between applying and recording is picked up.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from psycopg.rows import class_row
+from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
+from yoyo.connections import DatabaseURI
+from yoyo.migrations import Migration, MigrationList, StepCollector
+
+from pyflowguard.database import Connection, NoticeHandler, connect, readable_errors, run_script
+from pyflowguard.errors import (
+    DependencyMissing,
+    LockNotObtained,
+    PlanDiverged,
+    ScriptEdited,
+    ScriptFailed,
+    UsageError,
+    VerifyFailed,
+)
+from pyflowguard.plan import Change, Dependency, Plan, read_plan
+
+LOCK_KEY = 75474063
+"""The advisory lock that sqitch takes while it deploys, so that the two exclude each other too."""
+
+LOCK_TIMEOUT = timedelta(seconds=60)
+"""How long a deployer waits for another one by default."""
+
+Action: TypeAlias = Literal["deploy", "record", "revert", "verify"]
+State: TypeAlias = Literal["deployed", "edited", "interrupted", "pending"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress of a command: `change`, the `number`-th of `total`, begins (seconds is None) or has ended."""
+
+    action: Action
+    change: Change
+    number: int
+    total: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Progress of a command: it waits for the deployment lock, which this server process holds."""
+
+    holder: str
+
+
+ProgressHandler: TypeAlias = Callable[[Step | Waiting], None]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A change as the database has it: its id, the hash of the script that was run, when and as which role."""
+
+    change_id: str
+    change: str
+    script_hash: str
+    deployed_at: datetime
+    deployed_by: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A change that was being deployed or reverted when its deployer ended without saying how it went."""
+
+    change_id: str
+    change: str
+    action: Literal["deploy", "revert"]
+    script_hash: str
+    started_at: datetime
+
+
+@dataclass(frozen=True)
+class ChangeStatus:
+    """A change of the plan with what the database says of it; `record` is None unless it is deployed."""
+
+    change: Change
+    state: State
+    record: Record | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """The whole plan with what is deployed of it, in plan order."""
+
+    project: str
+    changes: tuple[ChangeStatus, ...]
+
+    def having(self, state: State) -> tuple[Change, ...]:
+        """Changes in that state, in plan order."""
+        return tuple(entry.change for entry in self.changes if entry.state == state)
+
+
+@dataclass(frozen=True)
+class DeployResult:
+    """What a deployment did: changes deployed, those recorded only, and those found edited; in a dry run, would do."""
+
+    deployed: tuple[Change, ...]
+    recorded: tuple[Change, ...]
+    edited: tuple[Change, ...]
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class RevertResult:
+    """What a revert did: the changes reverted, last first; in a dry run, what it would do."""
+
+    reverted: tuple[Change, ...]
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class VerifyOutcome:
+    """Whether a deployed change verifies; `failure` is the reason if not; `checked` is False without a script."""
+
+    change: Change
+    checked: bool
+    failure: ScriptFailed | None
+
+
+def deploy(
+    dsn: str = "",
+    *,
+    to: str | None = None,
+    directory: Path | None = None,
+    verify: bool = True,
+    log_only: bool = False,
+    accept_edits: bool = False,
+    dry_run: bool = False,
+    lock_timeout: timedelta = LOCK_TIMEOUT,
+    on_progress: ProgressHandler | None = None,
+    on_notice: NoticeHandler | None = None,
+) -> DeployResult:
+    """Deploy the plan's pending changes in order, up to and including `to`; nothing pending is no error.
+
+    Each change is verified after it is deployed, and reverted if it does not verify. `log_only` records the changes as
+    deployed without running them (once they verify): for a database that another tool deployed. `accept_edits` takes
+    the scripts as they are now for those that were deployed. A dry run reads only, and takes no lock.
+
+    Raises UsageError for a `to` that the plan does not have, PlanDiverged, ScriptEdited, DependencyMissing,
+    LockNotObtained, ScriptFailed, VerifyFailed, and what connecting raises.
+    """
+    plan = read_plan(directory)
+    end = len(plan.changes) if to is None else plan.index_of(to) + 1
+    runner = _Runner(dsn, plan, on_progress, on_notice)
+    if dry_run:
+        return runner.plan_deployment(end)
+    with runner.registry(lock_timeout) as registry:
+        recorded = runner.settle(registry)
+        return runner.deploy(
+            registry, end, recorded, verify=verify, log_only=log_only, accept_edits=accept_edits
+        )
+
+
+def revert(
+    dsn: str = "",
+    *,
+    to: str | None = None,
+    directory: Path | None = None,
+    dry_run: bool = False,
+    lock_timeout: timedelta = LOCK_TIMEOUT,
+    on_progress: ProgressHandler | None = None,
+    on_notice: NoticeHandler | None = None,
+) -> RevertResult:
+    """Revert deployed changes, last first, down to but not including `to`; without `to`, all of them.
+
+    A dry run reads only, and takes no lock. Raises what deploy() raises; a change whose revert script fails stays
+    deployed.
+    """
+    plan = read_plan(directory)
+    keep = 0 if to is None else plan.index_of(to) + 1
+    runner = _Runner(dsn, plan, on_progress, on_notice)
+    if dry_run:
+        return RevertResult(runner.to_revert(runner.read_records(), to, keep), dry_run=True)
+    with runner.registry(lock_timeout) as registry:
+        runner.settle(registry)
+        doomed = runner.to_revert(registry.records(plan.project), to, keep)
+        for number, change in enumerate(doomed, 1):
+            with runner.progress("revert", change, number, len(doomed)):
+                registry.begin_attempt(plan, change, "revert")
+                with registry.forgetting_a_clean_failure(change):
+                    registry.rollback_one(_ChangeMigration(runner, change, verify=False))
+        return RevertResult(doomed, dry_run=False)
+
+
+def verify(
+    dsn: str = "",
+    *,
+    to: str | None = None,
+    directory: Path | None = None,
+    on_progress: ProgressHandler | None = None,
+    on_notice: NoticeHandler | None = None,
+) -> tuple[VerifyOutcome, ...]:
+    """Run the verify script of every deployed change, up to and including `to`, and say how each went."""
+    plan = read_plan(directory)
+    end = len(plan.changes) if to is None else plan.index_of(to) + 1
+    runner = _Runner(dsn, plan, on_progress, on_notice)
+    deployed = plan.changes[: min(end, len(runner.read_records()))]
+    outcomes = []
+    for number, change in enumerate(deployed, 1):
+        with runner.progress("verify", change, number, len(deployed)):
+            try:
+                checked, failure = runner.verify(change), None
+            except ScriptFailed as error:
+                checked, failure = True, error
+        outcomes.append(VerifyOutcome(change, checked, failure))
+    return tuple(outcomes)
+
+
+def status(dsn: str = "", *, directory: Path | None = None) -> Status:
+    """Say of each change of the plan whether it is deployed, edited since, interrupted or pending; reads only.
+
+    Raises PlanDiverged if the database has changes that the plan has not, or in another order.
+    """
+    plan = read_plan(directory)
+    with connect(dsn) as connection, readable_errors("reading what is deployed"):
+        records = _read_records(connection, plan.project)
+        attempted = {attempt.change_id for attempt in _read_attempts(connection, plan.project)}
+    _check_history(plan, records)
+    entries = []
+    for index, change in enumerate(plan.changes):
+        record = records[index] if index < len(records) else None
+        state: State = "pending"
+        if change.id in attempted:
+            state = "interrupted"
+        elif record is not None:
+            state = "deployed" if record.script_hash == plan.script_hash(change) else "edited"
+        entries.append(ChangeStatus(change, state, record))
+    return Status(plan.project, tuple(entries))
+
+
+class _Runner:
+    """One command's work on one database with one plan."""
+
+    def __init__(
+        self, dsn: str, plan: Plan, on_progress: ProgressHandler | None, on_notice: NoticeHandler | None
+    ) -> None:
+        self.dsn = dsn
+        self.plan = plan
+        self.on_progress = on_progress
+        self.on_notice = on_notice
+
+    @contextmanager
+    def registry(self, lock_timeout: timedelta) -> Iterator[_Registry]:
+        """Open the registry, made if it is missing, with the deployment lock held until the block ends."""
+        with readable_errors("opening the registry"):
+            registry = _Registry(self.dsn, self.on_notice)
+        with registry:
+            with readable_errors("taking the deployment lock"):
+                self._take_lock(registry.connection, lock_timeout)
+            with readable_errors("opening the registry"):
+                registry.create()
+            with readable_errors("recording the deployment"):
+                yield registry
+
+    def _take_lock(self, connection: Connection, timeout: timedelta) -> None:
+        """Wait for sqitch's lock, then for scripts that a killed deployer may have left running in the server.
+
+        Polls: a session that waits inside pg_advisory_lock() holds a snapshot, and CREATE INDEX CONCURRENTLY, run by
+        the holder of the lock, would wait for that snapshot for ever.
+        """
+        deadline = time.monotonic() + timeout.total_seconds()
+        told = False
+        while True:
+            if connection.execute("SELECT pg_try_advisory_lock(%s)", [LOCK_KEY]).fetchone() == (True,):
+                break
+            told = self._wait(connection, _LOCK_HOLDERS, deadline, timeout, told=told)
+        while True:
+            if connection.execute("SELECT pg_try_advisory_lock(%s, 1)", [LOCK_KEY]).fetchone() == (True,):
+                connection.execute("SELECT pg_advisory_unlock(%s, 1)", [LOCK_KEY])
+                return
+            told = self._wait(connection, _SCRIPT_HOLDERS, deadline, timeout, told=told)
+
+    def _wait(
+        self, connection: Connection, query: str, deadline: float, timeout: timedelta, *, told: bool
+    ) -> bool:
+        row = connection.execute(query, {"key": LOCK_KEY}).fetchone()
+        if row is None:  # gone in between
+            return told
+        pid, application = row
+        holder = f"process {pid}, {application}" if application else f"process {pid}"
+        if time.monotonic() >= deadline:
+            raise LockNotObtained(
+                f"Another deployer ({holder}) holds the deployment lock and did not release it within "
+                f"{timeout.total_seconds():g} s.",
+                hint=f"Wait for it, give more time with --lock-timeout, or end it: SELECT pg_terminate_backend({pid});",
+            )
+        if not told and self.on_progress is not None:
+            self.on_progress(Waiting(holder))
+        time.sleep(0.1)
+        return True
+
+    @contextmanager
+    def progress(self, action: Action, change: Change, number: int, total: int) -> Iterator[None]:
+        """Tell the progress handler that a change begins and, unless it fails, that it has ended."""
+        if self.on_progress is None:
+            yield
+            return
+        self.on_progress(Step(action, change, number, total, None))
+        start = time.monotonic()
+        yield
+        self.on_progress(Step(action, change, number, total, time.monotonic() - start))
+
+    def read_records(self) -> tuple[Record, ...]:
+        """Read what is deployed without a lock, and check it against the plan."""
+        with connect(self.dsn) as connection, readable_errors("reading what is deployed"):
+            records = _read_records(connection, self.plan.project)
+        _check_history(self.plan, records)
+        return records
+
+    def run(self, file: Path, *, action: str) -> None:
+        """Run a script on a connection of its own."""
+        with _open_script_connection(self.dsn, self.on_notice) as connection:
+            run_script(connection, file, action=action)
+
+    def verify(self, change: Change) -> bool:
+        """Run the change's verify script; False if it has none; ScriptFailed if it does not verify."""
+        file = self.plan.verify_file(change)
+        if not file.is_file():
+            return False
+        self.run(file, action=f"verifying {change.name}")
+        return True
+
+    def plan_deployment(self, end: int) -> DeployResult:
+        """Say what deploy() would do."""
+        with connect(self.dsn) as connection, readable_errors("reading what is deployed"):
+            records = _read_records(connection, self.plan.project)
+            pending = self._pending(connection, records, end)
+        edited = self._edited(records)
+        _refuse_edits(edited if pending else ())
+        return DeployResult(pending, (), edited, dry_run=True)
+
+    def settle(self, registry: _Registry) -> tuple[Change, ...]:
+        """Finish what a killed deployer left unrecorded; the change's verify script tells how far it came.
+
+        Returns the changes that turned out to be deployed and were recorded.
+        """
+        recorded = []
+        known = {change.id: change for change in self.plan.changes}
+        for attempt in _read_attempts(registry.connection, self.plan.project):
+            change = known.get(attempt.change_id)
+            if change is None:
+                raise PlanDiverged(
+                    f"A deployer ended while it was to {attempt.action} {attempt.change} ({attempt.change_id}), "
+                    "which the plan does not have.",
+                    hint="Deploy with the plan that was used then.",
+                )
+            migration = _ChangeMigration(self, change, verify=False)
+            try:
+                checked, present = self.verify(change), True
+            except ScriptFailed:
+                checked, present = True, False
+            if attempt.action == "deploy" and checked and present:
+                with self.progress("record", change, 1, 1):
+                    registry.script_hash = attempt.script_hash
+                    registry.mark_migrations(MigrationList([migration]))
+                recorded.append(change)
+            elif attempt.action == "revert" and not (checked and present):
+                with self.progress("revert", change, 1, 1):
+                    if checked:
+                        registry.unmark_migrations(MigrationList([migration]))
+                    else:
+                        registry.rollback_one(migration)
+            else:
+                registry.end_attempt(change)
+        return tuple(recorded)
+
+    def deploy(
+        self,
+        registry: _Registry,
+        end: int,
+        recorded: tuple[Change, ...],
+        *,
+        verify: bool,
+        log_only: bool,
+        accept_edits: bool,
+    ) -> DeployResult:
+        """Deploy, or only record, what is pending before position `end`."""
+        records = registry.records(self.plan.project)
+        if not records and not log_only:
+            _refuse_sqitch(registry.connection, self.plan)
+        pending = self._pending(registry.connection, records, end)
+        edited = self._edited(records)
+        if accept_edits:
+            for change in edited:
+                registry.accept_edit(change, self.plan.script_hash(change))
+            edited = ()
+        _refuse_edits(edited if pending else ())
+        for number, change in enumerate(pending, 1):
+            migration = _ChangeMigration(self, change, verify=verify)
+            if log_only:
+                with self.progress("record", change, number, len(pending)):
+                    if verify:
+                        self.verify(change)
+                    registry.script_hash = self.plan.script_hash(change)
+                    registry.mark_migrations(MigrationList([migration]))
+                continue
+            with self.progress("deploy", change, number, len(pending)):
+                registry.begin_attempt(self.plan, change, "deploy")
+                with registry.forgetting_a_clean_failure(change):
+                    registry.apply_one(migration)
+        if log_only:
+            return DeployResult((), recorded + pending, edited, dry_run=False)
+        return DeployResult(pending, recorded, edited, dry_run=False)
+
+    def to_revert(self, records: Sequence[Record], to: str | None, keep: int) -> tuple[Change, ...]:
+        """List the changes to revert so that the first `keep` stay, last first."""
+        _check_history(self.plan, records)
+        if to is not None and keep > len(records):
+            raise UsageError(f"{to} is not deployed, so nothing can be reverted to it.")
+        return tuple(reversed(self.plan.changes[keep : len(records)]))
+
+    def _pending(self, connection: Connection, records: Sequence[Record], end: int) -> tuple[Change, ...]:
+        _check_history(self.plan, records)
+        pending = self.plan.changes[len(records) : end]
+        for change in pending:
+            self.plan.script_hash(change)  # raises before anything is run if there is no script
+            for dependency in change.requires + change.conflicts:
+                self._check_dependency(connection, change, dependency, records)
+        return pending
+
+    def _check_dependency(
+        self, connection: Connection, change: Change, dependency: Dependency, records: Sequence[Record]
+    ) -> None:
+        """Dependencies within the plan hold by its order; what is left is other projects' changes, and conflicts."""
+        if dependency.project is None:
+            before = {record.change for record in records} | {record.change_id for record in records}
+            name = dependency.key.partition("@")[0]
+            present = name in before or not dependency.conflict
+        else:
+            others = _read_records(connection, dependency.project)
+            name = dependency.key.partition("@")[0]
+            present = any(name in {record.change, record.change_id} for record in others)
+        if dependency.conflict and present:
+            raise DependencyMissing(
+                f"{change.name} conflicts with {dependency}, which is deployed.", hint=f"Revert {dependency} first."
+            )
+        if not dependency.conflict and not present:
+            raise DependencyMissing(
+                f"{change.name} requires {dependency}, which is not deployed.", hint=f"Deploy {dependency} first."
+            )
+
+    def _edited(self, records: Sequence[Record]) -> tuple[Change, ...]:
+        return tuple(
+            change
+            for change, record in zip(self.plan.changes, records, strict=False)
+            if self.plan.script_hash(change) != record.script_hash
+        )
+
+
+class _ChangeMigration(Migration):  # type: ignore[misc]
+    """A change as yoyo sees it: one step, whose script brings its own transaction."""
+
+    def __init__(self, runner: _Runner, change: Change, *, verify: bool) -> None:
+        super().__init__(change.id, str(runner.plan.deploy_file(change)), str(runner.plan.directory))
+        self.runner = runner
+        self.change = change
+        self.verify = verify
+
+    def load(self) -> None:
+        if self.loaded:
+            return
+        collector = StepCollector(migration=self)
+        collector.add_step(self.apply, self.roll_back)
+        self.use_transactions = False
+        self._depends: set[Migration] = set()
+        self.steps = collector.create_steps(self.use_transactions)
+
+    def apply(self, connection: Connection) -> None:
+        """Run the deploy script, then verify; a change that does not verify is reverted, and raises VerifyFailed."""
+        plan, change = self.runner.plan, self.change
+        run_script(connection, plan.deploy_file(change), action=f"deploying {change.name}")
+        if not self.verify:
+            return
+        try:
+            self.runner.verify(change)
+        except ScriptFailed as failure:
+            try:
+                self.runner.run(plan.revert_file(change), action=f"reverting {change.name}")
+            except ScriptFailed as second:
+                raise _NotReverted(
+                    f"{change.name} does not verify, and could not be reverted either: {second}", detail=str(failure)
+                ) from second
+            raise VerifyFailed(
+                f"{change.name} does not verify, so it was reverted. {failure.message}",
+                detail=failure.detail,
+                hint=failure.hint,
+                context=failure.context,
+            ) from failure
+
+    def roll_back(self, connection: Connection) -> None:
+        """Run the revert script."""
+        run_script(connection, self.runner.plan.revert_file(self.change), action=f"reverting {self.change.name}")
+
+
+class _NotReverted(VerifyFailed):
+    """CHANGE does not verify, and could not be reverted either: what its revert script says."""
+
+
+class _Registry(PostgresqlPsycopgBackend):  # type: ignore[misc]
+    """yoyo's record keeping, in the schema `pyflowguard`, on a connection on which no script runs."""
+
+    log_table = "migration_log"
+    lock_table = "migration_lock"
+    version_table = "migration_version"
+
+    def __init__(self, dsn: str, on_notice: NoticeHandler | None) -> None:
+        self.dsn = dsn
+        self.on_notice = on_notice
+        self.script_hash = ""  # of the change that is about to be marked
+        super().__init__(DatabaseURI("postgresql+psycopg", None, None, None, None, None, {}), "migration")
+
+    def connect(self, dburi: DatabaseURI) -> Connection:  # noqa: ARG002
+        connection = connect(self.dsn)
+        connection.execute(_REGISTRY_SESSION)
+        return connection
+
+    def create(self) -> None:
+        """Make the schema and its tables where they are missing."""
+        if self.connection.execute("SELECT to_regclass('pyflowguard.attempt')").fetchone() == (None,):
+            self.connection.execute(_REGISTRY_TABLES)
+        self.ensure_internal_schema_updated()
+
+    def copy(self) -> _ScriptBackend:
+        """Give yoyo what it runs a migration on: another connection, as the user's own settings make it."""
+        return _ScriptBackend(self.dsn, self.on_notice)
+
+    @contextmanager
+    def lock(self, timeout: float = 0) -> Iterator[None]:  # noqa: ARG002
+        """Do without yoyo's lock, a row that a killed process leaves behind: the advisory lock is held already."""
+        yield
+
+    def get_log_data(self, migration: Migration | None = None, operation: str = "apply") -> dict[str, Any]:
+        """Say who did what, without the look-up of the host's full name, which may wait for a name server."""
+        return {
+            "id": str(uuid.uuid4()),
+            "migration_id": migration.id if migration else None,
+            "migration_hash": migration.hash if migration else None,
+            "username": _os_user(),
+            "hostname": socket.gethostname(),
+            "created_at_utc": datetime.now(timezone.utc).replace(tzinfo=None),
+            "operation": operation,
+        }
+
+    def mark_one(self, migration: _ChangeMigration, log: bool = True) -> None:
+        """Record a change as deployed: yoyo's row, ours, and the end of the attempt, in yoyo's one transaction."""
+        super().mark_one(migration, log=log)
+        self.connection.execute(
+            _INSERT_DEPLOYMENT,
+            [migration.id, migration.runner.plan.project, migration.change.name, self.script_hash],
+        )
+        self.end_attempt(migration.change)
+
+    def unmark_one(self, migration: _ChangeMigration, log: bool = True) -> None:
+        """Record a change as no longer deployed, likewise in one transaction."""
+        super().unmark_one(migration, log=log)
+        self.connection.execute("DELETE FROM pyflowguard.deployment WHERE change_id = %s", [migration.id])
+        self.end_attempt(migration.change)
+
+    def begin_attempt(self, plan: Plan, change: Change, action: Literal["deploy", "revert"]) -> None:
+        """Write down, before its script is sent, what is about to happen to a change."""
+        self.script_hash = plan.script_hash(change)
+        self.connection.execute(_INSERT_ATTEMPT, [change.id, plan.project, change.name, action, self.script_hash])
+
+    def end_attempt(self, change: Change) -> None:
+        """Strike out the attempt on a change."""
+        self.connection.execute("DELETE FROM pyflowguard.attempt WHERE change_id = %s", [change.id])
+
+    @contextmanager
+    def forgetting_a_clean_failure(self, change: Change) -> Iterator[None]:
+        """Strike out the attempt if the block fails and is known to have left the change as it was."""
+        try:
+            yield
+        except _NotReverted:
+            raise
+        except (ScriptFailed, VerifyFailed):
+            self.end_attempt(change)
+            raise
+
+    def accept_edit(self, change: Change, script_hash: str) -> None:
+        """Take the script as it is now for the one that was deployed."""
+        self.connection.execute(
+            "UPDATE pyflowguard.deployment SET script_hash = %s WHERE change_id = %s", [script_hash, change.id]
+        )
+
+    def records(self, project: str) -> tuple[Record, ...]:
+        """Read what is deployed of a project, in the order in which it was deployed."""
+        return _read_records(self.connection, project)
+
+
+class _ScriptBackend(PostgresqlPsycopgBackend):  # type: ignore[misc]
+    """What yoyo runs one migration's step on: a fresh connection that brings nothing of the registry's."""
+
+    def __init__(self, dsn: str, on_notice: NoticeHandler | None) -> None:
+        self.dsn = dsn
+        self.on_notice = on_notice
+        super().__init__(DatabaseURI("postgresql+psycopg", None, None, None, None, None, {}), "migration")
+
+    def connect(self, dburi: DatabaseURI) -> Connection:  # noqa: ARG002
+        return _open_script_connection(self.dsn, self.on_notice)
+
+    @contextmanager
+    def disable_transactions(self) -> Iterator[None]:
+        """Do nothing: the connection is in autocommit mode, and yoyo's ROLLBACK would raise a warning."""
+        yield
+
+
+_REGISTRY_SESSION = """
+SELECT set_config(name, '0', false)
+  FROM pg_catalog.pg_settings
+ WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout');
+SET search_path TO pyflowguard;
+"""
+
+_REGISTRY_TABLES = """
+BEGIN;
+CREATE SCHEMA IF NOT EXISTS pyflowguard;
+COMMENT ON SCHEMA pyflowguard IS 'Which change sets the pyflowguard command has deployed into this database.';
+
+CREATE TABLE pyflowguard.deployment (
+  change_id   text        PRIMARY KEY,
+  project     text        NOT NULL,
+  change      text        NOT NULL,
+  script_hash text        NOT NULL,
+  deployed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+  deployed_by text        NOT NULL DEFAULT session_user,
+  position    bigint      GENERATED ALWAYS AS IDENTITY
+);
+COMMENT ON TABLE pyflowguard.deployment IS 'A deployed change each.';
+COMMENT ON COLUMN pyflowguard.deployment.change_id IS 'The id that sqitch gives the change.';
+COMMENT ON COLUMN pyflowguard.deployment.project IS 'Project of the plan that the change is in.';
+COMMENT ON COLUMN pyflowguard.deployment.change IS 'Name of the change.';
+COMMENT ON COLUMN pyflowguard.deployment.script_hash IS 'SHA-1 of the deploy script as it was run.';
+COMMENT ON COLUMN pyflowguard.deployment.deployed_at IS 'When the change was recorded as deployed.';
+COMMENT ON COLUMN pyflowguard.deployment.deployed_by IS 'Role that deployed the change.';
+COMMENT ON COLUMN pyflowguard.deployment.position IS 'Order of deployment.';
+
+CREATE TABLE pyflowguard.attempt (
+  change_id   text        PRIMARY KEY,
+  project     text        NOT NULL,
+  change      text        NOT NULL,
+  action      text        NOT NULL CHECK (action IN ('deploy', 'revert')),
+  script_hash text        NOT NULL,
+  started_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE pyflowguard.attempt IS
+  'What is being done right now; a row that outlives its deployer marks a change for the next run to look into.';
+COMMENT ON COLUMN pyflowguard.attempt.change_id IS 'The id that sqitch gives the change.';
+COMMENT ON COLUMN pyflowguard.attempt.project IS 'Project of the plan that the change is in.';
+COMMENT ON COLUMN pyflowguard.attempt.change IS 'Name of the change.';
+COMMENT ON COLUMN pyflowguard.attempt.action IS 'deploy or revert.';
+COMMENT ON COLUMN pyflowguard.attempt.script_hash IS 'SHA-1 of the deploy script at the start.';
+COMMENT ON COLUMN pyflowguard.attempt.started_at IS 'When it began.';
+COMMIT;
+"""
+
+_INSERT_DEPLOYMENT = """
+INSERT INTO pyflowguard.deployment (change_id, project, change, script_hash) VALUES (%s, %s, %s, %s)
+"""
+
+_INSERT_ATTEMPT = """
+INSERT INTO pyflowguard.attempt (change_id, project, change, action, script_hash) VALUES (%s, %s, %s, %s, %s)
+"""
+
+_READ_RECORDS = """
+SELECT change_id, change, script_hash, deployed_at, deployed_by
+  FROM pyflowguard.deployment WHERE project = %s ORDER BY position
+"""
+
+_READ_ATTEMPTS = """
+SELECT change_id, change, action, script_hash, started_at
+  FROM pyflowguard.attempt WHERE project = %s ORDER BY started_at
+"""
+
+_LOCK_HOLDERS = """
+SELECT l.pid, a.application_name
+  FROM pg_catalog.pg_locks AS l LEFT JOIN pg_catalog.pg_stat_activity AS a USING (pid)
+ WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid = %(key)s AND l.objsubid = 1
+   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+"""
+
+_SCRIPT_HOLDERS = """
+SELECT l.pid, a.application_name
+  FROM pg_catalog.pg_locks AS l LEFT JOIN pg_catalog.pg_stat_activity AS a USING (pid)
+ WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %(key)s AND l.objid = 1 AND l.objsubid = 2
+   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+"""
+
+_SQITCH_CHANGES = """
+SELECT has_table_privilege(c.oid, 'SELECT')
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE n.nspname = 'sqitch' AND c.relname = 'changes' AND has_schema_privilege(n.oid, 'USAGE')
+"""
+
+
+def _open_script_connection(dsn: str, on_notice: NoticeHandler | None) -> Connection:
+    """Connect for one script; a shared lock shows the script as running for as long as the server works on it.
+
+    The server goes on with a script whose client was killed. The next deployer must not begin before it has ended.
+    """
+    connection = connect(dsn, on_notice=on_notice)
+    with readable_errors("preparing a connection for a script"):
+        connection.execute("SELECT pg_catalog.pg_advisory_lock_shared(%s, 1)", [LOCK_KEY])
+    return connection
+
+
+def _read_records(connection: Connection, project: str) -> tuple[Record, ...]:
+    if connection.execute("SELECT to_regclass('pyflowguard.deployment')").fetchone() == (None,):
+        return ()
+    with connection.cursor(row_factory=class_row(Record)) as cursor:
+        return tuple(cursor.execute(_READ_RECORDS, [project]).fetchall())
+
+
+def _read_attempts(connection: Connection, project: str) -> tuple[Attempt, ...]:
+    if connection.execute("SELECT to_regclass('pyflowguard.attempt')").fetchone() == (None,):
+        return ()
+    with connection.cursor(row_factory=class_row(Attempt)) as cursor:
+        return tuple(cursor.execute(_READ_ATTEMPTS, [project]).fetchall())
+
+
+def _check_history(plan: Plan, records: Sequence[Record]) -> None:
+    """Raise PlanDiverged unless what is deployed is the beginning of the plan, change by change."""
+    for index, record in enumerate(records):
+        expected = plan.changes[index] if index < len(plan.changes) else None
+        if expected is not None and expected.id == record.change_id:
+            continue
+        deployed = f"{record.change} ({record.change_id[:10]}), deployed {record.deployed_at:%Y-%m-%d %H:%M} UTC"
+        if any(change.name == record.change for change in plan.changes):
+            detail = f"The plan has a {record.change} with another id: its line, or one before it, was edited."
+        else:
+            detail = f"The plan has no {record.change}."
+        planned = f"{expected.name} ({expected.id[:10]})" if expected is not None else "nothing"
+        raise PlanDiverged(
+            f"The database and the plan diverge at change {index + 1}: the database has {deployed}; "
+            f"the plan has {planned}.",
+            detail=detail,
+            hint="Nothing was changed. Use the plan that this database was deployed from, and append to it.",
+        )
+
+
+def _refuse_edits(edited: Sequence[Change]) -> None:
+    if not edited:
+        return
+    names = ", ".join(change.name for change in edited)
+    raise ScriptEdited(
+        f"The deploy script of {names} has been edited since it was deployed, so nothing was deployed.",
+        hint="Restore the script; or revert to before the change and deploy again; or, if the edit changes nothing in "
+        "the database, say so with `pyflowguard deploy --accept-edits`.",
+    )
+
+
+def _refuse_sqitch(connection: Connection, plan: Plan) -> None:
+    if connection.execute(_SQITCH_CHANGES).fetchone() != (True,):
+        return
+    last = connection.execute(
+        "SELECT change FROM sqitch.changes WHERE project = %s ORDER BY committed_at DESC LIMIT 1", [plan.project]
+    ).fetchone()
+    if last is not None:
+        raise PlanDiverged(
+            f"sqitch has deployed {plan.project} into this database, up to {last[0]}, and this command has not.",
+            hint="Go on with sqitch, or let this command take over what is deployed: "
+            f"pyflowguard deploy --log-only --to {last[0]}",
+        )
+
+
+def _os_user() -> str:
+    with suppress(KeyError, OSError):  # no entry in the password file, as in many a container
+        return getpass.getuser()
+    return str(os.getuid())

@@ -1,0 +1,293 @@
+"""The pyflowguard command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from pyflowguard import __version__, changes
+from pyflowguard.database import Notice
+from pyflowguard.errors import ExitCode, FlowguardError
+from pyflowguard.plan import Change
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def dsn_option(command: _F) -> _F:
+    """Add --dsn to a command."""
+    return click.option(
+        "--dsn",
+        default="",
+        metavar="DSN",
+        help="Database, as a URI or key=value pairs; libpq's environment (PGHOST, PGDATABASE, ...) fills the gaps.",
+    )(command)
+
+
+def json_option(command: _F) -> _F:
+    """Add --json to a command, as parameter `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")(command)
+
+
+def changes_option(command: _F) -> _F:
+    """Add --changes to a command, as parameter `directory`."""
+    return click.option(
+        "--changes",
+        "directory",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="Directory with sqitch.plan, deploy/, revert/ and verify/. Default: the change sets shipped with this.",
+    )(command)
+
+
+def to_option(command: _F) -> _F:
+    """Add --to to a command."""
+    return click.option("--to", metavar="CHANGE|@TAG", help="Last change that is to be deployed (NAME, @TAG, NAME^).")(
+        command
+    )
+
+
+def lock_option(command: _F) -> _F:
+    """Add --lock-timeout to a command."""
+    return click.option(
+        "--lock-timeout",
+        type=click.FloatRange(min=0),
+        default=changes.LOCK_TIMEOUT.total_seconds(),
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait for another deployer.",
+    )(command)
+
+
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pyflowguard")
+def cli() -> None:
+    """Keep every row linked to its master, by PostgreSQL itself."""
+
+
+@cli.command()
+@dsn_option
+@changes_option
+@to_option
+@click.option("--no-verify", is_flag=True, help="Do not run the verify scripts.")
+@click.option("--log-only", is_flag=True, help="Record the changes as deployed without running them.")
+@click.option("--accept-edits", is_flag=True, help="Take edited scripts for those that were deployed.")
+@dry_run_option
+@lock_option
+@json_option
+def deploy(
+    *,
+    dsn: str,
+    directory: Path | None,
+    to: str | None,
+    no_verify: bool,
+    log_only: bool,
+    accept_edits: bool,
+    dry_run: bool,
+    lock_timeout: float,
+    as_json: bool,
+) -> None:
+    """Deploy the change sets that are not yet deployed, verifying each."""
+    with _Progress(quiet=as_json) as progress:
+        result = changes.deploy(
+            dsn,
+            to=to,
+            directory=directory,
+            verify=not no_verify,
+            log_only=log_only,
+            accept_edits=accept_edits,
+            dry_run=dry_run,
+            lock_timeout=timedelta(seconds=lock_timeout),
+            on_progress=progress.show,
+            on_notice=progress.notice,
+        )
+    for change in result.edited:
+        click.echo(f"WARNING:  {change.name}: its deploy script has been edited since it was deployed.", err=True)
+    if as_json:
+        _print_json(
+            {
+                "deployed": _names(result.deployed),
+                "recorded": _names(result.recorded),
+                "edited": _names(result.edited),
+                "dry_run": result.dry_run,
+            }
+        )
+    elif result.dry_run and result.deployed:
+        click.echo("Would deploy:\n" + "\n".join(f"  + {change.label}" for change in result.deployed))
+    elif not result.deployed and not result.recorded:
+        click.echo("Nothing to deploy.")
+
+
+@cli.command()
+@dsn_option
+@changes_option
+@to_option
+@click.option("-y", "--yes", is_flag=True, help="Revert everything without asking.")
+@dry_run_option
+@lock_option
+@json_option
+def revert(
+    *,
+    dsn: str,
+    directory: Path | None,
+    to: str | None,
+    yes: bool,
+    dry_run: bool,
+    lock_timeout: float,
+    as_json: bool,
+) -> None:
+    """Revert deployed change sets, last first: down to --to, which stays, or all of them."""
+    if to is None and not yes and not dry_run:
+        if not sys.stdin.isatty():
+            raise click.UsageError("Say how far with --to, or --yes to revert everything.")
+        click.confirm("Revert everything that is deployed?", abort=True)
+    with _Progress(quiet=as_json) as progress:
+        result = changes.revert(
+            dsn,
+            to=to,
+            directory=directory,
+            dry_run=dry_run,
+            lock_timeout=timedelta(seconds=lock_timeout),
+            on_progress=progress.show,
+            on_notice=progress.notice,
+        )
+    if as_json:
+        _print_json({"reverted": _names(result.reverted), "dry_run": result.dry_run})
+    elif not result.reverted:
+        click.echo("Nothing to revert.")
+    elif result.dry_run:
+        click.echo("Would revert:\n" + "\n".join(f"  - {change.label}" for change in result.reverted))
+
+
+@cli.command()
+@dsn_option
+@changes_option
+@to_option
+@json_option
+@click.pass_context
+def verify(context: click.Context, *, dsn: str, directory: Path | None, to: str | None, as_json: bool) -> None:
+    """Run the verify script of every deployed change set. Exit code 1 if one fails."""
+    with _Progress(quiet=True) as progress:
+        outcomes = changes.verify(
+            dsn, to=to, directory=directory, on_progress=progress.show, on_notice=progress.notice
+        )
+    if as_json:
+        _print_json(
+            [
+                {
+                    "change": outcome.change.name,
+                    "checked": outcome.checked,
+                    "ok": outcome.failure is None,
+                    "failure": None if outcome.failure is None else str(outcome.failure),
+                }
+                for outcome in outcomes
+            ]
+        )
+    else:
+        for outcome in outcomes:
+            verdict = "not ok" if outcome.failure else "ok" if outcome.checked else "no verify script"
+            click.echo(f"  * {outcome.change.label} .. {verdict}")
+            if outcome.failure:
+                click.echo(str(outcome.failure), err=True)
+        if not outcomes:
+            click.echo("Nothing is deployed.")
+    if any(outcome.failure for outcome in outcomes):
+        context.exit(ExitCode.FINDINGS)
+
+
+@cli.command()
+@dsn_option
+@changes_option
+@json_option
+@click.pass_context
+def status(context: click.Context, *, dsn: str, directory: Path | None, as_json: bool) -> None:
+    """List the change sets: deployed, pending, edited since, or interrupted. Exit code 1 for the last two."""
+    result = changes.status(dsn, directory=directory)
+    if as_json:
+        _print_json(
+            {
+                "project": result.project,
+                "changes": [
+                    {
+                        "change": entry.change.name,
+                        "change_id": entry.change.id,
+                        "tags": [tag.name for tag in entry.change.tags],
+                        "state": entry.state,
+                        "deployed_at": entry.record.deployed_at.isoformat() if entry.record else None,
+                        "deployed_by": entry.record.deployed_by if entry.record else None,
+                    }
+                    for entry in result.changes
+                ],
+            }
+        )
+    else:
+        click.echo(f"Project {result.project}: {len(result.changes)} changes.")
+        for entry in result.changes:
+            when = f"  {entry.record.deployed_at:%Y-%m-%d %H:%M:%S%z} by {entry.record.deployed_by}" if entry.record else ""
+            click.echo(f"  {entry.state:<11} {entry.change.label}{when}")
+    if result.having("edited") or result.having("interrupted"):
+        context.exit(ExitCode.FINDINGS)
+
+
+class _Progress:
+    """Shows steps as they come: a live line on a terminal, else a line when a step has ended; notices on stderr."""
+
+    _SIGNS = {"deploy": "+", "record": "+", "revert": "-", "verify": "*"}
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True)
+        self.live = None if quiet or not self.console.is_terminal else self.console.status("")
+
+    def __enter__(self) -> _Progress:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def show(self, event: changes.Step | changes.Waiting) -> None:
+        if isinstance(event, changes.Waiting):
+            click.echo(f"Waiting for another deployer ({event.holder}).", err=True)
+        elif event.seconds is None:
+            if self.live:
+                self.live.update(f"{event.action} {event.number}/{event.total} {event.change.name}")
+        elif not self.quiet:
+            how = " (picked up)" if event.action == "record" else ""
+            click.echo(f"  {self._SIGNS[event.action]} {event.change.label} .. ok{how}")
+
+    def notice(self, notice: Notice) -> None:
+        click.echo(str(notice), err=True)
+
+
+def _names(given: tuple[Change, ...]) -> list[str]:
+    return [change.name for change in given]
+
+
+def _print_json(data: object) -> None:
+    click.echo(json.dumps(data, indent=2))
+
+
+def main() -> None:
+    """Run the command; every error that we foresee is one message on stderr and its own exit code."""
+    try:
+        sys.exit(cli.main(standalone_mode=False) or ExitCode.OK)
+    except FlowguardError as error:
+        click.echo(f"pyflowguard: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("pyflowguard: interrupted.", err=True)
+        sys.exit(ExitCode.INTERRUPTED)
