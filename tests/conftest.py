@@ -1,0 +1,165 @@
+"""The server that the tests share, and fresh databases on it: empty, with the engine, or with the report's data.
+
+One PostgreSQL a session, from the wheel, or from PYFLOWGUARD_TEST_BINDIR (/usr/lib/postgresql/15/bin, say). A database
+fixture gives the connection string of a database of its own, dropped after the test. It belongs to `app_owner`, an
+ordinary role, and the string connects as that role; `as_role` turns it into a string for another one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from testing.postgresql import Postgresql
+
+from pyflowguard import changes, database, server
+
+OWNER = "app_owner"
+SETTINGS = {**server.UNSAFE, "max_connections": "200", "max_prepared_transactions": "10", "max_locks_per_transaction": "256"}
+SQL = Path(__file__).parents[1] / "sql"
+
+
+class TestPostgresql(Postgresql):  # type: ignore[misc]
+    """testing.postgresql with our way to start a server: not as root, and never left behind."""
+
+    __test__ = False
+
+    def initialize(self) -> None:
+        """Take a directory of ours; the one that the base class makes is unreachable for the server's user."""
+        super().initialize()
+        self.stack = ExitStack()
+        self.cluster = server.new_cluster(Path(self.postgres).parent, SETTINGS)
+        shutil.rmtree(self.base_dir)
+        self.base_dir = str(self.cluster.directory)
+        self._use_tmpdir = False
+
+    def initialize_database(self) -> None:
+        """Leave initdb to start(): the watchdog runs it, as the user who must own the data."""
+
+    def start(self) -> None:
+        self.settings["port"], self.postmaster = self.stack.enter_context(server.watched_server(self.cluster.order))
+        self.poststart()
+
+    def is_alive(self) -> bool:
+        return bool(self.is_server_available())
+
+    def terminate(self, *_: object) -> None:
+        self.stack.close()
+
+    def conninfo(self, dbname: str = "postgres", user: str = "postgres") -> str:
+        """Give a connection string by TCP, which programs such as sqitch and pgbench take too."""
+        return make_conninfo(host="127.0.0.1", port=self.settings["port"], dbname=dbname, user=user)
+
+    @property
+    def bin(self) -> Path:
+        """Directory of the server's programs."""
+        return self.cluster.bin
+
+
+class Databases:
+    """Makes and drops databases on the server, under names that no other process uses."""
+
+    def __init__(self, postgresql: TestPostgresql) -> None:
+        self.postgresql = postgresql
+        self.numbers = count(1)
+
+    @contextmanager
+    def new(self, template: str = "template1") -> Iterator[str]:
+        """Clone a database and drop it after the block; yields its connection string."""
+        name = f"t{os.getpid()}_{next(self.numbers)}"
+        with psycopg.connect(self.postgresql.conninfo(), autocommit=True) as admin:
+            admin.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {}").format(
+                    sql.Identifier(name), sql.Identifier(template), sql.Identifier(OWNER)
+                )
+            )
+        try:
+            yield self.postgresql.conninfo(name, OWNER)
+        finally:
+            with psycopg.connect(self.postgresql.conninfo(), autocommit=True) as admin:
+                admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[TestPostgresql]:
+    """The session's server, with the role `app_owner` on it."""
+    chosen = os.environ.get("PYFLOWGUARD_TEST_BINDIR")
+    bindir = Path(chosen) if chosen else server.wheel_bindir()
+    with TestPostgresql(initdb=str(bindir / "initdb"), postgres=str(bindir / "postgres")) as running:
+        with psycopg.connect(running.conninfo(), autocommit=True) as admin:
+            admin.execute(sql.SQL("CREATE ROLE {} LOGIN NOSUPERUSER").format(sql.Identifier(OWNER)))
+        yield running
+
+
+@pytest.fixture(scope="session")
+def databases(postgresql: TestPostgresql) -> Databases:
+    """Make databases from templates."""
+    return Databases(postgresql)
+
+
+@pytest.fixture
+def empty_db(databases: Databases) -> Iterator[str]:
+    """Give a new database with nothing in it."""
+    with databases.new() as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def engine_template(databases: Databases) -> Iterator[str]:
+    """Name of a database in which the plan is deployed up to @engine, by the plain owner."""
+    with databases.new() as dsn:
+        changes.deploy(dsn, to="@engine")
+        yield str(conninfo_to_dict(dsn)["dbname"])
+
+
+@pytest.fixture
+def engine_db(databases: Databases, engine_template: str) -> Iterator[str]:
+    """Give a new database with the engine in it."""
+    with databases.new(engine_template) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def report_template(databases: Databases) -> Iterator[str]:
+    """Name of a database that holds the report's tables and rows, as they were before the clean-up."""
+    with databases.new() as dsn:
+        for name in ("schema.sql", "before.sql"):
+            with database.connect(dsn) as connection:
+                database.run_script(connection, SQL / "report" / name, action=f"loading {name}")
+        yield str(conninfo_to_dict(dsn)["dbname"])
+
+
+@pytest.fixture
+def report_db(databases: Databases, report_template: str) -> Iterator[str]:
+    """Give a new database with the report's tables and rows, and no guard."""
+    with databases.new(report_template) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def as_role() -> Callable[[str, str], str]:
+    """Turn a connection string into the same one for another role: as_role(dsn, "postgres") is the superuser's."""
+    return lambda dsn, role: make_conninfo(dsn, user=role)
+
+
+@pytest.fixture
+def tool() -> Callable[[str], str]:
+    """Find a program that the machine may lack: the test is skipped then, or fails if PYFLOWGUARD_REQUIRE_ALL is set."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is not None:
+            return path
+        if os.environ.get("PYFLOWGUARD_REQUIRE_ALL"):
+            pytest.fail(f"{name} is not installed, and PYFLOWGUARD_REQUIRE_ALL wants every test to run.")
+        pytest.skip(f"{name} is not installed.")
+
+    return find
