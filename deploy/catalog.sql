@@ -1,0 +1,231 @@
+-- Deploy pyflowguard:catalog to pg
+-- What the other functions ask PostgreSQL's catalog, and the names they give to what they make.
+
+BEGIN;
+
+CREATE OR REPLACE FUNCTION flowguard._check_table(p_relation regclass) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_table$
+-- Raises FG101 unless the relation is an ordinary or a partitioned table.
+DECLARE
+  v_kind "char";
+BEGIN
+  SELECT relkind INTO v_kind FROM pg_class WHERE oid = p_relation;
+  IF p_relation IS NULL OR v_kind IS NULL OR v_kind NOT IN ('r', 'p') THEN
+    RAISE EXCEPTION 'flowguard: % is not a table', coalesce(p_relation::text, 'NULL')
+      USING ERRCODE = 'FG101',
+            DETAIL = CASE v_kind
+                       WHEN 'v' THEN 'It is a view.'
+                       WHEN 'm' THEN 'It is a materialized view.'
+                       WHEN 'f' THEN 'It is a foreign table.'
+                       ELSE 'Links, masters and sources are ordinary or partitioned tables.'
+                     END,
+            HINT = 'Name the table that holds the rows.';
+  END IF;
+END;
+$_check_table$;
+COMMENT ON FUNCTION flowguard._check_table(regclass) IS 'Raises FG101 unless the relation is a table.';
+
+CREATE OR REPLACE FUNCTION flowguard._column(
+  p_relation regclass, p_column name,
+  OUT type oid, OUT type_name text, OUT not_null boolean
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_column$
+-- Type (a domain's base type), its name, and whether NOT NULL is declared. Raises FG102 where there is no such column.
+DECLARE
+  v_base oid;
+BEGIN
+  SELECT a.atttypid, format_type(a.atttypid, a.atttypmod),
+         a.attnotnull OR (t.typtype = 'd' AND t.typnotnull)
+    INTO type, type_name, not_null
+    FROM pg_attribute a
+    JOIN pg_type t ON t.oid = a.atttypid
+   WHERE a.attrelid = p_relation AND a.attname = p_column AND a.attnum > 0 AND NOT a.attisdropped;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'flowguard: table % has no column %', p_relation, coalesce(quote_ident(p_column), 'NULL')
+      USING ERRCODE = 'FG102',
+            DETAIL = format('Its columns are: %s.',
+                            (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum)
+                               FROM pg_attribute
+                              WHERE attrelid = p_relation AND attnum > 0 AND NOT attisdropped)),
+            HINT = 'Pass the name of a column that the table has; nothing was changed.';
+  END IF;
+  LOOP
+    SELECT typbasetype INTO v_base FROM pg_type WHERE oid = type AND typtype = 'd';
+    EXIT WHEN NOT FOUND;
+    type := v_base;
+  END LOOP;
+END;
+$_column$;
+COMMENT ON FUNCTION flowguard._column(regclass, name) IS
+  'Base type, type name and NOT NULL of a column; raises FG102 where there is none.';
+
+CREATE OR REPLACE FUNCTION flowguard._is_not_null(p_relation regclass, p_column name) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_not_null$
+  SELECT not_null FROM flowguard._column(p_relation, p_column);
+$_is_not_null$;
+COMMENT ON FUNCTION flowguard._is_not_null(regclass, name) IS 'Whether a column is declared NOT NULL; raises FG102.';
+
+CREATE OR REPLACE FUNCTION flowguard._equal(p_relation regclass, p_column name) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_equal$
+-- The column's own equality operator, qualified: that of its type's default btree operator class.
+-- Raises FG103 for a type without one (json, point).
+DECLARE
+  v_type     oid;
+  v_operator text;
+BEGIN
+  SELECT c.type INTO v_type FROM flowguard._column(p_relation, p_column) c;
+  SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+    INTO v_operator
+    FROM pg_opclass c
+    JOIN pg_am am ON am.oid = c.opcmethod AND am.amname = 'btree'
+    JOIN pg_amop a ON a.amopfamily = c.opcfamily AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
+                  AND a.amopstrategy = 3
+    JOIN pg_operator o ON o.oid = a.amopopr
+    JOIN pg_namespace n ON n.oid = o.oprnamespace
+   WHERE c.opcdefault
+     AND c.opcintype = CASE
+                         WHEN v_type = 'varchar'::regtype THEN 'text'::regtype::oid
+                         WHEN EXISTS (SELECT FROM pg_type WHERE oid = v_type AND typtype = 'e') THEN 'anyenum'::regtype::oid
+                         ELSE v_type
+                       END;
+  IF v_operator IS NULL THEN
+    RAISE EXCEPTION 'flowguard: column % of table % cannot be compared', quote_ident(p_column), p_relation
+      USING ERRCODE = 'FG103',
+            DETAIL = format('Type %s has no default btree operator class.', format_type(v_type, NULL)),
+            HINT = 'Use a column of a type that can be a key, such as uuid, bigint or text.';
+  END IF;
+  RETURN v_operator;
+END;
+$_equal$;
+COMMENT ON FUNCTION flowguard._equal(regclass, name) IS
+  'The qualified equality operator of a column; raises FG103 where its type has none.';
+
+CREATE OR REPLACE FUNCTION flowguard._check_same_type(
+  p_left regclass, p_left_column name, p_right regclass, p_right_column name
+) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_same_type$
+-- Raises FG103 unless the two columns have one type (domains count as their base type).
+DECLARE
+  r_left  record;
+  r_right record;
+BEGIN
+  r_left := flowguard._column(p_left, p_left_column);
+  r_right := flowguard._column(p_right, p_right_column);
+  IF r_left.type <> r_right.type THEN
+    RAISE EXCEPTION 'flowguard: %.% is of type %, but %.% is of type %',
+                    p_left, quote_ident(p_left_column), r_left.type_name,
+                    p_right, quote_ident(p_right_column), r_right.type_name
+      USING ERRCODE = 'FG103',
+            DETAIL = 'A column and what it is compared with must have the same type.',
+            HINT = format('Name the right column, or run "ALTER TABLE %s ALTER COLUMN %I TYPE %s USING …".',
+                          p_left, p_left_column, r_right.type_name);
+  END IF;
+END;
+$_check_same_type$;
+COMMENT ON FUNCTION flowguard._check_same_type(regclass, name, regclass, name) IS
+  'Raises FG103 unless two columns have one type.';
+
+CREATE OR REPLACE FUNCTION flowguard._key_columns(p_index oid) RETURNS name[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_key_columns$
+  SELECT array_agg(a.attname ORDER BY k.ordinality)
+    FROM pg_index i
+   CROSS JOIN LATERAL unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, ordinality)
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+   WHERE i.indexrelid = p_index;
+$_key_columns$;
+COMMENT ON FUNCTION flowguard._key_columns(oid) IS 'The key columns of an index, in its order.';
+
+CREATE OR REPLACE FUNCTION flowguard._row_key(p_relation regclass) RETURNS name[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_row_key$
+-- The columns that name a row: the primary key, else the narrowest unique key of NOT NULL columns. Raises FG105 without one.
+DECLARE
+  v_columns name[];
+BEGIN
+  SELECT flowguard._key_columns(i.indexrelid)
+    INTO v_columns
+    FROM pg_index i
+   WHERE i.indrelid = p_relation AND i.indisunique AND i.indisvalid AND i.indimmediate
+     AND i.indpred IS NULL AND i.indexprs IS NULL
+     AND NOT EXISTS (SELECT FROM pg_attribute a
+                      WHERE a.attrelid = i.indrelid AND NOT a.attnotnull
+                        AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1]))
+   ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid
+   LIMIT 1;
+  IF v_columns IS NULL THEN
+    RAISE EXCEPTION 'flowguard: table % has neither a primary key nor a unique key of NOT NULL columns', p_relation
+      USING ERRCODE = 'FG105',
+            DETAIL = 'Without one a row cannot be named, repaired or put back.',
+            HINT = format('Run "ALTER TABLE %s ADD PRIMARY KEY (…)" first.', p_relation);
+  END IF;
+  RETURN v_columns;
+END;
+$_row_key$;
+COMMENT ON FUNCTION flowguard._row_key(regclass) IS
+  'Columns of the primary key, else of a unique NOT NULL key; raises FG105 where there is none.';
+
+CREATE OR REPLACE FUNCTION flowguard._is_ours(p_name name) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_is_ours$
+  SELECT p_name LIKE 'flowguard\_%' OR p_name LIKE '~flowguard\_%';
+$_is_ours$;
+COMMENT ON FUNCTION flowguard._is_ours(name) IS
+  'Whether a constraint, index or trigger of an application table was made by PyFlowGuard, told by its name.';
+
+CREATE OR REPLACE FUNCTION flowguard._find_index(
+  p_relation regclass, p_columns name[], p_unique boolean, p_ours boolean
+) RETURNS regclass
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_find_index$
+-- A valid, whole index that serves: unique on exactly these columns in any order, or led by them in any order.
+  SELECT i.indexrelid::regclass
+    FROM pg_index i
+    JOIN pg_class c ON c.oid = i.indexrelid
+    JOIN pg_am am ON am.oid = c.relam
+   CROSS JOIN LATERAL flowguard._key_columns(i.indexrelid) AS k (columns)
+   WHERE i.indrelid = p_relation AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+     AND CASE
+           WHEN p_unique THEN i.indisunique AND i.indimmediate AND i.indnkeyatts = cardinality(p_columns)
+                              AND k.columns @> p_columns
+           ELSE am.amname = 'btree' AND k.columns[1:cardinality(p_columns)] @> p_columns
+         END
+     AND flowguard._is_ours(c.relname) = p_ours
+   ORDER BY i.indnkeyatts, i.indexrelid
+   LIMIT 1;
+$_find_index$;
+COMMENT ON FUNCTION flowguard._find_index(regclass, name[], boolean, boolean) IS
+  'An index on the columns, unique or not, made by us or by the application; NULL where there is none.';
+
+CREATE OR REPLACE FUNCTION flowguard._cut(p_text text, p_bytes integer) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_cut$
+-- The longest beginning of the text that fits into so many bytes, whole characters only.
+  SELECT coalesce(max(left(p_text, n)), '')
+    FROM generate_series(0, least(length(p_text), p_bytes)) AS n
+   WHERE octet_length(left(p_text, n)) <= p_bytes
+     AND n = (SELECT max(m) FROM generate_series(0, least(length(p_text), p_bytes)) AS m
+               WHERE octet_length(left(p_text, m)) <= p_bytes);
+$_cut$;
+COMMENT ON FUNCTION flowguard._cut(text, integer) IS 'The longest beginning of a text that fits into so many bytes.';
+
+CREATE OR REPLACE FUNCTION flowguard._fit(p_name text, p_bytes integer DEFAULT 63) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_fit$
+-- A name that fits; a longer one is cut and told apart by a hash of the whole.
+  SELECT CASE
+           WHEN octet_length(p_name) <= p_bytes THEN p_name
+           ELSE flowguard._cut(p_name, p_bytes - 9) || '_' || left(md5(p_name), 8)
+         END;
+$_fit$;
+COMMENT ON FUNCTION flowguard._fit(text, integer) IS
+  'The name itself where it fits into so many bytes, else its beginning and a hash of the whole.';
+
+CREATE OR REPLACE FUNCTION flowguard._columns_sql(p_columns name[], p_prefix text DEFAULT '') RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_columns_sql$
+  SELECT string_agg(p_prefix || quote_ident(c.name), ', ' ORDER BY c.ordinality)
+    FROM unnest(p_columns) WITH ORDINALITY AS c (name, ordinality)
+   WHERE c.name IS NOT NULL;
+$_columns_sql$;
+COMMENT ON FUNCTION flowguard._columns_sql(name[], text) IS 'A list of quoted columns for SQL text; NULL elements are left out.';
+
+CREATE OR REPLACE FUNCTION flowguard._serialize() RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_serialize$
+  SELECT pg_advisory_xact_lock(hashtextextended('flowguard registry', 0));
+$_serialize$;
+COMMENT ON FUNCTION flowguard._serialize() IS 'One change of the registry or of generated objects at a time, until commit.';
+
+COMMIT;

@@ -1,0 +1,561 @@
+-- Deploy pyflowguard:compiler to pg
+-- Turns a link and its rules into static PL/pgSQL: the function that fills and checks the link at write time, the one that
+-- finds a link for a row that is there already, and those that let links follow when a source gets its own.
+-- Generated text qualifies everything, operators too, since it runs under whatever search_path the application has.
+
+BEGIN;
+
+CREATE OR REPLACE FUNCTION flowguard._match_tenants(
+  p_left regclass, p_left_columns name[], p_left_prefix text,
+  p_right regclass, p_right_columns name[], p_right_refs text[], p_strict boolean
+) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_match_tenants$
+-- ' AND …' for each tenant column that both sides have. Strict: they are equal. Else: they are equal as far as known,
+-- which is the same thing where both are NOT NULL.
+DECLARE
+  v_text  text := '';
+  v_left  text;
+  v_equal text;
+  v_nulls text;
+  v_index integer;
+BEGIN
+  FOR v_index IN 1 .. cardinality(p_left_columns) LOOP
+    CONTINUE WHEN p_left_columns[v_index] IS NULL OR p_right_columns[v_index] IS NULL;
+    v_left := p_left_prefix || quote_ident(p_left_columns[v_index]);
+    v_equal := format('%s %s %s', v_left, flowguard._equal(p_left, p_left_columns[v_index]), p_right_refs[v_index]);
+    v_nulls := '';
+    IF NOT p_strict AND NOT flowguard._is_not_null(p_left, p_left_columns[v_index]) THEN
+      v_nulls := v_nulls || format(' OR %s IS NULL', v_left);
+    END IF;
+    IF NOT p_strict AND NOT flowguard._is_not_null(p_right, p_right_columns[v_index]) THEN
+      v_nulls := v_nulls || format(' OR %s IS NULL', p_right_refs[v_index]);
+    END IF;
+    v_text := v_text || ' AND ' || CASE WHEN v_nulls = '' THEN v_equal ELSE format('(%s%s)', v_equal, v_nulls) END;
+  END LOOP;
+  RETURN v_text;
+END;
+$_match_tenants$;
+COMMENT ON FUNCTION flowguard._match_tenants(regclass, name[], text, regclass, name[], text[], boolean) IS
+  'SQL text that matches the tenant columns of two tables, strictly or as far as they are known.';
+
+CREATE OR REPLACE FUNCTION flowguard._prefixed(p_columns name[], p_prefix text) RETURNS text[]
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_prefixed$
+  SELECT coalesce(array_agg(p_prefix || quote_ident(c.name) ORDER BY c.ordinality), '{}')
+    FROM unnest(p_columns) WITH ORDINALITY AS c (name, ordinality);
+$_prefixed$;
+COMMENT ON FUNCTION flowguard._prefixed(name[], text) IS 'References to columns for SQL text; NULL stays NULL.';
+
+CREATE OR REPLACE FUNCTION flowguard._rules(p_link flowguard.link) RETURNS SETOF flowguard.rule
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_rules$
+  SELECT r.* FROM flowguard.rule r
+   WHERE r.relation = p_link.relation AND r.link_column = p_link.link_column
+   ORDER BY r."position";
+$_rules$;
+COMMENT ON FUNCTION flowguard._rules(flowguard.link) IS 'The rules of a link in order.';
+
+CREATE OR REPLACE FUNCTION flowguard._read_columns(p_link flowguard.link) RETURNS name[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_read_columns$
+-- The columns of the child that its rules read, each once: tenants first.
+  SELECT coalesce(array_agg(x.name ORDER BY x.first), '{}')
+    FROM (SELECT c.name, min(c.place) AS first
+            FROM (SELECT t.name, t.ordinality AS place
+                    FROM unnest(p_link.tenant_columns) WITH ORDINALITY AS t (name, ordinality)
+                  UNION ALL
+                  SELECT coalesce(r.via_column, r.time_column), 1000 + r."position"
+                    FROM flowguard._rules(p_link) r) AS c
+           WHERE c.name IS NOT NULL
+           GROUP BY c.name) AS x;
+$_read_columns$;
+COMMENT ON FUNCTION flowguard._read_columns(flowguard.link) IS 'The columns of the child that the rules of a link read.';
+
+CREATE OR REPLACE FUNCTION flowguard._row_refs(p_link flowguard.link, p_columns name[], p_style text) RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_row_refs$
+-- How generated code names columns of the row that it works for: a trigger by NEW, the finder by parameters.
+  SELECT coalesce(array_agg(CASE
+                              WHEN c.name IS NULL THEN NULL
+                              WHEN p_style = 'finder' THEN '$' || array_position(flowguard._read_columns(p_link), c.name)
+                              ELSE p_style || '.' || quote_ident(c.name)
+                            END ORDER BY c.ordinality), '{}')
+    FROM unnest(p_columns) WITH ORDINALITY AS c (name, ordinality);
+$_row_refs$;
+COMMENT ON FUNCTION flowguard._row_refs(flowguard.link, name[], text) IS
+  'How generated code names columns of its row: by parameter in the style "finder", else by the given record.';
+
+CREATE OR REPLACE FUNCTION flowguard._master_match(p_link flowguard.link, p_style text, p_strict boolean) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_master_match$
+-- ' AND …': master m is of the row's tenant.
+DECLARE
+  v_master flowguard.master := flowguard._master(p_link.master);
+BEGIN
+  RETURN flowguard._match_tenants(v_master.relation, v_master.tenant_columns, 'm.', p_link.relation, p_link.tenant_columns,
+                                  flowguard._row_refs(p_link, p_link.tenant_columns, p_style), p_strict);
+END;
+$_master_match$;
+COMMENT ON FUNCTION flowguard._master_match(flowguard.link, text, boolean) IS 'SQL text: master m has the tenant of the row.';
+
+CREATE OR REPLACE FUNCTION flowguard._setting_name(p_link_column name) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_setting_name$
+-- A setting's name must be an identifier that needs no quotes.
+  SELECT 'flowguard.' || CASE WHEN p_link_column ~ '^[a-z_][a-z0-9_]*$' THEN p_link_column ELSE 'master_flow_id' END;
+$_setting_name$;
+COMMENT ON FUNCTION flowguard._setting_name(name) IS
+  'The setting that a session rule reads: flowguard.<link column>, or flowguard.master_flow_id where that is no plain name.';
+
+CREATE OR REPLACE FUNCTION flowguard._source_view_query(p_rule flowguard.rule) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_source_view_query$
+  SELECT format('SELECT %s FROM %s s WHERE %s',
+                flowguard._columns_sql((SELECT array_agg(DISTINCT c ORDER BY c) FROM unnest(
+                  array_remove(p_rule.source_tenant_columns, NULL) || flowguard._row_key(p_rule.source)
+                  || p_rule.source_time || p_rule.source_link) AS c)),
+                p_rule.source, p_rule.source_filter);
+$_source_view_query$;
+COMMENT ON FUNCTION flowguard._source_view_query(flowguard.rule) IS 'The query of the view that holds a rule''s filter.';
+
+CREATE OR REPLACE FUNCTION flowguard._source_view(p_link flowguard.link, p_rule flowguard.rule) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_source_view$
+-- Where a proximity rule reads: the table, or a view that holds the filter as PostgreSQL parsed it. The name of the view
+-- says what is in it, so that another filter is another view.
+  SELECT CASE
+           WHEN p_rule.source_filter IS NULL THEN p_rule.source::text
+           ELSE format('flowguard.%I', p_link.stem || '_source_' || left(md5(flowguard._source_view_query(p_rule)), 8))
+         END;
+$_source_view$;
+COMMENT ON FUNCTION flowguard._source_view(flowguard.link, flowguard.rule) IS 'What a proximity rule reads: a table or a view.';
+
+CREATE OR REPLACE FUNCTION flowguard._nearest_query(
+  p_link flowguard.link, p_rule flowguard.rule, p_style text
+) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_nearest_query$
+-- The nearest row of the source with a link to a master of the row's tenant: one step back in the index, one forward, and
+-- the nearer of the two; on a tie the earlier, then the smaller key. Columns: link, and at for the time.
+DECLARE
+  v_master flowguard.master := flowguard._master(p_link.master);
+  v_key    name[] := flowguard._row_key(p_rule.source);
+  v_time   text := (flowguard._row_refs(p_link, ARRAY[p_rule.time_column], p_style))[1];
+  v_from   text;
+  v_names  text;
+BEGIN
+  v_names := (SELECT string_agg(format('s.%I AS key_%s', k.name, k.n), ', ' ORDER BY k.n)
+                FROM unnest(v_key) WITH ORDINALITY AS k (name, n));
+  v_from := format(
+    'SELECT m.%I AS link, s.%I AS at, %s FROM %s s JOIN %s m ON m.%I %s s.%I%s WHERE s.%I IS NOT NULL%s',
+    v_master.key_column, p_rule.source_time, v_names, flowguard._source_view(p_link, p_rule), v_master.relation,
+    v_master.key_column, flowguard._equal(v_master.relation, v_master.key_column), p_rule.source_link,
+    flowguard._master_match(p_link, p_style, true), p_rule.source_link,
+    flowguard._match_tenants(p_rule.source, p_rule.source_tenant_columns, 's.', p_link.relation, p_link.tenant_columns,
+                             flowguard._row_refs(p_link, p_link.tenant_columns, p_style), true));
+  RETURN format(
+    E'SELECT n.link, n.at FROM (\n'
+    '       (%1$s AND s.%2$I OPERATOR(pg_catalog.<=) %3$s AND s.%2$I OPERATOR(pg_catalog.>=) (%3$s OPERATOR(pg_catalog.-) %4$s)\n'
+    '         ORDER BY s.%2$I DESC, %5$s LIMIT 1)\n'
+    '       UNION ALL\n'
+    '       (%1$s AND s.%2$I OPERATOR(pg_catalog.>) %3$s AND s.%2$I OPERATOR(pg_catalog.<=) (%3$s OPERATOR(pg_catalog.+) %4$s)\n'
+    '         ORDER BY s.%2$I, %5$s LIMIT 1)) n\n'
+    '     ORDER BY CASE WHEN n.at OPERATOR(pg_catalog.<=) %3$s THEN %3$s OPERATOR(pg_catalog.-) n.at\n'
+    '                   ELSE n.at OPERATOR(pg_catalog.-) %3$s END, n.at\n'
+    '     LIMIT 1',
+    v_from, p_rule.source_time, v_time, flowguard._window_sql(p_rule), flowguard._columns_sql(v_key, 's.'));
+END;
+$_nearest_query$;
+COMMENT ON FUNCTION flowguard._nearest_query(flowguard.link, flowguard.rule, text) IS
+  'SQL text of a query for the nearest source row''s link and time.';
+
+CREATE OR REPLACE FUNCTION flowguard._other_master_query(
+  p_link flowguard.link, p_rule flowguard.rule, p_style text, p_found text
+) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_other_master_query$
+-- A row for each source row in the window that leads to another master than the one found.
+DECLARE
+  v_master flowguard.master := flowguard._master(p_link.master);
+  v_time   text := (flowguard._row_refs(p_link, ARRAY[p_rule.time_column], p_style))[1];
+BEGIN
+  RETURN format(
+    'SELECT FROM %1$s s JOIN %2$s m ON m.%3$I %4$s s.%5$I%6$s WHERE NOT s.%5$I %4$s %7$s%8$s'
+    ' AND s.%9$I OPERATOR(pg_catalog.>=) (%10$s OPERATOR(pg_catalog.-) %11$s)'
+    ' AND s.%9$I OPERATOR(pg_catalog.<=) (%10$s OPERATOR(pg_catalog.+) %11$s)',
+    flowguard._source_view(p_link, p_rule), v_master.relation, v_master.key_column,
+    flowguard._equal(v_master.relation, v_master.key_column), p_rule.source_link,
+    flowguard._master_match(p_link, p_style, true), p_found,
+    flowguard._match_tenants(p_rule.source, p_rule.source_tenant_columns, 's.', p_link.relation, p_link.tenant_columns,
+                             flowguard._row_refs(p_link, p_link.tenant_columns, p_style), true),
+    p_rule.source_time, v_time, flowguard._window_sql(p_rule));
+END;
+$_other_master_query$;
+COMMENT ON FUNCTION flowguard._other_master_query(flowguard.link, flowguard.rule, text, text) IS
+  'SQL text of a query for source rows in the window that lead to another master.';
+
+CREATE OR REPLACE FUNCTION flowguard._window_sql(p_rule flowguard.rule) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_window_sql$
+  SELECT format('INTERVAL %L', trim_scale(extract(epoch FROM p_rule.within)) || ' seconds');
+$_window_sql$;
+COMMENT ON FUNCTION flowguard._window_sql(flowguard.rule) IS 'The window of a proximity rule for SQL text, in seconds.';
+
+CREATE OR REPLACE FUNCTION flowguard._time_is_usable(p_time text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_time_is_usable$
+-- Neither NULL nor infinite, nor so near the end of the type's range that adding a window would fail.
+  SELECT format('%1$s OPERATOR(pg_catalog.>) ''4000-01-01 00:00:00+00 BC'' AND %1$s OPERATOR(pg_catalog.<) '
+                '''290000-01-01 00:00:00+00''', p_time);
+$_time_is_usable$;
+COMMENT ON FUNCTION flowguard._time_is_usable(text) IS 'SQL text: a time is known, finite and leaves room for a window.';
+
+CREATE OR REPLACE FUNCTION flowguard._lookup(p_link flowguard.link, p_style text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_lookup$
+-- PL/pgSQL text that sets v_link to what the first rule yields, NULL for none.
+-- A reference is read in two steps on purpose: the first waits for whoever is re-linking the referenced row, the second
+-- then sees, with a new snapshot, the master that came with the new link.
+DECLARE
+  v_master flowguard.master := flowguard._master(p_link.master);
+  v_find   text;
+  v_text   text := '';
+  v_via    text;
+  v_time   text;
+  r_rule   flowguard.rule;
+BEGIN
+  v_find := format('SELECT m.%I INTO v_link FROM %s m WHERE m.%I %s %%s%s', v_master.key_column, v_master.relation,
+                   v_master.key_column, flowguard._equal(v_master.relation, v_master.key_column),
+                   flowguard._master_match(p_link, p_style, false));
+  FOR r_rule IN SELECT * FROM flowguard._rules(p_link) LOOP
+    IF r_rule.kind = 'session' THEN
+      CONTINUE WHEN p_style = 'finder';
+      v_text := v_text || format(
+        E'    -- rule %s: the setting %s\n'
+        '    IF v_ask_session THEN\n'
+        '      v_setting := pg_catalog.current_setting(%L, true);\n'
+        '      IF v_setting OPERATOR(pg_catalog.<>) '''' THEN\n'
+        '        BEGIN\n'
+        '          v_reference := v_setting;\n'
+        '        EXCEPTION WHEN data_exception THEN\n'
+        '          PERFORM flowguard._refuse_setting(%L, v_setting, %L, %L);\n'
+        '        END;\n'
+        '        %s;\n'
+        '        EXIT lookup WHEN v_link IS NOT NULL;\n'
+        '      END IF;\n'
+        '    END IF;\n',
+        r_rule."position", flowguard._setting_name(p_link.link_column), flowguard._setting_name(p_link.link_column),
+        flowguard._setting_name(p_link.link_column), p_link.relation, p_link.link_column,
+        format(v_find, 'v_reference'));
+    ELSIF r_rule.kind = 'reference' THEN
+      v_via := (flowguard._row_refs(p_link, ARRAY[r_rule.via_column], p_style))[1];
+      IF r_rule.source = v_master.relation AND r_rule.source_link = v_master.key_column THEN
+        v_text := v_text || format(
+          E'    -- rule %s: %s names a master\n'
+          '    IF %s IS NOT NULL THEN\n'
+          '      SELECT m.%I INTO v_link FROM %s m WHERE m.%I %s %s%s;\n',
+          r_rule."position", r_rule.via_column, v_via, v_master.key_column, v_master.relation, r_rule.source_key,
+          flowguard._equal(r_rule.source, r_rule.source_key), v_via, flowguard._master_match(p_link, p_style, false));
+      ELSE
+        v_text := v_text || format(
+          E'    -- rule %s: the link of the row of %s that %s refers to\n'
+          '    IF %s IS NOT NULL THEN\n'
+          '      SELECT s.%I INTO v_reference FROM %s s WHERE s.%I %s %s%s FOR KEY SHARE;\n'
+          '      IF v_reference IS NOT NULL THEN\n'
+          '        %s;\n'
+          '      END IF;\n',
+          r_rule."position", r_rule.source, r_rule.via_column, v_via, r_rule.source_link, r_rule.source, r_rule.source_key,
+          flowguard._equal(r_rule.source, r_rule.source_key), v_via,
+          flowguard._match_tenants(r_rule.source, r_rule.source_tenant_columns, 's.', p_link.relation, p_link.tenant_columns,
+                                   flowguard._row_refs(p_link, p_link.tenant_columns, p_style), false),
+          format(v_find, 'v_reference'));
+      END IF;
+      v_text := v_text || CASE WHEN r_rule.agree
+                            THEN E'      EXIT lookup;  -- agreed: linked as it, or waiting for it\n'
+                            ELSE E'      EXIT lookup WHEN v_link IS NOT NULL;\n' END
+                       || E'    END IF;\n';
+    ELSE
+      v_time := (flowguard._row_refs(p_link, ARRAY[r_rule.time_column], p_style))[1];
+      v_text := v_text || format(
+        E'    -- rule %s: the row of %s nearest in time\n'
+        '    IF %s THEN\n'
+        '      SELECT x.link INTO v_link FROM (\n     %s) x;\n',
+        r_rule."position", r_rule.source, flowguard._time_is_usable(v_time),
+        flowguard._nearest_query(p_link, r_rule, p_style));
+      IF r_rule.on_ambiguous = 'leave' THEN
+        v_text := v_text || format(
+          E'      IF v_link IS NOT NULL AND EXISTS (\n        %s) THEN\n'
+          '        v_link := NULL;\n'
+          '        EXIT lookup;  -- two masters lie within the window: left alone\n'
+          '      END IF;\n',
+          flowguard._other_master_query(p_link, r_rule, p_style, 'v_link'));
+      END IF;
+      v_text := v_text || E'      EXIT lookup WHEN v_link IS NOT NULL;\n    END IF;\n';
+    END IF;
+  END LOOP;
+  RETURN E'  <<lookup>>\n  BEGIN\n' || CASE WHEN v_text = '' THEN E'    NULL;  -- no rule\n' ELSE v_text END
+         || E'  END lookup;\n';
+END;
+$_lookup$;
+COMMENT ON FUNCTION flowguard._lookup(flowguard.link, text) IS
+  'PL/pgSQL text that tries the rules of a link in order and leaves the master''s key in v_link.';
+
+CREATE OR REPLACE FUNCTION flowguard._refuse_setting(p_setting text, p_value text, p_relation text, p_link_column text)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_refuse_setting$
+-- Raises FG003: the session rule's setting holds no value of the link's type.
+BEGIN
+  RAISE EXCEPTION 'flowguard: setting % holds %, which is no value for column % of table %',
+                  p_setting, quote_literal(p_value), quote_ident(p_link_column), p_relation
+    USING ERRCODE = 'FG003',
+          DETAIL = 'The row has no link, and the first thing to ask is the setting of the transaction.',
+          HINT = format('Run "SET LOCAL %s = ''<key of a master>''", or RESET it.', p_setting);
+END;
+$_refuse_setting$;
+COMMENT ON FUNCTION flowguard._refuse_setting(text, text, text, text) IS
+  'Raises FG003 where the setting of a session rule holds no value of the link''s type.';
+
+CREATE OR REPLACE FUNCTION flowguard._row_key_sql(p_relation regclass, p_prefix text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_row_key_sql$
+-- SQL text for the row's key as jsonb.
+  SELECT format('pg_catalog.jsonb_build_object(%s)',
+                string_agg(format('%L, %s%I', k.name, p_prefix, k.name), ', ' ORDER BY k.n))
+    FROM unnest(flowguard._row_key(p_relation)) WITH ORDINALITY AS k (name, n);
+$_row_key_sql$;
+COMMENT ON FUNCTION flowguard._row_key_sql(regclass, text) IS 'SQL text for a row''s key as jsonb.';
+
+CREATE OR REPLACE FUNCTION flowguard._same_row_sql(p_relation regclass, p_left text, p_right text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_same_row_sql$
+-- SQL text: two records have one row key.
+  SELECT string_agg(format('%s%I %s %s%I', p_left, k.name, flowguard._equal(p_relation, k.name), p_right, k.name),
+                    ' AND ' ORDER BY k.n)
+    FROM unnest(flowguard._row_key(p_relation)) WITH ORDINALITY AS k (name, n);
+$_same_row_sql$;
+COMMENT ON FUNCTION flowguard._same_row_sql(regclass, text, text) IS 'SQL text: two records are the same row.';
+
+CREATE OR REPLACE FUNCTION flowguard._unknown_tenant_sql(p_link flowguard.link, p_prefix text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_unknown_tenant_sql$
+-- SQL text: the row does not know its tenant; NULL where the table makes that impossible.
+  SELECT string_agg(format('%s%I IS NULL', p_prefix, t.name), ' OR ' ORDER BY t.n)
+    FROM unnest(p_link.tenant_columns) WITH ORDINALITY AS t (name, n)
+   WHERE t.name IS NOT NULL AND NOT flowguard._is_not_null(p_link.relation, t.name);
+$_unknown_tenant_sql$;
+COMMENT ON FUNCTION flowguard._unknown_tenant_sql(flowguard.link, text) IS
+  'SQL text: a tenant column of the row is NULL; NULL where none can be.';
+
+CREATE OR REPLACE FUNCTION flowguard._fill_body(p_link flowguard.link) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_fill_body$
+-- The body of the trigger function of a link. BEFORE: fills NEW. AFTER, at commit: tries the rules (but for the session's)
+-- once more on the row as it is by then, and in enforce refuses what is still unlinked.
+DECLARE
+  v_unknown text := flowguard._unknown_tenant_sql(p_link, 'NEW.');
+  v_done    text := '    IF NEW.%1$I IS NOT NULL THEN
+      RETURN NULL;
+    END IF;
+';
+  v_missing text := '  RETURN NULL;
+';
+BEGIN
+  IF p_link.paused THEN
+    RETURN format(E'\n-- Link %s of %s is paused; flowguard.resume(%L, %L) brings the guard back.\n'
+                  'BEGIN\n  IF TG_WHEN OPERATOR(pg_catalog.=) ''BEFORE'' THEN\n    RETURN NEW;\n  END IF;\n'
+                  '  RETURN NULL;\nEND;\n',
+                  quote_ident(p_link.link_column), p_link.relation, p_link.relation, p_link.link_column);
+  END IF;
+  IF p_link.mode = 'enforce' THEN
+    v_missing := '  PERFORM flowguard._refuse_unlinked(%2$L, %1$L, %3$s);
+  RETURN NULL;
+';
+    IF v_unknown IS NOT NULL THEN
+      v_done := '    IF NEW.%1$I IS NOT NULL THEN
+      IF ' || replace(v_unknown, '%', '%%') || ' THEN
+        PERFORM flowguard._refuse_tenantless(%2$L, %1$L, %3$s);
+      END IF;
+      RETURN NULL;
+    END IF;
+';
+    END IF;
+  END IF;
+  RETURN format($body$
+-- Generated by flowguard.guard() for link %1$s of %2$s, mode %4$s: to change it, change the rules and call guard() again.
+#variable_conflict use_column
+DECLARE
+  v_link        %2$s.%1$I%%TYPE;
+  v_reference   %2$s.%1$I%%TYPE;
+  v_setting     text := pg_catalog.current_setting('flowguard.privileged', true);
+  v_ask_session boolean := true;
+BEGIN
+  IF v_setting OPERATOR(pg_catalog.<>) '' THEN
+    IF flowguard._is_privileged('undo') THEN
+      IF TG_WHEN OPERATOR(pg_catalog.=) 'BEFORE' THEN
+        RETURN NEW;
+      END IF;
+      RETURN NULL;
+    ELSIF TG_WHEN OPERATOR(pg_catalog.=) 'AFTER' AND flowguard._is_privileged('bypass') THEN
+      RETURN NULL;
+    END IF;
+  END IF;
+  IF TG_WHEN OPERATOR(pg_catalog.=) 'AFTER' THEN
+    SELECT c.* INTO NEW FROM %2$s c WHERE %5$s;
+    IF NOT FOUND THEN
+      RETURN NULL;
+    END IF;
+$body$ || v_done || $body$    v_ask_session := false;
+  ELSIF NEW.%1$I IS NOT NULL THEN
+    v_ask_session := false;  -- the row moved to another reference, which its link follows
+  END IF;
+%6$s  IF TG_WHEN OPERATOR(pg_catalog.=) 'BEFORE' THEN
+    NEW.%1$I := v_link;
+    RETURN NEW;
+  END IF;
+  IF v_link IS NOT NULL THEN
+    UPDATE %2$s c SET %1$I = v_link WHERE %5$s AND c.%1$I IS NULL;
+    RETURN NULL;
+  END IF;
+$body$ || v_missing || $body$END;
+$body$, p_link.link_column, p_link.relation, flowguard._row_key_sql(p_link.relation, 'NEW.'), p_link.mode,
+         flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'), flowguard._lookup(p_link, 'NEW'));
+END;
+$_fill_body$;
+COMMENT ON FUNCTION flowguard._fill_body(flowguard.link) IS 'The body of the trigger function that fills and checks a link.';
+
+CREATE OR REPLACE FUNCTION flowguard._finder_body(p_link flowguard.link) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_finder_body$
+  SELECT format(E'\n-- Generated by flowguard.guard() for link %1$s of %2$s: what its rules yield for a row, the session''s left out.\n'
+                '#variable_conflict use_column\n'
+                'DECLARE\n  v_link      %2$s.%1$I%%TYPE;\n  v_reference %2$s.%1$I%%TYPE;\nBEGIN\n%3$s  RETURN v_link;\nEND;\n',
+                p_link.link_column, p_link.relation, flowguard._lookup(p_link, 'finder'));
+$_finder_body$;
+COMMENT ON FUNCTION flowguard._finder_body(flowguard.link) IS 'The body of the function that finds a link for given columns.';
+
+CREATE OR REPLACE FUNCTION flowguard._finder_signature(p_link flowguard.link) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_finder_signature$
+  SELECT format('flowguard.%I(%s)', p_link.stem || '_find', string_agg(t.type_name, ', ' ORDER BY c.n))
+    FROM unnest(flowguard._read_columns(p_link)) WITH ORDINALITY AS c (name, n)
+   CROSS JOIN LATERAL (SELECT format_type(a.atttypid, NULL) AS type_name FROM pg_attribute a
+                        WHERE a.attrelid = p_link.relation AND a.attname = c.name) AS t;
+$_finder_signature$;
+COMMENT ON FUNCTION flowguard._finder_signature(flowguard.link) IS 'Name and parameter types of a link''s finder.';
+
+CREATE OR REPLACE FUNCTION flowguard._follow_target(
+  p_link flowguard.link, p_rule flowguard.rule, p_alias text, p_direct boolean
+) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_follow_target$
+-- SQL text: the child rows, under an alias, that a change of source row NEW concerns.
+DECLARE
+  v_master flowguard.master := flowguard._master(p_link.master);
+  v_text   text;
+BEGIN
+  v_text := CASE p_rule.kind
+    WHEN 'reference' THEN
+      format('%s.%I %s NEW.%I', p_alias, p_rule.via_column, flowguard._equal(p_link.relation, p_rule.via_column),
+             p_rule.source_key)
+    ELSE
+      format('%1$s.%2$I OPERATOR(pg_catalog.>=) (NEW.%3$I OPERATOR(pg_catalog.-) %4$s)'
+             ' AND %1$s.%2$I OPERATOR(pg_catalog.<=) (NEW.%3$I OPERATOR(pg_catalog.+) %4$s)',
+             p_alias, p_rule.time_column, p_rule.source_time, flowguard._window_sql(p_rule))
+  END || flowguard._match_tenants(p_link.relation, p_link.tenant_columns, p_alias || '.', p_rule.source,
+                                  p_rule.source_tenant_columns,
+                                  flowguard._prefixed(p_rule.source_tenant_columns, 'NEW.'), p_rule.kind = 'proximity');
+  -- A source that may not know its tenant says nothing of the child's: ask the master.
+  IF p_direct AND p_rule.source <> v_master.relation AND EXISTS (
+       SELECT FROM unnest(p_link.tenant_columns, p_rule.source_tenant_columns) AS t (child, source)
+        WHERE t.child IS NOT NULL AND (t.source IS NULL OR NOT flowguard._is_not_null(p_rule.source, t.source))) THEN
+    v_text := v_text || format(' AND (NEW.%1$I IS NULL OR EXISTS (SELECT FROM %2$s m WHERE m.%3$I %4$s NEW.%1$I%5$s))',
+                               p_rule.source_link, v_master.relation, v_master.key_column,
+                               flowguard._equal(v_master.relation, v_master.key_column),
+                               flowguard._master_match(p_link, p_alias, false));
+  END IF;
+  RETURN v_text || ' AND ' || flowguard._follow_still(p_link, p_rule, p_alias);
+END;
+$_follow_target$;
+COMMENT ON FUNCTION flowguard._follow_target(flowguard.link, flowguard.rule, text, boolean) IS
+  'SQL text: the child rows that a change of a rule''s source concerns.';
+
+CREATE OR REPLACE FUNCTION flowguard._follow_still(p_link flowguard.link, p_rule flowguard.rule, p_alias text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_follow_still$
+-- SQL text: the child row is unlinked or, for a reference, carries the link that the source had.
+  SELECT CASE p_rule.kind
+           WHEN 'reference' THEN format('(%1$s.%2$I IS NULL OR %1$s.%2$I %3$s OLD.%4$I)', p_alias, p_link.link_column,
+                                        flowguard._equal(p_link.relation, p_link.link_column), p_rule.source_link)
+           ELSE format('%s.%I IS NULL', p_alias, p_link.link_column)
+         END;
+$_follow_still$;
+COMMENT ON FUNCTION flowguard._follow_still(flowguard.link, flowguard.rule, text) IS
+  'SQL text: a child row is unlinked or carries the link that its source had.';
+
+CREATE OR REPLACE FUNCTION flowguard._follow_body(p_link flowguard.link, p_rule flowguard.rule) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_follow_body$
+-- The body of the trigger function on a rule's source: rows that wait for it, or carry the link that it had, follow.
+-- The first rule of a link may simply write the source's link, for no other rule comes before it, and the foreign keys
+-- prove it at commit. Any other asks the finder for each row, since an earlier rule may have its say.
+DECLARE
+  v_direct boolean;
+  v_equal  text := flowguard._equal(p_link.relation, p_link.link_column);
+  v_new    text;
+  v_limit  text := '';
+  v_skip   text := '';
+  v_update text;
+  v_logged text;
+BEGIN
+  IF p_link.paused THEN
+    RETURN format(E'\n-- Link %s of %s is paused; flowguard.resume(%L, %L) brings the guard back.\n'
+                  'BEGIN\n  RETURN NULL;\nEND;\n',
+                  quote_ident(p_link.link_column), p_link.relation, p_link.relation, p_link.link_column);
+  END IF;
+  v_direct := p_rule.kind = 'reference' AND NOT EXISTS (
+    SELECT FROM flowguard._rules(p_link) r WHERE r."position" < p_rule."position" AND r.kind <> 'session');
+  IF p_rule.late_limit IS NOT NULL AND p_link.mode = 'observe' THEN
+    v_limit := format(' LIMIT %s', p_rule.late_limit);
+  END IF;
+  IF p_rule.kind = 'proximity' THEN
+    v_skip := format(E'  IF NEW.%I IS NULL OR NOT (%s) THEN\n    RETURN NULL;\n  END IF;\n', p_rule.source_time,
+                     flowguard._time_is_usable('NEW.' || quote_ident(p_rule.source_time)));
+  END IF;
+  v_new := CASE
+             WHEN v_direct THEN format('NEW.%I', p_rule.source_link)
+             ELSE format('flowguard.%I(%s)', p_link.stem || '_find',
+                         flowguard._columns_sql(flowguard._read_columns(p_link), 'o.'))
+           END;
+  -- OFFSET 0 keeps the finder from being asked once for each place where its answer is used.
+  v_logged := format(
+    E'UPDATE %1$s c SET %2$I = f.new_link\n'
+    '      FROM (SELECT %3$s, o.%2$I AS old_link, %4$s AS new_link\n'
+    '              FROM %1$s o\n'
+    '             WHERE %5$s%6$s OFFSET 0) f\n'
+    '     WHERE %7$s AND %8$s\n'
+    '       AND (f.new_link IS NOT NULL OR f.old_link IS NOT NULL)\n'
+    '       AND (f.new_link IS NULL OR f.old_link IS NULL OR NOT f.new_link %9$s f.old_link)',
+    p_link.relation, p_link.link_column, flowguard._columns_sql(flowguard._row_key(p_link.relation), 'o.'), v_new,
+    flowguard._follow_target(p_link, p_rule, 'o', v_direct), v_limit,
+    flowguard._same_row_sql(p_link.relation, 'c.', 'f.'), flowguard._follow_still(p_link, p_rule, 'c'), v_equal);
+  v_update := CASE
+                WHEN v_direct AND v_limit = ''
+                THEN format('UPDATE %s c SET %I = %s WHERE %s', p_link.relation, p_link.link_column, v_new,
+                            flowguard._follow_target(p_link, p_rule, 'c', v_direct))
+                ELSE v_logged
+              END;
+  RETURN format($body$
+-- Generated by flowguard.guard() for link %1$s of %2$s, rule %3$s: its rows follow when %4$s gets its link.
+#variable_conflict use_column
+DECLARE
+  v_setting text := pg_catalog.current_setting('flowguard.privileged', true);
+  v_run     bigint;
+BEGIN
+%5$s  IF v_setting OPERATOR(pg_catalog.<>) '' THEN
+    IF flowguard._is_privileged('undo') THEN
+      RETURN NULL;
+    END IF;
+    v_run := flowguard._current_run();
+  END IF;
+  IF v_run IS NULL THEN
+    %6$s;
+  ELSE
+    WITH moved AS (
+    %7$s
+      RETURNING %8$s AS row_key, f.old_link, c.%1$I AS new_link
+    )
+    INSERT INTO flowguard.repair_change (run_id, schema_name, table_name, link_column, row_key, kind, rule, old_link, new_link)
+    SELECT v_run, %9$L, %10$L, %11$L, m.row_key, 'followed', %3$s,
+           m.old_link::pg_catalog.text, m.new_link::pg_catalog.text
+      FROM moved m;
+  END IF;
+  RETURN NULL;
+END;
+$body$, p_link.link_column, p_link.relation, p_rule."position", p_rule.source, v_skip, v_update, v_logged,
+        flowguard._row_key_sql(p_link.relation, 'c.'),
+        (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_link.relation),
+        (SELECT c.relname FROM pg_class c WHERE c.oid = p_link.relation), p_link.link_column);
+END;
+$_follow_body$;
+COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS
+  'The body of the trigger function on a rule''s source that lets links follow it.';
+
+COMMIT;

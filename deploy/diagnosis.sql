@@ -1,0 +1,197 @@
+-- Deploy pyflowguard:diagnosis to pg
+-- Why a row has no link: rule by rule, for the error at commit and for flowguard.violation.
+
+BEGIN;
+
+CREATE OR REPLACE FUNCTION flowguard._key_sql_match(p_relation regclass, p_alias text, p_key text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_key_sql_match$
+-- SQL text: the row under an alias has the key that a jsonb expression holds.
+  SELECT string_agg(format('%1$s.%2$I %3$s (%4$s OPERATOR(pg_catalog.->>) %5$L)::%6$s', p_alias, k.name,
+                           flowguard._equal(p_relation, k.name), p_key, k.name,
+                           (SELECT c.type_name FROM flowguard._column(p_relation, k.name) c)),
+                    ' AND ' ORDER BY k.n)
+    FROM unnest(flowguard._row_key(p_relation)) WITH ORDINALITY AS k (name, n);
+$_key_sql_match$;
+COMMENT ON FUNCTION flowguard._key_sql_match(regclass, text, text) IS 'SQL text: a row has the key that a jsonb holds.';
+
+CREATE OR REPLACE FUNCTION flowguard._why_rule(
+  p_link flowguard.link, p_rule flowguard.rule, p_row_key jsonb, OUT reason text, OUT ambiguous boolean, OUT final boolean
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_why_rule$
+-- What one rule finds for a row. final: no later rule is asked.
+DECLARE
+  v_master  flowguard.master := flowguard._master(p_link.master);
+  v_from    text := format('%s c WHERE %s', p_link.relation, flowguard._key_sql_match(p_link.relation, 'c', '$1'));
+  v_via     text;
+  v_found   boolean;
+  v_same    boolean;
+  v_link    text;
+  v_time    text;
+  v_usable  boolean;
+  v_known   boolean;
+  v_near    record;
+  v_wide    flowguard.rule;
+BEGIN
+  ambiguous := false;
+  final := false;
+  IF p_rule.kind = 'session' THEN
+    reason := format('the setting %s gave none when the row was written', flowguard._setting_name(p_link.link_column));
+    RETURN;
+  END IF;
+  IF p_rule.kind = 'reference' THEN
+    EXECUTE format(
+      'SELECT c.%1$I::text, x.found IS NOT NULL, coalesce(x.same, false), x.link FROM %2$s c '
+      'LEFT JOIN LATERAL (SELECT true AS found, (true%3$s) AS same, s.%4$I::text AS link FROM %5$s s WHERE s.%6$I %7$s c.%1$I '
+      'ORDER BY 2 DESC LIMIT 1) x ON true WHERE %8$s',
+      p_rule.via_column, p_link.relation,
+      flowguard._match_tenants(p_rule.source, p_rule.source_tenant_columns, 's.', p_link.relation, p_link.tenant_columns,
+                               flowguard._row_refs(p_link, p_link.tenant_columns, 'c'), false),
+      p_rule.source_link, p_rule.source, p_rule.source_key, flowguard._equal(p_rule.source, p_rule.source_key),
+      flowguard._key_sql_match(p_link.relation, 'c', '$1'))
+    INTO v_via, v_found, v_same, v_link USING p_row_key;
+    final := p_rule.agree AND v_via IS NOT NULL;
+    -- Nothing of another tenant's row is told, not even that it is there.
+    reason := CASE
+                WHEN v_via IS NULL THEN format('%I is NULL', p_rule.via_column)
+                WHEN NOT v_found OR NOT v_same THEN
+                  format('no row of %s of the same tenant has %I = %s', p_rule.source, p_rule.source_key, v_via)
+                WHEN v_link IS NULL AND p_rule.agree THEN
+                  format('it waits for row %s of %s, which has no %I yet', v_via, p_rule.source, p_rule.source_link)
+                WHEN v_link IS NULL THEN format('row %s of %s has no %I', v_via, p_rule.source, p_rule.source_link)
+                ELSE format('row %s of %s has %I = %s, which is no master of the same tenant', v_via, p_rule.source,
+                            p_rule.source_link, v_link)
+              END;
+    IF v_found AND v_same AND v_link IS NOT NULL THEN
+      EXECUTE format('SELECT true FROM %s c JOIN %s m ON m.%I::text OPERATOR(pg_catalog.=) $2%s WHERE %s',
+                     p_link.relation, v_master.relation, v_master.key_column, flowguard._master_match(p_link, 'c', false),
+                     flowguard._key_sql_match(p_link.relation, 'c', '$1'))
+        INTO v_found USING p_row_key, v_link;
+      IF v_found THEN
+        reason := format('row %s of %s has %I = %s by now; call flowguard.repair(%L)', v_via, p_rule.source,
+                         p_rule.source_link, v_link, p_link.relation);
+        final := true;
+      END IF;
+    END IF;
+    RETURN;
+  END IF;
+
+  EXECUTE format('SELECT c.%I::text, coalesce(%s, false), NOT coalesce(%s, false) FROM %s', p_rule.time_column,
+                 flowguard._time_is_usable(format('c.%I', p_rule.time_column)),
+                 coalesce(flowguard._unknown_tenant_sql(p_link, 'c.'), 'false'), v_from)
+    INTO v_time, v_usable, v_known USING p_row_key;
+  IF NOT v_known THEN
+    reason := format('its tenant is not known, so %s cannot be searched', p_rule.source);
+  ELSIF NOT v_usable THEN
+    reason := format('%I is %s', p_rule.time_column, coalesce(v_time, 'NULL'));
+  ELSE
+    v_wide := p_rule;
+    v_wide.within := interval '1000000 hours';
+    EXECUTE format('SELECT x.link::text AS link, x.at, CASE WHEN x.at <= c.%1$I THEN c.%1$I - x.at ELSE x.at - c.%1$I END AS far '
+                   'FROM %2$s c CROSS JOIN LATERAL (%3$s) x WHERE %4$s', p_rule.time_column, p_link.relation,
+                   flowguard._nearest_query(p_link, v_wide, 'c'), flowguard._key_sql_match(p_link.relation, 'c', '$1'))
+      INTO v_near USING p_row_key;
+    IF v_near.link IS NULL THEN
+      reason := format('%s has no linked row of its tenant%s', p_rule.source,
+                       CASE WHEN p_rule.source_filter IS NULL THEN '' ELSE format(' with %s', p_rule.source_filter) END);
+    ELSIF v_near.far > p_rule.within THEN
+      reason := format('the nearest row of %s is of %s, %s away; the window is %s', p_rule.source, v_near.at, v_near.far,
+                       p_rule.within);
+    ELSE
+      EXECUTE format('SELECT EXISTS (%s) FROM %s', flowguard._other_master_query(p_link, p_rule, 'c', '$2'), v_from)
+        INTO ambiguous USING p_row_key, NULL;
+      IF p_rule.on_ambiguous = 'leave' THEN
+        reason := format('rows of %s within %s lead to more than one master', p_rule.source, p_rule.within);
+        ambiguous := true;
+      ELSE
+        reason := format('the nearest row of %s is of %s and leads to %s by now; call flowguard.repair(%L)', p_rule.source,
+                         v_near.at, v_near.link, p_link.relation);
+        ambiguous := false;
+      END IF;
+      final := true;
+    END IF;
+  END IF;
+END;
+$_why_rule$;
+COMMENT ON FUNCTION flowguard._why_rule(flowguard.link, flowguard.rule, jsonb) IS 'What one rule of a link finds for a row.';
+
+CREATE OR REPLACE FUNCTION flowguard._why(
+  p_link flowguard.link, p_row_key jsonb, OUT reason text, OUT ambiguous boolean
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_why$
+-- Why no rule links a row that is there, rule by rule.
+DECLARE
+  r_rule flowguard.rule;
+  r_why  record;
+BEGIN
+  ambiguous := false;
+  FOR r_rule IN SELECT * FROM flowguard._rules(p_link) LOOP
+    r_why := flowguard._why_rule(p_link, r_rule, p_row_key);
+    reason := coalesce(reason || '; ', '') || format('rule %s: %s', r_rule."position", r_why.reason);
+    ambiguous := ambiguous OR r_why.ambiguous;
+    EXIT WHEN r_why.final;
+  END LOOP;
+  reason := coalesce(reason, 'the link has no rule');
+END;
+$_why$;
+COMMENT ON FUNCTION flowguard._why(flowguard.link, jsonb) IS 'Why no rule links a row, rule by rule.';
+
+CREATE OR REPLACE FUNCTION flowguard._tenant_text(p_link flowguard.link, p_row_key jsonb) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_tenant_text$
+-- The tenant of a row, and its times, for a message.
+DECLARE
+  v_text    text;
+  v_columns name[];
+BEGIN
+  SELECT array_agg(DISTINCT c.name) INTO v_columns
+    FROM (SELECT unnest(p_link.tenant_columns) AS name
+          UNION SELECT r.time_column FROM flowguard._rules(p_link) r) AS c
+   WHERE c.name IS NOT NULL;
+  IF v_columns IS NULL THEN
+    RETURN '';
+  END IF;
+  EXECUTE format('SELECT concat_ws('', '', %s) FROM %s c WHERE %s',
+                 (SELECT string_agg(format('%L || coalesce(c.%I::text, ''NULL'')', c.name || ' = ', c.name), ', ' ORDER BY c.name)
+                    FROM unnest(v_columns) AS c (name)),
+                 p_link.relation, flowguard._key_sql_match(p_link.relation, 'c', '$1'))
+    INTO v_text USING p_row_key;
+  RETURN 'Row: ' || v_text || '. ';
+END;
+$_tenant_text$;
+COMMENT ON FUNCTION flowguard._tenant_text(flowguard.link, jsonb) IS 'Tenant and times of a row, for a message.';
+
+CREATE OR REPLACE FUNCTION flowguard._refuse_unlinked(p_relation regclass, p_link_column name, p_row_key jsonb) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_refuse_unlinked$
+-- Raises FG001 at commit for a row of an enforced link that is still unlinked.
+DECLARE
+  v_link flowguard.link := flowguard._link(p_relation, p_link_column);
+BEGIN
+  RAISE EXCEPTION 'flowguard: row % of table % has no %', p_row_key, p_relation, quote_ident(p_link_column)
+    USING ERRCODE = 'FG001',
+          DETAIL = format('%sNo rule finds its master: %s.', flowguard._tenant_text(v_link, p_row_key),
+                          (flowguard._why(v_link, p_row_key)).reason),
+          HINT = format('Set %I to the key of a master of %s, or run "SET LOCAL %s = ''<key>''" before writing; '
+                        'a flowguard_admin may call flowguard.bypass(reason).',
+                        p_link_column, v_link.master, flowguard._setting_name(p_link_column)),
+          SCHEMA = (SELECT c.relnamespace::regnamespace::text FROM pg_class c WHERE c.oid = p_relation),
+          TABLE = (SELECT c.relname FROM pg_class c WHERE c.oid = p_relation), COLUMN = p_link_column;
+END;
+$_refuse_unlinked$;
+COMMENT ON FUNCTION flowguard._refuse_unlinked(regclass, name, jsonb) IS 'Raises FG001: a row of an enforced link is unlinked.';
+
+CREATE OR REPLACE FUNCTION flowguard._refuse_tenantless(p_relation regclass, p_link_column name, p_row_key jsonb) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_refuse_tenantless$
+-- Raises FG002 at commit for a row of an enforced link that has a link but does not know its tenant.
+DECLARE
+  v_link flowguard.link := flowguard._link(p_relation, p_link_column);
+BEGIN
+  RAISE EXCEPTION 'flowguard: row % of table % has a % but not its whole tenant', p_row_key, p_relation, quote_ident(p_link_column)
+    USING ERRCODE = 'FG002',
+          DETAIL = flowguard._tenant_text(v_link, p_row_key) || 'Whether its master is of its tenant cannot be proved.',
+          HINT = format('Set %s; a flowguard_admin may call flowguard.bypass(reason).',
+                        flowguard._columns_sql(v_link.tenant_columns)),
+          SCHEMA = (SELECT c.relnamespace::regnamespace::text FROM pg_class c WHERE c.oid = p_relation),
+          TABLE = (SELECT c.relname FROM pg_class c WHERE c.oid = p_relation);
+END;
+$_refuse_tenantless$;
+COMMENT ON FUNCTION flowguard._refuse_tenantless(regclass, name, jsonb) IS
+  'Raises FG002: a row of an enforced link has a link and no tenant.';
+
+COMMIT;

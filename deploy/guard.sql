@@ -1,0 +1,764 @@
+-- Deploy pyflowguard:guard to pg
+-- What must exist for a link to be guarded, what of it is missing, and the calls that make it so or take it away.
+
+BEGIN;
+
+CREATE OR REPLACE FUNCTION flowguard._all_known(p_relation regclass, p_columns name[]) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_all_known$
+  SELECT coalesce(bool_and(c.name IS NOT NULL AND flowguard._is_not_null(p_relation, c.name)), true)
+    FROM unnest(p_columns) AS c (name);
+$_all_known$;
+COMMENT ON FUNCTION flowguard._all_known(regclass, name[]) IS 'Whether the table has all these columns, declared NOT NULL.';
+
+CREATE OR REPLACE FUNCTION flowguard._index_sql(
+  p_relation regclass, p_columns name[], p_unique boolean, p_where text DEFAULT NULL,
+  OUT name text, OUT statement text
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_index_sql$
+-- Name and definition of an index of ours. %%s in the definition stands for CONCURRENTLY.
+DECLARE
+  v_table  text;
+BEGIN
+  SELECT relname INTO STRICT v_table FROM pg_class WHERE oid = p_relation;
+  name := flowguard._fit('flowguard_' || v_table || '_' || array_to_string(p_columns, '_')
+                         || CASE WHEN p_where IS NOT NULL THEN '_unlinked_idx' WHEN p_unique THEN '_key' ELSE '_idx' END);
+  statement := format('CREATE %sINDEX %%s%I ON %s (%s)%s', CASE WHEN p_unique THEN 'UNIQUE ' ELSE '' END, name, p_relation,
+                      flowguard._columns_sql(p_columns), coalesce(' WHERE ' || p_where, ''));
+END;
+$_index_sql$;
+COMMENT ON FUNCTION flowguard._index_sql(regclass, name[], boolean, text) IS 'Name and definition of an index that we make.';
+
+CREATE OR REPLACE FUNCTION flowguard._wanted_indexes(p_link flowguard.link)
+RETURNS TABLE (relation regclass, name text, statement text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_indexes$
+-- Indexes that the link's keys and look-ups need and that the application does not have.
+#variable_conflict use_column
+DECLARE
+  v_master  flowguard.master := flowguard._master(p_link.master);
+  v_targets name[];
+  r_rule    flowguard.rule;
+  r_index   record;
+BEGIN
+  -- The master's key together with the tenant columns that the child has: target of the composite foreign key.
+  SELECT array_agg(t.master_column ORDER BY t.n) INTO v_targets
+    FROM unnest(v_master.tenant_columns, p_link.tenant_columns) WITH ORDINALITY AS t (master_column, child_column, n)
+   WHERE t.child_column IS NOT NULL;
+  FOR r_index IN
+    WITH wanted (n, relation, columns, is_unique, predicate) AS (
+      SELECT 1, v_master.relation, v_targets || v_master.key_column, true, NULL::text
+      UNION ALL
+      SELECT 2, p_link.relation, ARRAY[p_link.link_column], false, NULL
+      UNION ALL
+      -- What a re-link of the referenced row must lock, and target of the key that proves agreement.
+      SELECT 3, r.source, CASE WHEN flowguard._by_tenant(p_link, r)
+                            THEN r.source_tenant_columns ELSE '{}' END || r.source_key || r.source_link, true, NULL
+        FROM flowguard._rules(p_link) r
+       WHERE r.kind = 'reference' AND NOT (r.source = v_master.relation AND r.source_link = v_master.key_column)
+      UNION ALL
+      SELECT 4, p_link.relation, ARRAY[r.via_column], false, NULL
+        FROM flowguard._rules(p_link) r WHERE r.kind = 'reference'
+      UNION ALL
+      SELECT 5, r.source, array_remove(r.source_tenant_columns, NULL) || r.source_time || flowguard._row_key(r.source),
+             false, NULL
+        FROM flowguard._rules(p_link) r WHERE r.kind = 'proximity'
+      UNION ALL
+      -- Serves late linking and whoever looks for unlinked rows; linked rows never enter it.
+      SELECT 6, p_link.relation, array_remove(p_link.tenant_columns, NULL) || r.time_column, false,
+             quote_ident(p_link.link_column) || ' IS NULL'
+        FROM flowguard._rules(p_link) r WHERE r.kind = 'proximity'
+    )
+    SELECT DISTINCT w.n, w.relation, w.columns, w.is_unique, w.predicate, i.name, i.statement
+      FROM wanted w
+     CROSS JOIN LATERAL flowguard._index_sql(w.relation, w.columns, w.is_unique, w.predicate) i
+     WHERE w.predicate IS NOT NULL
+        OR flowguard._find_index(w.relation, w.columns, w.is_unique, false) IS NULL
+        -- Both there: a foreign key may rest on ours, so ours stays.
+        OR flowguard._find_index(w.relation, w.columns, w.is_unique, true) IS NOT NULL
+     ORDER BY w.n, i.name
+  LOOP
+    relation := r_index.relation;
+    name := r_index.name;
+    statement := r_index.statement;
+    RETURN NEXT;
+  END LOOP;
+END;
+$_wanted_indexes$;
+COMMENT ON FUNCTION flowguard._wanted_indexes(flowguard.link) IS
+  'Indexes that a link needs and that the application does not have; %s in a statement stands for CONCURRENTLY.';
+
+CREATE OR REPLACE FUNCTION flowguard._by_tenant(p_link flowguard.link, p_rule flowguard.rule) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_by_tenant$
+-- Whether the key that proves agreement can name the tenant: MATCH SIMPLE would pass over a NULL.
+  SELECT cardinality(p_link.tenant_columns) > 0
+     AND flowguard._all_known(p_link.relation, p_link.tenant_columns)
+     AND flowguard._all_known(p_rule.source, p_rule.source_tenant_columns);
+$_by_tenant$;
+COMMENT ON FUNCTION flowguard._by_tenant(flowguard.link, flowguard.rule) IS
+  'Whether child and source of a rule both know their whole tenant.';
+
+CREATE OR REPLACE FUNCTION flowguard._delete_action(p_action text) RETURNS "char"
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_delete_action$
+  SELECT CASE p_action WHEN 'cascade' THEN 'c' WHEN 'set null' THEN 'n' ELSE 'a' END::"char";
+$_delete_action$;
+COMMENT ON FUNCTION flowguard._delete_action(text) IS 'on_master_delete as pg_constraint.confdeltype says it.';
+
+CREATE OR REPLACE FUNCTION flowguard._own_keys(p_link flowguard.link)
+RETURNS TABLE (conname name, definition text, validated boolean, comment text, columns name[], target_columns name[], kept boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_own_keys$
+-- The application's own foreign keys from the link to its master, and whether they say what on_master_delete asks for.
+-- Raises FG109 where one points to another column of the master.
+#variable_conflict use_column
+DECLARE
+  v_master flowguard.master := flowguard._master(p_link.master);
+  r_key    record;
+BEGIN
+  FOR r_key IN
+    SELECT * FROM flowguard._foreign_keys(p_link.relation, p_link.link_column) k
+     WHERE k.target = v_master.relation AND NOT flowguard._is_ours(k.conname)
+  LOOP
+    IF r_key.target_column <> v_master.key_column THEN
+      RAISE EXCEPTION 'flowguard: foreign key % of table % lets %.% point to column %, not to the key %',
+                      quote_ident(r_key.conname), p_link.relation, p_link.relation, quote_ident(p_link.link_column),
+                      quote_ident(r_key.target_column), quote_ident(v_master.key_column)
+        USING ERRCODE = 'FG109',
+              DETAIL = format('It is %s.', r_key.definition),
+              HINT = format('Run "ALTER TABLE %s DROP CONSTRAINT %I" if the key is meant, or register the master with '
+                            'key_column => %L.', p_link.relation, r_key.conname, r_key.target_column);
+    END IF;
+    conname := r_key.conname;
+    definition := r_key.definition;
+    validated := r_key.validated;
+    comment := r_key.comment;
+    columns := r_key.columns;
+    target_columns := r_key.target_columns;
+    kept := p_link.on_master_delete = 'keep' OR r_key.action = flowguard._delete_action(p_link.on_master_delete)
+            OR (p_link.on_master_delete = 'refuse' AND r_key.action = 'r');
+    RETURN NEXT;
+  END LOOP;
+END;
+$_own_keys$;
+COMMENT ON FUNCTION flowguard._own_keys(flowguard.link) IS
+  'The application''s foreign keys from a link to its master; raises FG109 where one points to another column.';
+
+CREATE OR REPLACE FUNCTION flowguard._key_sql(
+  p_columns name[], p_target regclass, p_target_columns name[], p_action text DEFAULT ''
+) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_key_sql$
+-- A foreign key as pg_get_constraintdef() writes it, so that the two can be compared.
+  SELECT format('FOREIGN KEY (%s) REFERENCES %s(%s)%s DEFERRABLE INITIALLY DEFERRED',
+                flowguard._columns_sql(p_columns), p_target, flowguard._columns_sql(p_target_columns), p_action);
+$_key_sql$;
+COMMENT ON FUNCTION flowguard._key_sql(name[], regclass, name[], text) IS 'The definition of a foreign key of ours.';
+
+CREATE OR REPLACE FUNCTION flowguard._wanted_keys(p_link flowguard.link)
+RETURNS TABLE (name text, definition text, target regclass)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_keys$
+-- The foreign keys that prove the link, beside those that the application has.
+#variable_conflict use_column
+DECLARE
+  v_master   flowguard.master := flowguard._master(p_link.master);
+  v_tenants  name[];
+  v_targets  name[];
+  v_action   text := CASE p_link.on_master_delete WHEN 'cascade' THEN ' ON DELETE CASCADE'
+                                                  WHEN 'set null' THEN ' ON DELETE SET NULL' ELSE '' END;
+  v_acts     boolean;
+  v_single   boolean;
+  v_is_whole boolean;
+  r_rule     flowguard.rule;
+BEGIN
+  SELECT coalesce(array_agg(t.child_column ORDER BY t.n), '{}'), coalesce(array_agg(t.master_column ORDER BY t.n), '{}')
+    INTO v_tenants, v_targets
+    FROM unnest(v_master.tenant_columns, p_link.tenant_columns) WITH ORDINALITY AS t (master_column, child_column, n)
+   WHERE t.child_column IS NOT NULL;
+  -- An application key that says the same does what is to happen when a master is deleted; ours then only proves.
+  v_acts := EXISTS (SELECT FROM flowguard._own_keys(p_link) k WHERE k.kept);
+  v_single := EXISTS (SELECT FROM flowguard._own_keys(p_link) k
+                       WHERE k.kept AND k.validated AND k.columns = ARRAY[p_link.link_column]);
+  v_is_whole := flowguard._find_index(v_master.relation, ARRAY[v_master.key_column], true, false) IS NOT NULL;
+
+  IF v_tenants <> '{}' THEN
+    name := 'flowguard_' || p_link.stem || '_tenant_fkey';
+    target := v_master.relation;
+    definition := flowguard._key_sql(
+      v_tenants || p_link.link_column, target, v_targets || v_master.key_column,
+      CASE
+        WHEN v_acts OR p_link.on_master_delete <> 'set null' THEN CASE WHEN v_acts THEN '' ELSE v_action END
+        WHEN v_is_whole THEN ''  -- the key on the link alone does it: here the tenant would be lost as well
+        ELSE format(' ON DELETE SET NULL (%I)', p_link.link_column)
+      END);
+    RETURN NEXT;
+  END IF;
+  IF v_is_whole AND NOT v_single
+     AND (v_tenants = '{}' OR flowguard._unknown_tenant_sql(p_link, '') IS NOT NULL
+          OR (p_link.on_master_delete = 'set null' AND NOT v_acts)) THEN
+    name := 'flowguard_' || p_link.stem || '_fkey';
+    target := v_master.relation;
+    definition := flowguard._key_sql(ARRAY[p_link.link_column], target, ARRAY[v_master.key_column],
+                                     CASE WHEN v_acts THEN '' ELSE v_action END);
+    RETURN NEXT;
+  END IF;
+  IF p_link.mode = 'enforce' THEN
+    FOR r_rule IN SELECT * FROM flowguard._rules(p_link) r WHERE r.kind = 'reference' AND r.agree ORDER BY r."position" LOOP
+      name := flowguard._fit(format('flowguard_%s_%s_fkey', p_link.stem, r_rule.via_column));
+      target := r_rule.source;
+      definition := flowguard._key_sql(
+        CASE WHEN flowguard._by_tenant(p_link, r_rule) THEN p_link.tenant_columns ELSE '{}' END
+          || r_rule.via_column || p_link.link_column, target,
+        CASE WHEN flowguard._by_tenant(p_link, r_rule) THEN r_rule.source_tenant_columns ELSE '{}' END
+          || r_rule.source_key || r_rule.source_link);
+      RETURN NEXT;
+    END LOOP;
+  END IF;
+END;
+$_wanted_keys$;
+COMMENT ON FUNCTION flowguard._wanted_keys(flowguard.link) IS
+  'The foreign keys that prove a link: tenant and link to the master, the link alone where a tenant may be NULL, and in '
+  'enforce reference and link to the referenced row.';
+
+CREATE OR REPLACE FUNCTION flowguard._wanted_functions(p_link flowguard.link)
+RETURNS TABLE (signature text, returns text, is_definer boolean, body text, description text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_functions$
+  SELECT flowguard._finder_signature(p_link), (SELECT c.type_name FROM flowguard._column(p_link.relation, p_link.link_column) c),
+         false, flowguard._finder_body(p_link), 'what the rules of the link yield for a row'
+   WHERE EXISTS (SELECT FROM flowguard._rules(p_link) r WHERE r.kind <> 'session')
+     AND flowguard._read_columns(p_link) <> '{}'
+  UNION ALL
+  SELECT format('flowguard.%I()', p_link.stem || '_fill'), 'trigger', true, flowguard._fill_body(p_link),
+         'fills the link, and checks it at commit'
+  UNION ALL
+  SELECT format('flowguard.%I()', p_link.stem || '_follow_' || r."position"), 'trigger', true,
+         flowguard._follow_body(p_link, r), 'lets the link follow its source'
+    FROM flowguard._rules(p_link) r WHERE r.kind <> 'session';
+$_wanted_functions$;
+COMMENT ON FUNCTION flowguard._wanted_functions(flowguard.link) IS 'The functions generated for a link.';
+
+CREATE OR REPLACE FUNCTION flowguard._changed_sql(p_relation regclass, p_columns name[]) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_changed_sql$
+-- SQL text for WHEN: one of the columns changes. A type without equality is compared as text.
+  SELECT string_agg(format('OLD.%1$I%2$s IS DISTINCT FROM NEW.%1$I%2$s', a.attname,
+                           CASE WHEN EXISTS (SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod
+                                              WHERE m.amname = 'btree' AND o.opcdefault AND o.opcintype = a.atttypid)
+                                  OR t.typtype IN ('d', 'e', 'c') OR t.typcategory = 'A' OR a.atttypid = 'varchar'::regtype
+                             THEN '' ELSE '::text' END), ' OR ' ORDER BY a.attnum)
+    FROM pg_attribute a
+    JOIN pg_type t ON t.oid = a.atttypid
+   WHERE a.attrelid = p_relation AND a.attname = ANY (p_columns);
+$_changed_sql$;
+COMMENT ON FUNCTION flowguard._changed_sql(regclass, name[]) IS 'SQL text for a trigger''s WHEN: one of the columns changes.';
+
+CREATE OR REPLACE FUNCTION flowguard._wanted_triggers(p_link flowguard.link)
+RETURNS TABLE (relation regclass, name text, statement text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_triggers$
+-- Triggers are called only where there is something to do. Names begin with ~ to come after the application's.
+#variable_conflict use_column
+DECLARE
+  v_master  flowguard.master := flowguard._master(p_link.master);
+  v_fill    text := format('EXECUTE FUNCTION flowguard.%I()', p_link.stem || '_fill');
+  v_follow  text;
+  v_stem    text;
+  v_changed text;
+  v_moved   text;
+  v_unknown text := flowguard._unknown_tenant_sql(p_link, 'NEW.');
+  r_rule    flowguard.rule;
+BEGIN
+  relation := p_link.relation;
+  IF EXISTS (SELECT FROM flowguard._rules(p_link)) THEN
+    v_changed := flowguard._changed_sql(relation, flowguard._read_columns(p_link));
+    SELECT string_agg(format('(NEW.%1$I IS NOT NULL AND %2$s)', r.via_column,
+                             flowguard._changed_sql(p_link.relation, ARRAY[r.via_column])), ' OR ' ORDER BY r."position")
+      INTO v_moved FROM flowguard._rules(p_link) r WHERE r.agree;
+    name := '~flowguard_' || p_link.stem || '_insert';
+    statement := format('CREATE OR REPLACE TRIGGER %I BEFORE INSERT ON %s FOR EACH ROW WHEN (NEW.%I IS NULL) %s',
+                        name, relation, p_link.link_column, v_fill);
+    RETURN NEXT;
+    name := '~flowguard_' || p_link.stem || '_update';
+    statement := format('CREATE OR REPLACE TRIGGER %1$I BEFORE UPDATE ON %2$s FOR EACH ROW '
+                        'WHEN (NEW.%3$I IS NULL AND (OLD.%3$I IS NOT NULL%4$s)%5$s) %6$s',
+                        name, relation, p_link.link_column, coalesce(' OR ' || v_changed, ''),
+                        CASE WHEN v_moved IS NULL THEN ''
+                             ELSE format(' OR NEW.%1$I IS NOT DISTINCT FROM OLD.%1$I AND (%2$s)', p_link.link_column, v_moved) END,
+                        v_fill);
+    RETURN NEXT;
+  END IF;
+  IF p_link.mode = 'enforce' OR EXISTS (SELECT FROM flowguard._rules(p_link) r WHERE r.kind <> 'session') THEN
+    name := '~flowguard_' || p_link.stem || '_commit';
+    statement := format('CREATE CONSTRAINT TRIGGER %1$I AFTER INSERT OR UPDATE ON %2$s DEFERRABLE '
+                        'INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.%3$I IS NULL%4$s) %5$s',
+                        name, relation, p_link.link_column,
+                        CASE WHEN p_link.mode = 'enforce' THEN coalesce(' OR ' || v_unknown, '') ELSE '' END, v_fill);
+    RETURN NEXT;
+  END IF;
+  FOR r_rule IN SELECT * FROM flowguard._rules(p_link) r WHERE r.kind <> 'session' ORDER BY r."position" LOOP
+    relation := r_rule.source;
+    v_stem := '~flowguard_' || p_link.stem || '_' || r_rule."position";
+    v_follow := format('EXECUTE FUNCTION flowguard.%I()', p_link.stem || '_follow_' || r_rule."position");
+    v_changed := flowguard._changed_sql(relation, CASE r_rule.kind
+      WHEN 'reference' THEN r_rule.source_tenant_columns || r_rule.source_key
+      ELSE r_rule.source_tenant_columns || r_rule.source_time || r_rule.filter_columns END);
+    -- A key that is checked at once lets no child come before the row that it refers to.
+    IF r_rule.kind = 'proximity' OR NOT EXISTS (
+         SELECT FROM flowguard._foreign_keys(p_link.relation, r_rule.via_column) k
+          WHERE k.target = r_rule.source AND k.target_column = r_rule.source_key AND NOT k.is_deferrable) THEN
+      name := v_stem || '_insert';
+      statement := format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW WHEN (NEW.%I IS NOT NULL) %s',
+                          name, relation, r_rule.source_link, v_follow);
+      RETURN NEXT;
+    END IF;
+    name := v_stem || '_update';
+    statement := format(
+      CASE r_rule.kind
+        WHEN 'reference' THEN 'CREATE OR REPLACE TRIGGER %1$I AFTER UPDATE ON %2$s FOR EACH ROW '
+                              'WHEN (OLD.%3$I IS DISTINCT FROM NEW.%3$I OR NEW.%3$I IS NOT NULL AND (%4$s)) %5$s'
+        ELSE 'CREATE OR REPLACE TRIGGER %1$I AFTER UPDATE ON %2$s FOR EACH ROW '
+             'WHEN (NEW.%3$I IS NOT NULL AND (OLD.%3$I IS DISTINCT FROM NEW.%3$I OR %4$s)) %5$s'
+      END, name, relation, r_rule.source_link, v_changed, v_follow);
+    RETURN NEXT;
+  END LOOP;
+END;
+$_wanted_triggers$;
+COMMENT ON FUNCTION flowguard._wanted_triggers(flowguard.link) IS 'The triggers that call the functions generated for a link.';
+
+CREATE OR REPLACE FUNCTION flowguard._stamp_trigger(p_relation regclass, p_name name, p_hash text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_stamp_trigger$
+-- Notes in the trigger's comment what it was made from and what PostgreSQL made of it: a later change of either shows.
+BEGIN
+  EXECUTE format('COMMENT ON TRIGGER %I ON %s IS %L', p_name, p_relation,
+                 format('Generated by PyFlowGuard %s %s', p_hash,
+                        (SELECT md5(pg_get_triggerdef(t.oid)) FROM pg_trigger t
+                          WHERE t.tgrelid = p_relation AND t.tgname = p_name)));
+END;
+$_stamp_trigger$;
+COMMENT ON FUNCTION flowguard._stamp_trigger(regclass, name, text) IS 'Notes in a trigger''s comment what it was made from.';
+
+CREATE OR REPLACE FUNCTION flowguard._trigger_status(p_relation regclass, p_name name, p_statement text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_trigger_status$
+  SELECT coalesce(
+    (SELECT CASE
+              WHEN t.tgenabled = 'D' THEN 'disabled'
+              WHEN t.tgenabled <> 'O'
+                   OR obj_description(t.oid, 'pg_trigger')
+                      IS DISTINCT FROM format('Generated by PyFlowGuard %s %s', md5(p_statement), md5(pg_get_triggerdef(t.oid)))
+              THEN 'outdated'
+              ELSE 'installed'
+            END
+       FROM pg_trigger t WHERE t.tgrelid = p_relation AND t.tgname = p_name), 'missing');
+$_trigger_status$;
+COMMENT ON FUNCTION flowguard._trigger_status(regclass, name, text) IS 'installed, outdated, disabled or missing.';
+
+CREATE OR REPLACE FUNCTION flowguard._function_status(p_signature text, p_is_definer boolean, p_body text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_function_status$
+  SELECT coalesce(
+    (SELECT CASE WHEN p.prosrc = p_body AND p.prosecdef = p_is_definer AND p.proconfig IS NULL THEN 'installed'
+                 ELSE 'outdated' END
+       FROM pg_proc p WHERE p.oid = to_regprocedure(p_signature)), 'missing');
+$_function_status$;
+COMMENT ON FUNCTION flowguard._function_status(text, boolean, text) IS 'installed, outdated or missing.';
+
+CREATE OR REPLACE FUNCTION flowguard._is_alive(p_link flowguard.link) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_alive$
+-- Whether all tables that a link speaks of are still there.
+  SELECT NOT EXISTS (
+    SELECT FROM (SELECT p_link.relation::oid AS id UNION ALL SELECT p_link.master
+                 UNION ALL SELECT r.source FROM flowguard._rules(p_link) r WHERE r.source IS NOT NULL) AS t
+     WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.id));
+$_is_alive$;
+COMMENT ON FUNCTION flowguard._is_alive(flowguard.link) IS 'Whether all tables that a link speaks of are there.';
+
+CREATE OR REPLACE FUNCTION flowguard._obsolete(p_link flowguard.link) RETURNS TABLE (statement text, lock text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
+-- Objects of ours that neither this link nor any guarded one needs, in the order in which they can go.
+  WITH needing AS MATERIALIZED (
+    SELECT l AS link FROM flowguard.link l
+     WHERE (l.guarded OR (l.relation, l.link_column) = (p_link.relation, p_link.link_column)) AND flowguard._is_alive(l)
+       AND (l.guarded OR p_link.guarded)
+  ), gone (n, statement, lock) AS (
+    SELECT 1, format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass), format('ACCESS EXCLUSIVE on %s', t.tgrelid::regclass)
+      FROM pg_trigger t
+     WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND flowguard._is_ours(t.tgname)
+       AND (t.tgrelid, t.tgname::text) NOT IN (
+             SELECT w.relation, w.name FROM needing n CROSS JOIN LATERAL flowguard._wanted_triggers(n.link) w)
+    UNION ALL
+    SELECT 2, format('DROP FUNCTION %s', p.oid::regprocedure), 'none'
+      FROM pg_proc p
+     WHERE p.pronamespace = 'flowguard'::regnamespace AND obj_description(p.oid, 'pg_proc') LIKE 'Generated by PyFlowGuard%'
+       AND p.oid NOT IN (SELECT w.oid FROM needing n CROSS JOIN LATERAL (
+             SELECT to_regprocedure(f.signature)::oid AS oid FROM flowguard._wanted_functions(n.link) f) w WHERE w.oid IS NOT NULL)
+    UNION ALL
+    SELECT 3, format('ALTER TABLE %s DROP CONSTRAINT %I', c.conrelid::regclass, c.conname),
+           format('ACCESS EXCLUSIVE on %s and %s', c.conrelid::regclass, c.confrelid::regclass)
+      FROM pg_constraint c
+     WHERE c.contype = 'f' AND c.conparentid = 0 AND flowguard._is_ours(c.conname)
+       AND (c.conrelid, c.conname::text) NOT IN (
+             SELECT (n.link).relation, w.name FROM needing n CROSS JOIN LATERAL flowguard._wanted_keys(n.link) w)
+    UNION ALL
+    SELECT 4, format('DROP VIEW %s', v.oid::regclass), 'none'
+      FROM pg_class v
+     WHERE v.relnamespace = 'flowguard'::regnamespace AND v.relkind = 'v'
+       AND obj_description(v.oid, 'pg_class') LIKE 'Generated by PyFlowGuard%'
+       AND v.oid NOT IN (SELECT coalesce(to_regclass(flowguard._source_view(n.link, r))::oid, 0)
+                           FROM needing n CROSS JOIN LATERAL flowguard._rules(n.link) r WHERE r.kind = 'proximity')
+    UNION ALL
+    SELECT 5, format('DROP INDEX %s', i.indexrelid::regclass), format('ACCESS EXCLUSIVE on %s', i.indrelid::regclass)
+      FROM pg_index i
+      JOIN pg_class c ON c.oid = i.indexrelid AND NOT c.relispartition
+     WHERE flowguard._is_ours(c.relname)
+       AND (i.indrelid, c.relname::text) NOT IN (
+             SELECT w.relation, w.name FROM needing n CROSS JOIN LATERAL flowguard._wanted_indexes(n.link) w)
+  )
+  SELECT g.statement, g.lock FROM gone g ORDER BY g.n, g.statement;
+$_obsolete$;
+COMMENT ON FUNCTION flowguard._obsolete(flowguard.link) IS 'Statements that remove what no guarded link needs any more.';
+
+CREATE OR REPLACE FUNCTION flowguard._check_rights(p_link flowguard.link) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_rights$
+-- Raises FG110 unless the caller, who will own the generated functions, may read and lock what they look up and is not
+-- subject to row security on it: a look-up that silently finds nothing would leave rows unlinked.
+DECLARE
+  r_table record;
+BEGIN
+  FOR r_table IN
+    SELECT c.oid::regclass AS relation, c.relrowsecurity, c.relforcerowsecurity,
+           pg_has_role(current_user, c.relowner, 'USAGE') AS is_owner, t.is_made,
+           has_table_privilege(current_user, c.oid, 'SELECT') AND (NOT t.is_locked OR has_table_privilege(current_user, c.oid, 'UPDATE'))
+             AS is_allowed,
+           (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.rolname = current_user) AS is_exempt, t.is_locked
+      FROM (SELECT p_link.relation AS id, true AS is_locked, true AS is_made
+            UNION SELECT p_link.master, false, false
+            UNION SELECT r.source, r.kind = 'reference' AND r.source <> p_link.master, true
+                    FROM flowguard._rules(p_link) r WHERE r.source IS NOT NULL) AS t
+      JOIN pg_class c ON c.oid = t.id
+     ORDER BY c.relname
+  LOOP
+    IF r_table.is_made AND NOT r_table.is_owner THEN
+      RAISE EXCEPTION 'flowguard: % does not own table %', current_user, r_table.relation
+        USING ERRCODE = 'FG110', DETAIL = 'Only the owner of a table can give it triggers, keys and indexes.',
+              HINT = format('Run guard() as the owner, or "GRANT <owner of %s> TO %I".', r_table.relation, current_user);
+    ELSIF NOT r_table.is_allowed THEN
+      RAISE EXCEPTION 'flowguard: % may not %s table %', current_user,
+                      CASE WHEN r_table.is_locked THEN 'read and lock' ELSE 'read' END, r_table.relation
+        USING ERRCODE = 'FG110', DETAIL = 'The generated functions run with the rights of whoever calls guard().',
+              HINT = format('Run "GRANT SELECT%s ON %s TO %I".', CASE WHEN r_table.is_locked THEN ', UPDATE' ELSE '' END,
+                            r_table.relation, current_user);
+    ELSIF r_table.relrowsecurity AND NOT r_table.is_exempt AND (r_table.relforcerowsecurity OR NOT r_table.is_owner) THEN
+      RAISE EXCEPTION 'flowguard: row security hides rows of table % from %', r_table.relation, current_user
+        USING ERRCODE = 'FG110',
+              DETAIL = 'The generated functions run with the rights of whoever calls guard() and must see every row.',
+              HINT = CASE WHEN r_table.is_owner
+                       THEN format('Run "ALTER TABLE %s NO FORCE ROW LEVEL SECURITY", or have guard() called by a role with BYPASSRLS.',
+                                   r_table.relation)
+                       ELSE format('Have guard() called by the owner of %s or by a role with BYPASSRLS.', r_table.relation) END;
+    END IF;
+  END LOOP;
+END;
+$_check_rights$;
+COMMENT ON FUNCTION flowguard._check_rights(flowguard.link) IS
+  'Raises FG110 where the caller may not read, lock or change what a guard needs, or row security hides rows from it.';
+
+CREATE OR REPLACE FUNCTION flowguard._replace_key(p_relation regclass, p_constraint name, p_link_column name) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_replace_key$
+-- Drops a foreign key of the application in favour of ours, and keeps what it takes to put it back.
+BEGIN
+  INSERT INTO flowguard.replaced_constraint (relation, constraint_name, link_column, definition, validated, comment)
+  SELECT p_relation, k.conname, p_link_column, k.definition, k.validated, k.comment
+    FROM flowguard._foreign_keys(p_relation, p_link_column) k WHERE k.conname = p_constraint
+  ON CONFLICT (relation, constraint_name) DO NOTHING;
+  EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', p_relation, p_constraint);
+END;
+$_replace_key$;
+COMMENT ON FUNCTION flowguard._replace_key(regclass, name, name) IS
+  'Drops a foreign key of the application and keeps its definition for unguard().';
+
+CREATE OR REPLACE FUNCTION flowguard._add_key_back(
+  p_relation regclass, p_constraint name, p_definition text, p_validated boolean, p_comment text
+) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_add_key_back$
+-- Adds a foreign key of the application again, validated if it was and present rows allow it.
+BEGIN
+  EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I %s NOT VALID', p_relation, p_constraint, p_definition);
+  IF p_comment IS NOT NULL THEN
+    EXECUTE format('COMMENT ON CONSTRAINT %I ON %s IS %L', p_constraint, p_relation, p_comment);
+  END IF;
+  IF p_validated THEN
+    BEGIN
+      EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', p_relation, p_constraint);
+    EXCEPTION WHEN foreign_key_violation THEN
+      RAISE NOTICE 'foreign key % of table % is back, but NOT VALID: %', p_constraint, p_relation, SQLERRM;
+    END;
+  END IF;
+END;
+$_add_key_back$;
+COMMENT ON FUNCTION flowguard._add_key_back(regclass, name, text, boolean, text) IS
+  'Adds a foreign key of the application again, NOT VALID where present rows violate it.';
+
+CREATE OR REPLACE FUNCTION flowguard._plan(p_link flowguard.link, p_online boolean)
+RETURNS TABLE (step integer, statement text, lock text, in_transaction boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_plan$
+-- What is missing, in order: indexes, keys, views and functions, triggers; then what has become superfluous.
+-- Online: indexes are built CONCURRENTLY, so that their statements cannot run in a transaction.
+#variable_conflict use_column
+DECLARE
+  v_partitioned boolean;
+  v_found       record;
+  r_wanted      record;
+  r_statement   record;
+BEGIN
+  FOR r_statement IN
+    -- 1. indexes; an invalid one is what a broken CREATE INDEX CONCURRENTLY left
+    SELECT x.statement, x.lock, x.in_transaction
+      FROM flowguard._wanted_indexes(p_link) WITH ORDINALITY AS w (relation, name, statement, n)
+      JOIN pg_class t ON t.oid = w.relation
+      LEFT JOIN pg_index i ON i.indrelid = w.relation
+                          AND i.indexrelid = to_regclass(format('%I.%I', t.relnamespace::regnamespace::text, w.name))
+     CROSS JOIN LATERAL (
+       SELECT 1 AS k,
+              format(CASE WHEN p_online THEN 'DROP INDEX CONCURRENTLY %s.%I' ELSE 'DROP INDEX %s.%I' END,
+                     t.relnamespace::regnamespace, w.name) AS statement,
+              format(CASE WHEN p_online THEN 'SHARE UPDATE EXCLUSIVE on %s' ELSE 'ACCESS EXCLUSIVE on %s' END, w.relation) AS lock,
+              NOT p_online AS in_transaction
+        WHERE NOT i.indisvalid
+       UNION ALL
+       SELECT 2, format(w.statement, CASE WHEN p_online AND t.relkind <> 'p' THEN 'CONCURRENTLY ' ELSE '' END),
+              format(CASE WHEN p_online AND t.relkind <> 'p' THEN 'SHARE UPDATE EXCLUSIVE on %s' ELSE 'SHARE on %s' END, w.relation),
+              NOT p_online OR t.relkind = 'p'
+        WHERE i.indisvalid IS DISTINCT FROM true
+     ) AS x
+     ORDER BY w.n, x.k
+  LOOP
+    RETURN QUERY SELECT 0, r_statement.statement, r_statement.lock, r_statement.in_transaction;
+  END LOOP;
+
+  -- 2. keys: added without a look at present rows, then validated without a lock that writers would wait for
+  SELECT relkind = 'p' INTO v_partitioned FROM pg_class WHERE oid = p_link.relation;
+  FOR r_wanted IN SELECT * FROM flowguard._wanted_keys(p_link) LOOP
+    SELECT c.convalidated, regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', '') = r_wanted.definition AS is_same
+      INTO v_found
+      FROM pg_constraint c WHERE c.conrelid = p_link.relation AND c.conname = r_wanted.name;
+    IF FOUND AND NOT v_found.is_same THEN
+      RETURN QUERY SELECT 0, format('ALTER TABLE %s DROP CONSTRAINT %I', p_link.relation, r_wanted.name),
+                          format('ACCESS EXCLUSIVE on %s and %s', p_link.relation, r_wanted.target), true;
+    END IF;
+    IF v_found.is_same IS DISTINCT FROM true THEN
+      RETURN QUERY SELECT 0, format('ALTER TABLE %s ADD CONSTRAINT %I %s%s', p_link.relation, r_wanted.name,
+                                    r_wanted.definition, CASE WHEN v_partitioned THEN '' ELSE ' NOT VALID' END),
+                          format('SHARE ROW EXCLUSIVE on %s and %s', p_link.relation, r_wanted.target), true;
+    END IF;
+    IF (v_found.is_same AND v_found.convalidated) IS DISTINCT FROM true AND NOT v_partitioned THEN
+      RETURN QUERY SELECT 0, format('ALTER TABLE %s VALIDATE CONSTRAINT %I', p_link.relation, r_wanted.name),
+                          format('SHARE UPDATE EXCLUSIVE on %s, ROW SHARE on %s', p_link.relation, r_wanted.target), true;
+    END IF;
+  END LOOP;
+  RETURN QUERY
+    SELECT 0, format('SELECT flowguard._replace_key(%L, %L, %L)', p_link.relation, k.conname, p_link.link_column),
+           format('ACCESS EXCLUSIVE on %s and %s', p_link.relation, p_link.master), true
+      FROM flowguard._own_keys(p_link) k WHERE NOT k.kept;
+
+  -- 3. views and functions
+  RETURN QUERY
+    SELECT 0, format('CREATE VIEW %1$s AS %2$s; REVOKE ALL ON %1$s FROM PUBLIC; COMMENT ON VIEW %1$s IS %3$L',
+                     flowguard._source_view(p_link, r), flowguard._source_view_query(r),
+                     format('Generated by PyFlowGuard for link %I of %s: the rows of %s that rule %s may take a link from.',
+                            p_link.link_column, p_link.relation, r.source, r."position")),
+           'none', true
+      FROM flowguard._rules(p_link) r
+     WHERE r.source_filter IS NOT NULL AND to_regclass(flowguard._source_view(p_link, r)) IS NULL;
+  RETURN QUERY
+    SELECT 0, format('CREATE OR REPLACE FUNCTION %1$s RETURNS %2$s LANGUAGE plpgsql%3$s AS %4$L; '
+                     'REVOKE ALL ON FUNCTION %1$s FROM PUBLIC; COMMENT ON FUNCTION %1$s IS %5$L',
+                     f.signature, f.returns, CASE WHEN f.is_definer THEN ' SECURITY DEFINER' ELSE '' END, f.body,
+                     format('Generated by PyFlowGuard for link %I of %s: %s.', p_link.link_column, p_link.relation, f.description)),
+           'none', true
+      FROM flowguard._wanted_functions(p_link) f
+     WHERE flowguard._function_status(f.signature, f.is_definer, f.body) <> 'installed';
+
+  -- 4. triggers
+  RETURN QUERY
+    SELECT 0, format('%s%s; SELECT flowguard._stamp_trigger(%L, %L, %L)%s',
+                     -- A constraint trigger cannot be replaced.
+                     CASE WHEN x.is_replaced THEN format('DROP TRIGGER %I ON %s; ', w.name, w.relation) ELSE '' END,
+                     w.statement, w.relation, w.name, md5(w.statement),
+                     CASE WHEN s.status = 'missing' OR x.is_replaced THEN ''
+                          ELSE format('; ALTER TABLE %s ENABLE TRIGGER %I', w.relation, w.name) END),
+           format(CASE WHEN x.is_replaced THEN 'ACCESS EXCLUSIVE on %s' ELSE 'SHARE ROW EXCLUSIVE on %s' END, w.relation), true
+      FROM flowguard._wanted_triggers(p_link) w
+     CROSS JOIN LATERAL flowguard._trigger_status(w.relation, w.name, w.statement) AS s (status)
+     CROSS JOIN LATERAL (SELECT w.statement LIKE 'CREATE CONSTRAINT TRIGGER %' AND s.status <> 'missing') AS x (is_replaced)
+     WHERE s.status <> 'installed';
+
+  -- 5. the registry says that all this is meant to be there; then what is not meant any more goes
+  IF NOT p_link.guarded THEN
+    RETURN QUERY SELECT 0, format('UPDATE flowguard.link SET guarded = true WHERE relation = %L::regclass AND link_column = %L',
+                                  p_link.relation, p_link.link_column), 'none', true;
+    p_link.guarded := true;
+  END IF;
+  RETURN QUERY SELECT 0, o.statement, o.lock, true FROM flowguard._obsolete(p_link) o;
+END;
+$_plan$;
+COMMENT ON FUNCTION flowguard._plan(flowguard.link, boolean) IS
+  'What is missing for a link to be guarded, with indexes built concurrently or not.';
+
+CREATE OR REPLACE FUNCTION flowguard.guard_plan(relation regclass, link_column name DEFAULT 'master_flow_id')
+RETURNS TABLE (step integer, statement text, lock text, in_transaction boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $guard_plan$
+#variable_conflict use_column
+DECLARE
+  v_link flowguard.link := flowguard._link($1, $2);
+BEGIN
+  PERFORM flowguard._check_rights(v_link);
+  RETURN QUERY
+    SELECT (row_number() OVER ())::integer, p.statement, p.lock, p.in_transaction FROM flowguard._plan(v_link, true) p;
+END;
+$guard_plan$;
+COMMENT ON FUNCTION flowguard.guard_plan(regclass, name) IS
+  'The statements that are missing for a link to be guarded as its rules say, in order, each with the strongest lock it '
+  'takes and whether it may run inside a transaction. To be run one by one; guard() runs them in one transaction. No rows: '
+  'nothing is missing. A VALIDATE that fails names rows for repair. '
+  'Errors: FG107 no such link, FG109 a foreign key points elsewhere, FG110 rights.';
+
+CREATE OR REPLACE FUNCTION flowguard.guard(relation regclass, link_column name DEFAULT 'master_flow_id')
+RETURNS TABLE (step integer, statement text, lock text, in_transaction boolean)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $guard$
+#variable_conflict use_column
+DECLARE
+  v_link flowguard.link;
+  r_step record;
+BEGIN
+  PERFORM flowguard._serialize();
+  v_link := flowguard._link($1, $2);
+  PERFORM flowguard._check_rights(v_link);
+  step := 0;
+  FOR r_step IN SELECT p.* FROM flowguard._plan(v_link, false) p LOOP
+    step := step + 1;
+    statement := r_step.statement;
+    lock := r_step.lock;
+    in_transaction := true;
+    RAISE DEBUG 'flowguard: %', statement;
+    IF statement LIKE '% VALIDATE CONSTRAINT %' THEN
+      BEGIN
+        EXECUTE statement;
+      EXCEPTION WHEN foreign_key_violation THEN
+        RAISE NOTICE 'table %: a key stays NOT VALID, for present rows violate it: %', v_link.relation, SQLERRM
+          USING HINT = format('See flowguard.violation, run "CALL flowguard.repair(%L)", then flowguard.guard(%L) again.',
+                              v_link.relation, v_link.relation);
+        CONTINUE;
+      END;
+    ELSE
+      EXECUTE statement;
+    END IF;
+    RETURN NEXT;
+  END LOOP;
+END;
+$guard$;
+COMMENT ON FUNCTION flowguard.guard(regclass, name) IS
+  'Makes a link guarded as its rules say: runs what guard_plan() lists, in one transaction, and returns it; no rows where '
+  'nothing was missing. A key that present rows violate stays NOT VALID, with a NOTICE, and binds new rows; after repair, '
+  'guard() again validates it. Takes SHARE ROW EXCLUSIVE on the tables. '
+  'Errors: FG107 no such link, FG109 a foreign key points elsewhere, FG110 rights.';
+
+CREATE OR REPLACE FUNCTION flowguard.unguard(relation regclass, link_column name DEFAULT 'master_flow_id')
+RETURNS SETOF text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $unguard$
+-- Takes away what guard() made, and puts back the application's keys that it replaced.
+#variable_conflict use_column
+DECLARE
+  v_link      flowguard.link;
+  v_statement text;
+  r_key       flowguard.replaced_constraint;
+BEGIN
+  PERFORM flowguard._serialize();
+  v_link := flowguard._link($1, $2);
+  UPDATE flowguard.link l SET guarded = false, paused = false
+   WHERE l.relation = v_link.relation AND l.link_column = v_link.link_column AND l.guarded;
+  v_link.guarded := false;
+  FOR v_statement IN SELECT o.statement FROM flowguard._obsolete(v_link) o LOOP
+    RAISE DEBUG 'flowguard: %', v_statement;
+    EXECUTE v_statement;
+    RETURN NEXT v_statement;
+  END LOOP;
+  FOR r_key IN
+    DELETE FROM flowguard.replaced_constraint c
+     WHERE c.relation = v_link.relation AND c.link_column = v_link.link_column RETURNING c.*
+  LOOP
+    PERFORM flowguard._add_key_back(r_key.relation, r_key.constraint_name, r_key.definition, r_key.validated, r_key.comment);
+    RETURN NEXT format('ALTER TABLE %s ADD CONSTRAINT %I %s', r_key.relation, r_key.constraint_name, r_key.definition);
+  END LOOP;
+END;
+$unguard$;
+COMMENT ON FUNCTION flowguard.unguard(regclass, name) IS
+  'Takes away triggers, functions, keys and indexes that guard() made for a link and no other link needs, and puts back the '
+  'keys that it replaced; returns what it ran. The link stays registered. Errors: FG107.';
+
+CREATE OR REPLACE FUNCTION flowguard.drop_link(relation regclass, link_column name DEFAULT 'master_flow_id')
+RETURNS flowguard.link
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $drop_link$
+-- Forgets a link that is not guarded.
+#variable_conflict use_column
+DECLARE
+  v_link flowguard.link;
+BEGIN
+  PERFORM flowguard._serialize();
+  SELECT l.* INTO v_link FROM flowguard.link l WHERE l.relation = $1 AND l.link_column = $2;
+  IF v_link.guarded THEN
+    RAISE EXCEPTION 'flowguard: link %.% is guarded', $1, quote_ident($2)
+      USING ERRCODE = 'FG112', DETAIL = 'Its triggers, keys and indexes are in place.',
+            HINT = format('Call flowguard.unguard(%L, %L) first.', $1, $2);
+  END IF;
+  DELETE FROM flowguard.link l WHERE l.relation = $1 AND l.link_column = $2;
+  RETURN v_link;
+END;
+$drop_link$;
+COMMENT ON FUNCTION flowguard.drop_link(regclass, name) IS
+  'Forgets a link and its rules, and returns it; NULL where there was none. Errors: FG112 it is still guarded.';
+
+CREATE OR REPLACE FUNCTION flowguard._replace_functions(p_link flowguard.link) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_replace_functions$
+-- Brings the bodies of the generated functions up to date. Functions only: no table is locked.
+DECLARE
+  v_statement text;
+BEGIN
+  FOR v_statement IN
+    SELECT p.statement FROM flowguard._plan(p_link, false) p WHERE p.statement LIKE 'CREATE OR REPLACE FUNCTION %'
+  LOOP
+    EXECUTE v_statement;
+  END LOOP;
+END;
+$_replace_functions$;
+COMMENT ON FUNCTION flowguard._replace_functions(flowguard.link) IS
+  'Brings the bodies of a link''s generated functions up to date without locking a table.';
+
+CREATE OR REPLACE FUNCTION flowguard._set_paused(p_relation regclass, p_link_column name, p_paused boolean)
+RETURNS flowguard.link
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_set_paused$
+DECLARE
+  v_link flowguard.link;
+BEGIN
+  PERFORM flowguard._serialize();
+  v_link := flowguard._link(p_relation, p_link_column);
+  IF NOT v_link.guarded THEN
+    RAISE EXCEPTION 'flowguard: link %.% is not guarded', p_relation, quote_ident(p_link_column)
+      USING ERRCODE = 'FG107', DETAIL = 'There is nothing to pause or to resume.',
+            HINT = format('Call flowguard.guard(%L, %L) first.', p_relation, p_link_column);
+  END IF;
+  v_link.paused := p_paused;
+  UPDATE flowguard.link l SET paused = p_paused
+   WHERE l.relation = p_relation AND l.link_column = p_link_column AND l.paused <> p_paused;
+  PERFORM flowguard._replace_functions(v_link);
+  RETURN v_link;
+END;
+$_set_paused$;
+COMMENT ON FUNCTION flowguard._set_paused(regclass, name, boolean) IS 'What pause() and resume() share; raises FG107.';
+
+CREATE OR REPLACE FUNCTION flowguard.pause(relation regclass, link_column name DEFAULT 'master_flow_id') RETURNS flowguard.link
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $pause$
+  SELECT flowguard._set_paused($1, $2, true);
+$pause$;
+COMMENT ON FUNCTION flowguard.pause(regclass, name) IS
+  'Makes the triggers of a link do nothing, until resume(): function bodies are replaced, no table is locked. Foreign keys '
+  'go on to hold. Returns the link. Errors: FG107 no such link, or not guarded.';
+
+CREATE OR REPLACE FUNCTION flowguard.resume(relation regclass, link_column name DEFAULT 'master_flow_id') RETURNS flowguard.link
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $resume$
+  SELECT flowguard._set_paused($1, $2, false);
+$resume$;
+COMMENT ON FUNCTION flowguard.resume(regclass, name) IS
+  'Ends pause(). Rows written meanwhile are listed in flowguard.violation; repair links them. Returns the link. Errors: FG107.';
+
+COMMIT;

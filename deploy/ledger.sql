@@ -1,0 +1,204 @@
+-- Deploy pyflowguard:ledger to pg
+-- What was changed by whom: runs of repair with every value they wrote, rows taken out, and transactions that were let past
+-- the guard. Tables are named by text here: the ledger outlives what it speaks of.
+
+BEGIN;
+
+CREATE TABLE IF NOT EXISTS flowguard.repair_run (
+  run_id      bigint      NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+  finished_at timestamptz,
+  status      text        NOT NULL DEFAULT 'running'
+                          CHECK (status IN ('running', 'finished', 'stopped', 'undoing', 'undone')),
+  relation    text,
+  link_column text,
+  note        text,
+  started_by  text        NOT NULL DEFAULT session_user,
+  pid         integer     NOT NULL DEFAULT pg_backend_pid(),
+  linked      bigint      NOT NULL DEFAULT 0,
+  translated  bigint      NOT NULL DEFAULT 0,
+  quarantined bigint      NOT NULL DEFAULT 0,
+  unlinked    bigint      NOT NULL DEFAULT 0,
+  followed    bigint      NOT NULL DEFAULT 0,
+  remaining   bigint,
+  restored    bigint      NOT NULL DEFAULT 0,
+  skipped     bigint      NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE flowguard.repair_run IS 'Runs of flowguard.repair(); read it through the view flowguard.run.';
+
+CREATE TABLE IF NOT EXISTS flowguard.repair_change (
+  change_id   bigint      NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  run_id      bigint      NOT NULL REFERENCES flowguard.repair_run,
+  schema_name text        NOT NULL,
+  table_name  text        NOT NULL,
+  link_column text        NOT NULL,
+  row_key     jsonb       NOT NULL,
+  kind        text        NOT NULL CHECK (kind IN ('linked', 'translated', 'unlinked', 'followed')),
+  rule        integer,
+  old_link    text,
+  new_link    text,
+  changed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+  undone      text        CHECK (undone IN ('restored', 'skipped'))
+);
+COMMENT ON TABLE flowguard.repair_change IS 'Links that a run wrote; read it through the view flowguard.run_change.';
+CREATE INDEX IF NOT EXISTS repair_change_run_id_change_id_idx ON flowguard.repair_change (run_id, change_id);
+
+CREATE TABLE IF NOT EXISTS flowguard.quarantined_row (
+  quarantine_id  bigint      NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  run_id         bigint      NOT NULL REFERENCES flowguard.repair_run,
+  schema_name    text        NOT NULL,
+  table_name     text        NOT NULL,
+  row_key        jsonb       NOT NULL,
+  action         text        NOT NULL CHECK (action IN ('deleted', 'set')),
+  column_names   text[]      NOT NULL,
+  column_values  text[]      NOT NULL,
+  link_column    text,
+  reason         text        NOT NULL,
+  quarantined_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  restored_at    timestamptz
+);
+COMMENT ON TABLE flowguard.quarantined_row IS
+  'Rows that a run took out, and columns that their removal set; read it through the view flowguard.quarantine.';
+CREATE INDEX IF NOT EXISTS quarantined_row_run_id_quarantine_id_idx ON flowguard.quarantined_row (run_id, quarantine_id);
+
+CREATE TABLE IF NOT EXISTS flowguard.privileged_transaction (
+  id         bigint      NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  xid        xid8        NOT NULL,
+  started_at timestamptz NOT NULL,
+  kind       text        NOT NULL CHECK (kind IN ('bypass', 'repair', 'undo')),
+  run_id     bigint,
+  reason     text,
+  done_by    text        NOT NULL DEFAULT session_user
+);
+COMMENT ON TABLE flowguard.privileged_transaction IS
+  'Transactions that the guard treats in a way of their own: bypassed ones are kept here for good, those of repair and '
+  'undo while they run.';
+CREATE INDEX IF NOT EXISTS privileged_transaction_xid_idx ON flowguard.privileged_transaction (xid);
+
+COMMENT ON COLUMN flowguard.repair_run.run_id IS 'Number of the run; undo() takes it.';
+COMMENT ON COLUMN flowguard.repair_run.started_at IS 'When it began.';
+COMMENT ON COLUMN flowguard.repair_run.finished_at IS 'When it ended; NULL while it runs or where it was stopped.';
+COMMENT ON COLUMN flowguard.repair_run.status IS
+  'running, finished, stopped (its session ended before it did), undoing (undone in part) or undone.';
+COMMENT ON COLUMN flowguard.repair_run.relation IS 'The table that was asked for; NULL for all.';
+COMMENT ON COLUMN flowguard.repair_run.link_column IS 'The link that was asked for; NULL for all.';
+COMMENT ON COLUMN flowguard.repair_run.note IS 'What the caller said it was for.';
+COMMENT ON COLUMN flowguard.repair_run.started_by IS 'The session''s user.';
+COMMENT ON COLUMN flowguard.repair_run.pid IS 'The server process that ran it.';
+COMMENT ON COLUMN flowguard.repair_run.linked IS 'Rows that a rule linked.';
+COMMENT ON COLUMN flowguard.repair_run.translated IS 'Links that held an alternate key and now hold the key.';
+COMMENT ON COLUMN flowguard.repair_run.quarantined IS 'Orphans taken out, without the rows that went with them.';
+COMMENT ON COLUMN flowguard.repair_run.unlinked IS 'Dangling links set to NULL.';
+COMMENT ON COLUMN flowguard.repair_run.followed IS 'Links that late linking wrote because of the run.';
+COMMENT ON COLUMN flowguard.repair_run.remaining IS 'Rows that were left unlinked or dangling.';
+COMMENT ON COLUMN flowguard.repair_run.restored IS 'Links and rows that undo() put back.';
+COMMENT ON COLUMN flowguard.repair_run.skipped IS 'Links that undo() left, since they are no longer what the run wrote.';
+COMMENT ON COLUMN flowguard.repair_change.change_id IS 'Order of the changes.';
+COMMENT ON COLUMN flowguard.repair_change.run_id IS 'The run.';
+COMMENT ON COLUMN flowguard.repair_change.schema_name IS 'Schema of the table at that time.';
+COMMENT ON COLUMN flowguard.repair_change.table_name IS 'Name of the table at that time.';
+COMMENT ON COLUMN flowguard.repair_change.link_column IS 'The link.';
+COMMENT ON COLUMN flowguard.repair_change.row_key IS 'The row''s key, by column.';
+COMMENT ON COLUMN flowguard.repair_change.kind IS
+  'linked by a rule, translated from an alternate key, unlinked (set to NULL), or followed a link that the run wrote.';
+COMMENT ON COLUMN flowguard.repair_change.rule IS 'Position of the rule that linked it.';
+COMMENT ON COLUMN flowguard.repair_change.old_link IS 'The link before, as text.';
+COMMENT ON COLUMN flowguard.repair_change.new_link IS 'The link that was written, as text.';
+COMMENT ON COLUMN flowguard.repair_change.changed_at IS 'When it was written.';
+COMMENT ON COLUMN flowguard.repair_change.undone IS
+  'restored: undo() put the old link back; skipped: the link was no longer the one written; NULL: not undone.';
+COMMENT ON COLUMN flowguard.quarantined_row.quarantine_id IS 'Order in which rows are put back.';
+COMMENT ON COLUMN flowguard.quarantined_row.run_id IS 'The run that took it out.';
+COMMENT ON COLUMN flowguard.quarantined_row.schema_name IS 'Schema of the table at that time.';
+COMMENT ON COLUMN flowguard.quarantined_row.table_name IS 'Name of the table at that time.';
+COMMENT ON COLUMN flowguard.quarantined_row.row_key IS 'The row''s key, by column.';
+COMMENT ON COLUMN flowguard.quarantined_row.action IS
+  'deleted: the whole row is kept here; set: the row stayed, and the removal set these columns to NULL or their default.';
+COMMENT ON COLUMN flowguard.quarantined_row.column_names IS 'The columns kept; generated ones are left out.';
+COMMENT ON COLUMN flowguard.quarantined_row.column_values IS
+  'Their values as output text under DateStyle ISO, IntervalStyle postgres, TimeZone UTC, extra_float_digits 1.';
+COMMENT ON COLUMN flowguard.quarantined_row.link_column IS 'The dangling link; NULL for a row that went with another.';
+COMMENT ON COLUMN flowguard.quarantined_row.reason IS 'Why it was taken out.';
+COMMENT ON COLUMN flowguard.quarantined_row.quarantined_at IS 'When it was taken out.';
+COMMENT ON COLUMN flowguard.quarantined_row.restored_at IS 'When undo() put it back; NULL while it is held.';
+COMMENT ON COLUMN flowguard.privileged_transaction.id IS 'Order of the entries.';
+COMMENT ON COLUMN flowguard.privileged_transaction.xid IS 'The transaction.';
+COMMENT ON COLUMN flowguard.privileged_transaction.started_at IS
+  'When the transaction began; with xid it names the transaction, also in a copy of the database.';
+COMMENT ON COLUMN flowguard.privileged_transaction.kind IS
+  'bypass: checks are lifted; repair: late links are written to the ledger; undo: nothing is filled or followed.';
+COMMENT ON COLUMN flowguard.privileged_transaction.run_id IS 'The run, for repair and undo.';
+COMMENT ON COLUMN flowguard.privileged_transaction.reason IS 'The reason given to bypass().';
+COMMENT ON COLUMN flowguard.privileged_transaction.done_by IS 'The session''s user.';
+
+CREATE OR REPLACE VIEW flowguard.run AS
+  SELECT r.run_id, r.started_at, r.finished_at, r.status, r.linked, r.translated, r.quarantined, r.unlinked, r.followed,
+         r.remaining, r.restored, r.skipped, r.relation, r.link_column, r.note, r.started_by
+    FROM flowguard.repair_run r;
+COMMENT ON VIEW flowguard.run IS 'Runs of flowguard.repair() with what each did.';
+
+CREATE OR REPLACE VIEW flowguard.run_change AS
+  SELECT c.run_id, c.change_id, c.schema_name, c.table_name, c.link_column, c.row_key, c.kind, c.rule, c.old_link,
+         c.new_link, c.changed_at, c.undone
+    FROM flowguard.repair_change c;
+COMMENT ON VIEW flowguard.run_change IS 'Every link that a run wrote, before and after.';
+
+CREATE OR REPLACE VIEW flowguard.quarantine AS
+  SELECT q.quarantine_id, q.run_id, q.schema_name, q.table_name, q.row_key, q.action, q.column_names, q.column_values,
+         q.link_column, q.reason, q.quarantined_at
+    FROM flowguard.quarantined_row q
+   WHERE q.restored_at IS NULL;
+COMMENT ON VIEW flowguard.quarantine IS 'Rows that runs took out and that are still held; undo(run_id) puts them back.';
+
+CREATE OR REPLACE FUNCTION flowguard._mark_transaction(p_kind text, p_run_id bigint, p_reason text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_mark_transaction$
+-- Says what this transaction is. The setting only tells triggers to look; what counts is the row, which cannot be forged.
+  INSERT INTO flowguard.privileged_transaction (xid, started_at, kind, run_id, reason)
+  VALUES (pg_current_xact_id(), now(), p_kind, p_run_id, p_reason);
+  SELECT set_config('flowguard.privileged', p_kind, true);
+$_mark_transaction$;
+COMMENT ON FUNCTION flowguard._mark_transaction(text, bigint, text) IS
+  'Marks the current transaction as one of repair, undo or bypass.';
+
+CREATE OR REPLACE FUNCTION flowguard._unmark_transaction(p_kind text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_unmark_transaction$
+-- Ends what _mark_transaction() began, so that the rest of the transaction is guarded as any other.
+  DELETE FROM flowguard.privileged_transaction t
+   WHERE t.xid = pg_current_xact_id() AND t.started_at = now() AND t.kind = p_kind;
+  SELECT set_config('flowguard.privileged', '', true);
+$_unmark_transaction$;
+COMMENT ON FUNCTION flowguard._unmark_transaction(text) IS 'Ends a mark of the current transaction.';
+
+CREATE OR REPLACE FUNCTION flowguard._is_privileged(p_kind text) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_privileged$
+  SELECT EXISTS (SELECT FROM flowguard.privileged_transaction t
+                  WHERE t.xid = pg_current_xact_id_if_assigned() AND t.started_at = now() AND t.kind = p_kind);
+$_is_privileged$;
+COMMENT ON FUNCTION flowguard._is_privileged(text) IS 'Whether the current transaction bears a mark.';
+
+CREATE OR REPLACE FUNCTION flowguard._current_run() RETURNS bigint
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_current_run$
+  SELECT t.run_id FROM flowguard.privileged_transaction t
+   WHERE t.xid = pg_current_xact_id_if_assigned() AND t.started_at = now() AND t.kind = 'repair';
+$_current_run$;
+COMMENT ON FUNCTION flowguard._current_run() IS 'The run that the current transaction belongs to; NULL for none.';
+
+CREATE OR REPLACE FUNCTION flowguard.bypass(reason text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $bypass$
+-- SECURITY DEFINER: who may bypass is said by EXECUTE on this function, not by rights on the record that it writes.
+BEGIN
+  IF coalesce(btrim($1), '') = '' THEN
+    PERFORM flowguard._refuse_argument('a bypass needs a reason', 'It is kept in flowguard.privileged_transaction.',
+                                       'Call flowguard.bypass(''why the guard must let this pass'').');
+  END IF;
+  PERFORM flowguard._mark_transaction('bypass', NULL, $1);
+  RETURN (SELECT max(t.id) FROM flowguard.privileged_transaction t
+           WHERE t.xid = pg_current_xact_id() AND t.started_at = now());
+END;
+$bypass$;
+COMMENT ON FUNCTION flowguard.bypass(text) IS
+  'Lifts, for the current transaction, what the triggers check (never a foreign key), and records who did and why. '
+  'For flowguard_admin. Returns the number of the record. Errors: FG104 no reason given.';
+REVOKE ALL ON FUNCTION flowguard.bypass(text) FROM PUBLIC;
+
+COMMIT;

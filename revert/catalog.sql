@@ -1,0 +1,19 @@
+-- Revert pyflowguard:catalog from pg
+
+BEGIN;
+
+DROP FUNCTION IF EXISTS flowguard._serialize();
+DROP FUNCTION IF EXISTS flowguard._columns_sql(name[], text);
+DROP FUNCTION IF EXISTS flowguard._fit(text, integer);
+DROP FUNCTION IF EXISTS flowguard._cut(text, integer);
+DROP FUNCTION IF EXISTS flowguard._find_index(regclass, name[], boolean, boolean);
+DROP FUNCTION IF EXISTS flowguard._is_ours(name);
+DROP FUNCTION IF EXISTS flowguard._row_key(regclass);
+DROP FUNCTION IF EXISTS flowguard._key_columns(oid);
+DROP FUNCTION IF EXISTS flowguard._check_same_type(regclass, name, regclass, name);
+DROP FUNCTION IF EXISTS flowguard._equal(regclass, name);
+DROP FUNCTION IF EXISTS flowguard._is_not_null(regclass, name);
+DROP FUNCTION IF EXISTS flowguard._column(regclass, name);
+DROP FUNCTION IF EXISTS flowguard._check_table(regclass);
+
+COMMIT;

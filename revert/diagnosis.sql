@@ -1,0 +1,12 @@
+-- Revert pyflowguard:diagnosis from pg
+
+BEGIN;
+
+DROP FUNCTION IF EXISTS flowguard._refuse_tenantless(regclass, name, jsonb);
+DROP FUNCTION IF EXISTS flowguard._refuse_unlinked(regclass, name, jsonb);
+DROP FUNCTION IF EXISTS flowguard._tenant_text(flowguard.link, jsonb);
+DROP FUNCTION IF EXISTS flowguard._why(flowguard.link, jsonb);
+DROP FUNCTION IF EXISTS flowguard._why_rule(flowguard.link, flowguard.rule, jsonb);
+DROP FUNCTION IF EXISTS flowguard._key_sql_match(regclass, text, text);
+
+COMMIT;

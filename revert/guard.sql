@@ -1,0 +1,34 @@
+-- Revert pyflowguard:guard from pg
+
+BEGIN;
+
+DROP FUNCTION IF EXISTS flowguard.resume(regclass, name);
+DROP FUNCTION IF EXISTS flowguard.pause(regclass, name);
+DROP FUNCTION IF EXISTS flowguard._set_paused(regclass, name, boolean);
+DROP FUNCTION IF EXISTS flowguard._replace_functions(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard.drop_link(regclass, name);
+DROP FUNCTION IF EXISTS flowguard.unguard(regclass, name);
+DROP FUNCTION IF EXISTS flowguard.guard(regclass, name);
+DROP FUNCTION IF EXISTS flowguard.guard_plan(regclass, name);
+DROP FUNCTION IF EXISTS flowguard._plan(flowguard.link, boolean);
+DROP FUNCTION IF EXISTS flowguard._add_key_back(regclass, name, text, boolean, text);
+DROP FUNCTION IF EXISTS flowguard._replace_key(regclass, name, name);
+DROP FUNCTION IF EXISTS flowguard._check_rights(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._obsolete(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._is_alive(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._function_status(text, boolean, text);
+DROP FUNCTION IF EXISTS flowguard._trigger_status(regclass, name, text);
+DROP FUNCTION IF EXISTS flowguard._stamp_trigger(regclass, name, text);
+DROP FUNCTION IF EXISTS flowguard._wanted_triggers(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._changed_sql(regclass, name[]);
+DROP FUNCTION IF EXISTS flowguard._wanted_functions(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._wanted_keys(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._key_sql(name[], regclass, name[], text);
+DROP FUNCTION IF EXISTS flowguard._own_keys(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._delete_action(text);
+DROP FUNCTION IF EXISTS flowguard._by_tenant(flowguard.link, flowguard.rule);
+DROP FUNCTION IF EXISTS flowguard._wanted_indexes(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._index_sql(regclass, name[], boolean, text);
+DROP FUNCTION IF EXISTS flowguard._all_known(regclass, name[]);
+
+COMMIT;

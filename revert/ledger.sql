@@ -1,0 +1,35 @@
+-- Revert pyflowguard:ledger from pg
+
+BEGIN;
+
+-- What is held in quarantine exists nowhere else.
+DO $keep_quarantine$
+DECLARE
+  v_held bigint;
+BEGIN
+  IF to_regclass('flowguard.quarantined_row') IS NOT NULL THEN
+    SELECT count(*) INTO v_held FROM flowguard.quarantined_row WHERE restored_at IS NULL;
+    IF v_held > 0 THEN
+      RAISE EXCEPTION 'flowguard: % rows are still held in quarantine', v_held
+        USING ERRCODE = 'FG205',
+              DETAIL = 'Removing the ledger would lose them.',
+              HINT = 'Call flowguard.undo(run_id) for the runs in flowguard.quarantine, or copy the rows away and delete them.';
+    END IF;
+  END IF;
+END;
+$keep_quarantine$;
+
+DROP FUNCTION IF EXISTS flowguard.bypass(text);
+DROP FUNCTION IF EXISTS flowguard._current_run();
+DROP FUNCTION IF EXISTS flowguard._is_privileged(text);
+DROP FUNCTION IF EXISTS flowguard._unmark_transaction(text);
+DROP FUNCTION IF EXISTS flowguard._mark_transaction(text, bigint, text);
+DROP VIEW IF EXISTS flowguard.quarantine;
+DROP VIEW IF EXISTS flowguard.run_change;
+DROP VIEW IF EXISTS flowguard.run;
+DROP TABLE IF EXISTS flowguard.privileged_transaction;
+DROP TABLE IF EXISTS flowguard.quarantined_row;
+DROP TABLE IF EXISTS flowguard.repair_change;
+DROP TABLE IF EXISTS flowguard.repair_run;
+
+COMMIT;

@@ -1,0 +1,19 @@
+-- Verify pyflowguard:catalog on pg
+
+BEGIN;
+
+SELECT 'flowguard._check_table(regclass)'::regprocedure;
+SELECT 'flowguard._column(regclass, name)'::regprocedure;
+SELECT 'flowguard._is_not_null(regclass, name)'::regprocedure;
+SELECT 'flowguard._equal(regclass, name)'::regprocedure;
+SELECT 'flowguard._check_same_type(regclass, name, regclass, name)'::regprocedure;
+SELECT 'flowguard._key_columns(oid)'::regprocedure;
+SELECT 'flowguard._row_key(regclass)'::regprocedure;
+SELECT 'flowguard._is_ours(name)'::regprocedure;
+SELECT 'flowguard._find_index(regclass, name[], boolean, boolean)'::regprocedure;
+SELECT 'flowguard._cut(text, integer)'::regprocedure;
+SELECT 'flowguard._fit(text, integer)'::regprocedure;
+SELECT 'flowguard._columns_sql(name[], text)'::regprocedure;
+SELECT 'flowguard._serialize()'::regprocedure;
+
+ROLLBACK;

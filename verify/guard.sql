@@ -1,0 +1,34 @@
+-- Verify pyflowguard:guard on pg
+
+BEGIN;
+
+SELECT 'flowguard._all_known(regclass, name[])'::regprocedure;
+SELECT 'flowguard._index_sql(regclass, name[], boolean, text)'::regprocedure;
+SELECT 'flowguard._wanted_indexes(flowguard.link)'::regprocedure;
+SELECT 'flowguard._by_tenant(flowguard.link, flowguard.rule)'::regprocedure;
+SELECT 'flowguard._delete_action(text)'::regprocedure;
+SELECT 'flowguard._own_keys(flowguard.link)'::regprocedure;
+SELECT 'flowguard._key_sql(name[], regclass, name[], text)'::regprocedure;
+SELECT 'flowguard._wanted_keys(flowguard.link)'::regprocedure;
+SELECT 'flowguard._wanted_functions(flowguard.link)'::regprocedure;
+SELECT 'flowguard._changed_sql(regclass, name[])'::regprocedure;
+SELECT 'flowguard._wanted_triggers(flowguard.link)'::regprocedure;
+SELECT 'flowguard._stamp_trigger(regclass, name, text)'::regprocedure;
+SELECT 'flowguard._trigger_status(regclass, name, text)'::regprocedure;
+SELECT 'flowguard._function_status(text, boolean, text)'::regprocedure;
+SELECT 'flowguard._is_alive(flowguard.link)'::regprocedure;
+SELECT 'flowguard._obsolete(flowguard.link)'::regprocedure;
+SELECT 'flowguard._check_rights(flowguard.link)'::regprocedure;
+SELECT 'flowguard._replace_key(regclass, name, name)'::regprocedure;
+SELECT 'flowguard._add_key_back(regclass, name, text, boolean, text)'::regprocedure;
+SELECT 'flowguard._plan(flowguard.link, boolean)'::regprocedure;
+SELECT 'flowguard.guard_plan(regclass, name)'::regprocedure;
+SELECT 'flowguard.guard(regclass, name)'::regprocedure;
+SELECT 'flowguard.unguard(regclass, name)'::regprocedure;
+SELECT 'flowguard.drop_link(regclass, name)'::regprocedure;
+SELECT 'flowguard._replace_functions(flowguard.link)'::regprocedure;
+SELECT 'flowguard._set_paused(regclass, name, boolean)'::regprocedure;
+SELECT 'flowguard.pause(regclass, name)'::regprocedure;
+SELECT 'flowguard.resume(regclass, name)'::regprocedure;
+
+ROLLBACK;

@@ -1,0 +1,7 @@
+-- Verify pyflowguard:schema on pg
+
+BEGIN;
+
+SELECT 'flowguard'::regnamespace;
+
+ROLLBACK;
