@@ -25,6 +25,7 @@ _NAME = (
     rf"(?<![{_PUNCTUATION}])\b"  # ... and ends in no punctuation
 )
 _NOTE = re.compile(rf"{_BLANK}*(?:\#{_BLANK}*(?P<note>.*))?$")
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _PRAGMA = re.compile(
     rf"{_BLANK}*%{_BLANK}*(?P<name>[^{_PUNCTUATION}](?:[^\s=]*?[^{_PUNCTUATION}\s])?)"
     rf"(?:{_BLANK}*={_BLANK}*(?P<value>.+))?"
@@ -33,7 +34,7 @@ _LINE = re.compile(
     rf"{_BLANK}*(?:(?P<tag>@)|{_BLANK}*(?P<operator>[+-]){_BLANK}*)?"
     rf"(?P<name>{_NAME})(?:{_BLANK}+)?"
     rf"(?:\[(?P<dependencies>[^\]]+)\]{_BLANK}*)?"
-    rf"(?:(?P<date>\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ){_BLANK}*)?"
+    rf"(?:(?P<date>{_TIMESTAMP.pattern}){_BLANK}*)?"
     rf"(?:(?P<planner>[^<]+{_BLANK}+<[^>]+>))?"
 )
 _PLANNER = re.compile(rf"(?P<name>[^<]+){_BLANK}+<(?P<email>[^>]+)>")
@@ -280,7 +281,7 @@ class _Reader:
 
     def _read_line(self, content: str, note: str) -> None:
         match = _LINE.fullmatch(content)
-        if match is None:
+        if match is None or (match["date"] is None and _TIMESTAMP.search(content)):
             raise self._error("neither a change nor a tag: NAME [DEPENDENCIES] TIMESTAMP PLANNER <EMAIL> is expected.")
         if match["date"] is None:
             raise self._error("the timestamp is missing (YYYY-MM-DDTHH:MM:SSZ).")
