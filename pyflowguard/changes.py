@@ -428,29 +428,29 @@ class _Runner:
     def _pending(self, connection: Connection, records: Sequence[Record], end: int) -> tuple[Change, ...]:
         _check_history(self.plan, records)
         pending = self.plan.changes[len(records) : end]
+        present = {record.change for record in records}
         for change in pending:
             self.plan.script_hash(change)  # raises before anything is run if there is no script
             for dependency in change.requires + change.conflicts:
-                self._check_dependency(connection, change, dependency, records)
+                self._check_dependency(connection, change, dependency, present)
+            present.add(change.name)
         return pending
 
     def _check_dependency(
-        self, connection: Connection, change: Change, dependency: Dependency, records: Sequence[Record]
+        self, connection: Connection, change: Change, dependency: Dependency, present: set[str]
     ) -> None:
-        """Dependencies within the plan hold by its order; what is left is other projects' changes, and conflicts."""
-        if dependency.project is None:
-            before = {record.change for record in records} | {record.change_id for record in records}
-            name = dependency.key.partition("@")[0]
-            present = name in before or not dependency.conflict
-        else:
-            others = _read_records(connection, dependency.project)
-            name = dependency.key.partition("@")[0]
-            present = any(name in {record.change, record.change_id} for record in others)
-        if dependency.conflict and present:
+        """Check what the order of the plan does not settle: other projects' changes, and conflicts."""
+        if dependency.project is not None:
+            records = _read_records(connection, dependency.project)
+            present = {record.change for record in records} | {record.change_id for record in records}
+        elif not dependency.conflict:
+            return
+        is_there = dependency.key.partition("@")[0] in present
+        if dependency.conflict and is_there:
             raise DependencyMissing(
                 f"{change.name} conflicts with {dependency}, which is deployed.", hint=f"Revert {dependency} first."
             )
-        if not dependency.conflict and not present:
+        if not dependency.conflict and not is_there:
             raise DependencyMissing(
                 f"{change.name} requires {dependency}, which is not deployed.", hint=f"Deploy {dependency} first."
             )
