@@ -1,5 +1,5 @@
 -- Deploy pyflowguard:diagnosis to pg
--- Why a row has no link: rule by rule, for the error at commit and for flowguard.violation.
+-- What is wrong with a row, and why it has no link: for the error at commit, flowguard.violation and the counts of health.
 
 BEGIN;
 
@@ -193,5 +193,61 @@ END;
 $_refuse_tenantless$;
 COMMENT ON FUNCTION flowguard._refuse_tenantless(regclass, name, jsonb) IS
   'Raises FG002: a row of an enforced link has a link and no tenant.';
+
+CREATE OR REPLACE FUNCTION flowguard._judged_rows(p_link flowguard.link) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_judged_rows$
+-- SQL text for FROM: each child row c with its master m and, for each rule that must agree, the row a<position> referred to.
+DECLARE
+  v_master flowguard.master := flowguard._master(p_link.master);
+  v_text   text;
+BEGIN
+  v_text := format('%s c LEFT JOIN %s m ON m.%I %s c.%I%s', p_link.relation, v_master.relation, v_master.key_column,
+                   flowguard._equal(v_master.relation, v_master.key_column), p_link.link_column,
+                   CASE WHEN flowguard._find_index(v_master.relation, ARRAY[v_master.key_column], true, false) IS NULL
+                     THEN flowguard._master_match(p_link, 'c', true) ELSE '' END);
+  SELECT v_text || coalesce(string_agg(format(' LEFT JOIN %1$s a%2$s ON a%2$s.%3$I %4$s c.%5$I', r.source, r."position",
+                                              r.source_key, flowguard._equal(r.source, r.source_key), r.via_column),
+                                       '' ORDER BY r."position"), '')
+    INTO v_text FROM flowguard._rules(p_link) r WHERE r.agree;
+  RETURN v_text;
+END;
+$_judged_rows$;
+COMMENT ON FUNCTION flowguard._judged_rows(flowguard.link) IS
+  'SQL text for FROM: child rows with their masters and the rows that they must agree with.';
+
+CREATE OR REPLACE FUNCTION flowguard._judgement(p_link flowguard.link) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_judgement$
+-- SQL text over _judged_rows(): unlinked, dangling, mismatched, tenantless (linked, but its tenant is not known) or linked.
+DECLARE
+  v_master  flowguard.master := flowguard._master(p_link.master);
+  v_differs text;
+BEGIN
+  SELECT string_agg(format(' OR a%1$s.%2$I IS NOT NULL AND (a%1$s.%3$I IS NULL OR NOT a%1$s.%3$I %4$s c.%5$I)', r."position",
+                           r.source_key, r.source_link, flowguard._equal(r.source, r.source_link), p_link.link_column),
+                    '' ORDER BY r."position")
+    INTO v_differs FROM flowguard._rules(p_link) r WHERE r.agree;
+  RETURN format('CASE WHEN c.%1$I IS NULL THEN ''unlinked'' WHEN m.%2$I IS NULL THEN ''dangling'' '
+                'WHEN NOT (true%3$s)%4$s THEN ''mismatched'' WHEN %5$s THEN ''tenantless'' ELSE ''linked'' END',
+                p_link.link_column, v_master.key_column, flowguard._master_match(p_link, 'c', false), coalesce(v_differs, ''),
+                coalesce(flowguard._unknown_tenant_sql(p_link, 'c.'), 'false'));
+END;
+$_judgement$;
+COMMENT ON FUNCTION flowguard._judgement(flowguard.link) IS
+  'SQL text over judged rows: unlinked, dangling, mismatched, tenantless or linked.';
+
+CREATE OR REPLACE FUNCTION flowguard._count_links(
+  p_link flowguard.link, OUT total bigint, OUT linked bigint, OUT unlinked bigint, OUT dangling bigint,
+  OUT mismatched bigint, OUT tenantless bigint
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_count_links$
+-- How many rows of a link are what; an error rather than a partial count where row security hides some.
+BEGIN
+  EXECUTE format('SELECT count(*), count(*) FILTER (WHERE k = ''linked''), count(*) FILTER (WHERE k = ''unlinked''), '
+                 'count(*) FILTER (WHERE k = ''dangling''), count(*) FILTER (WHERE k = ''mismatched''), '
+                 'count(*) FILTER (WHERE k = ''tenantless'') FROM (SELECT %s AS k FROM %s) AS j',
+                 flowguard._judgement(p_link), flowguard._judged_rows(p_link))
+    INTO total, linked, unlinked, dangling, mismatched, tenantless;
+END;
+$_count_links$;
+COMMENT ON FUNCTION flowguard._count_links(flowguard.link) IS 'How many rows of a link are linked, unlinked and wrong.';
 
 COMMIT;

@@ -724,6 +724,49 @@ $_replace_functions$;
 COMMENT ON FUNCTION flowguard._replace_functions(flowguard.link) IS
   'Brings the bodies of a link''s generated functions up to date without locking a table.';
 
+CREATE OR REPLACE FUNCTION flowguard.set_mode(
+  relation regclass, mode text, link_column name DEFAULT 'master_flow_id'
+) RETURNS flowguard.link
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $set_mode$
+-- Changes the mode and, where the link is guarded, what depends on it. Writers wait while rows are counted for enforce.
+#variable_conflict use_column
+DECLARE
+  p_mode  ALIAS FOR $2;
+  v_link  flowguard.link;
+  v_count record;
+BEGIN
+  PERFORM flowguard._serialize();
+  v_link := flowguard._link($1, $3);
+  IF p_mode IS NULL OR p_mode NOT IN ('observe', 'enforce') THEN
+    PERFORM flowguard._refuse_argument(format('mode %s is unknown', coalesce(quote_literal(p_mode), 'NULL')),
+      'observe accepts and lists unlinked rows, enforce refuses them at commit.', 'Pass ''observe'' or ''enforce''.');
+  END IF;
+  IF v_link.mode = p_mode THEN
+    RETURN v_link;
+  END IF;
+  IF p_mode = 'enforce' THEN
+    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', v_link.relation);
+    v_count := flowguard._count_links(v_link);
+    IF v_count.linked < v_count.total THEN
+      RAISE EXCEPTION 'flowguard: link %.% cannot be enforced yet', v_link.relation, quote_ident(v_link.link_column)
+        USING ERRCODE = 'FG113',
+              DETAIL = format('Of %s rows %s are unlinked, %s dangling, %s mismatched and %s without a tenant.', v_count.total,
+                              v_count.unlinked, v_count.dangling, v_count.mismatched, v_count.tenantless),
+              HINT = format('See flowguard.violation, run "CALL flowguard.repair(%L)", then set the mode again.', v_link.relation);
+    END IF;
+  END IF;
+  UPDATE flowguard.link l SET mode = p_mode WHERE l.relation = v_link.relation AND l.link_column = v_link.link_column;
+  v_link.mode := p_mode;
+  IF v_link.guarded THEN
+    PERFORM flowguard.guard(v_link.relation, v_link.link_column);
+  END IF;
+  RETURN v_link;
+END;
+$set_mode$;
+COMMENT ON FUNCTION flowguard.set_mode(regclass, text, name) IS
+  'Sets the mode of a link, observe or enforce, and brings a guarded link up to date. Returns the link. '
+  'Errors: FG104 no such mode, FG107 no such link, FG113 rows are unlinked or wrong.';
+
 CREATE OR REPLACE FUNCTION flowguard._set_paused(p_relation regclass, p_link_column name, p_paused boolean)
 RETURNS flowguard.link
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_set_paused$

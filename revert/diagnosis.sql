@@ -2,6 +2,9 @@
 
 BEGIN;
 
+DROP FUNCTION IF EXISTS flowguard._count_links(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._judgement(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._judged_rows(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._refuse_tenantless(regclass, name, jsonb);
 DROP FUNCTION IF EXISTS flowguard._refuse_unlinked(regclass, name, jsonb);
 DROP FUNCTION IF EXISTS flowguard._tenant_text(flowguard.link, jsonb);

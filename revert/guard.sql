@@ -5,6 +5,7 @@ BEGIN;
 DROP FUNCTION IF EXISTS flowguard.resume(regclass, name);
 DROP FUNCTION IF EXISTS flowguard.pause(regclass, name);
 DROP FUNCTION IF EXISTS flowguard._set_paused(regclass, name, boolean);
+DROP FUNCTION IF EXISTS flowguard.set_mode(regclass, text, name);
 DROP FUNCTION IF EXISTS flowguard._replace_functions(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard.drop_link(regclass, name);
 DROP FUNCTION IF EXISTS flowguard.unguard(regclass, name);

@@ -27,6 +27,7 @@ SELECT 'flowguard.guard(regclass, name)'::regprocedure;
 SELECT 'flowguard.unguard(regclass, name)'::regprocedure;
 SELECT 'flowguard.drop_link(regclass, name)'::regprocedure;
 SELECT 'flowguard._replace_functions(flowguard.link)'::regprocedure;
+SELECT 'flowguard.set_mode(regclass, text, name)'::regprocedure;
 SELECT 'flowguard._set_paused(regclass, name, boolean)'::regprocedure;
 SELECT 'flowguard.pause(regclass, name)'::regprocedure;
 SELECT 'flowguard.resume(regclass, name)'::regprocedure;
