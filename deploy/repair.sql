@@ -1,0 +1,813 @@
+-- Deploy pyflowguard:repair to pg
+-- Links what is already there: batch by batch, each in a transaction of its own, each value written down before and after.
+-- Functions here that write application tables set no search_path: the application's own triggers would inherit it.
+
+BEGIN;
+
+CREATE OR REPLACE FUNCTION flowguard._operator(p_relation regclass, p_column name, p_strategy integer) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_operator$
+-- The comparison that belongs to the column's equality: 1 <, 2 <=, 4 >=, 5 >.
+  SELECT regexp_replace(flowguard._equal(p_relation, p_column), '\.=\)$',
+                        '.' || (ARRAY['<', '<=', '=', '>=', '>'])[p_strategy] || ')');
+$_operator$;
+COMMENT ON FUNCTION flowguard._operator(regclass, name, integer) IS
+  'A comparison operator of a column, qualified, by btree strategy number.';
+
+CREATE OR REPLACE FUNCTION flowguard._key_bound(p_relation regclass, p_alias text, p_strategy integer, p_key text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_key_bound$
+-- SQL text: the row's key lies beyond the one that a jsonb expression holds; a row comparison that the key's index serves.
+  SELECT format('ROW(%s) %s ROW(%s)', flowguard._columns_sql(flowguard._row_key(p_relation), p_alias || '.'),
+                flowguard._operator(p_relation, (flowguard._row_key(p_relation))[1], p_strategy),
+                (SELECT string_agg(format('(%s OPERATOR(pg_catalog.->>) %L)::%s', p_key, k.name,
+                                          (SELECT c.type_name FROM flowguard._column(p_relation, k.name) c)), ', ' ORDER BY k.n)
+                   FROM unnest(flowguard._row_key(p_relation)) WITH ORDINALITY AS k (name, n)));
+$_key_bound$;
+COMMENT ON FUNCTION flowguard._key_bound(regclass, text, integer, text) IS 'SQL text: a row''s key lies beyond another.';
+
+CREATE OR REPLACE FUNCTION flowguard._link_order() RETURNS SETOF flowguard.link
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_link_order$
+-- Links whose tables are there, sources before those that take a link from them.
+  WITH RECURSIVE depth (relation, link_column, n) AS (
+    SELECT l.relation, l.link_column, 0 FROM flowguard.link l
+    UNION
+    SELECT r.relation, r.link_column, d.n + 1
+      FROM depth d
+      JOIN flowguard.rule r ON r.source = d.relation AND r.source_link = d.link_column
+  )
+  SELECT l.*
+    FROM flowguard.link l
+    JOIN depth d ON d.relation = l.relation AND d.link_column = l.link_column
+   WHERE flowguard._is_alive(l)
+   GROUP BY l.relation, l.link_column
+   ORDER BY max(d.n), l.stem;
+$_link_order$;
+COMMENT ON FUNCTION flowguard._link_order() IS 'All links, sources before what depends on them.';
+
+CREATE OR REPLACE FUNCTION flowguard._repair_query(p_link flowguard.link) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_repair_query$
+-- One batch of a link as one statement. Parameters: $1 run, $2 key after which to begin (NULL: the start), $3 last key,
+-- $4 rows to look at, $5 schema, $6 table. Result: last_key, scanned, linked, translated, unlinked, remaining, and the
+-- orphans' keys and links.
+-- The steps: the batch; of it what is unlinked or dangling; what each rule and each alternate key says of that, by joins;
+-- what to do; the writing, where the link is still what was judged; the ledger.
+DECLARE
+  v_master   flowguard.master := flowguard._master(p_link.master);
+  v_key      name[] := flowguard._row_key(p_link.relation);
+  v_equal    text := flowguard._equal(p_link.relation, p_link.link_column);
+  v_find     text;
+  v_joins    text := '';
+  v_new      text := '';   -- WHEN … THEN … by rule
+  v_rule     text := '';
+  v_waits    text := 'false';
+  v_earlier  text := 'true';   -- no earlier rule yields a master or makes the row wait
+  v_agreed   text := 'NULL';
+  v_row      text;
+  v_kind     text;
+  v_alternate text;
+  r_rule     flowguard.rule;
+BEGIN
+  v_find := format('LEFT JOIN %s m%%1$s ON m%%1$s.%I %s %%2$s%s', v_master.relation, v_master.key_column,
+                   flowguard._equal(v_master.relation, v_master.key_column), '%3$s');
+  FOR r_rule IN SELECT * FROM flowguard._rules(p_link) LOOP
+    CONTINUE WHEN r_rule.kind = 'session';
+    v_row := 'm' || r_rule."position" || '.' || quote_ident(v_master.key_column);
+    IF r_rule.kind = 'reference' THEN
+      v_joins := v_joins || format(
+        E'\n    LEFT JOIN %1$s s%2$s ON s%2$s.%3$I %4$s b.%5$I%6$s\n    LEFT JOIN %7$s m%2$s ON m%2$s.%8$I %9$s s%2$s.%10$I%11$s',
+        r_rule.source, r_rule."position", r_rule.source_key, flowguard._equal(r_rule.source, r_rule.source_key),
+        r_rule.via_column,
+        flowguard._match_tenants(r_rule.source, r_rule.source_tenant_columns, 's' || r_rule."position" || '.',
+                                 p_link.relation, p_link.tenant_columns,
+                                 flowguard._row_refs(p_link, p_link.tenant_columns, 'b'), false),
+        v_master.relation, v_master.key_column, flowguard._equal(v_master.relation, v_master.key_column),
+        r_rule.source_link,
+        flowguard._match_tenants(v_master.relation, v_master.tenant_columns, 'm' || r_rule."position" || '.',
+                                 p_link.relation, p_link.tenant_columns,
+                                 flowguard._row_refs(p_link, p_link.tenant_columns, 'b'), false));
+      v_new := v_new || format(' WHEN %1$s IS NOT NULL THEN %1$s', v_row);
+      v_rule := v_rule || format(' WHEN %s IS NOT NULL THEN %s', v_row, r_rule."position");
+      IF r_rule.agree THEN
+        v_waits := format('%s OR %s AND b.%I IS NOT NULL AND s%s.%I IS NOT NULL AND s%s.%I IS NULL', v_waits, v_earlier,
+                          r_rule.via_column, r_rule."position", r_rule.source_key, r_rule."position", r_rule.source_link);
+        v_agreed := CASE WHEN v_agreed = 'NULL' THEN v_row ELSE format('coalesce(%s, %s)', v_agreed, v_row) END;
+        v_new := v_new || format(' WHEN b.%I IS NOT NULL THEN NULL', r_rule.via_column);
+        v_earlier := v_earlier || format(' AND b.%I IS NULL', r_rule.via_column);
+      ELSE
+        v_earlier := v_earlier || format(' AND %s IS NULL', v_row);
+      END IF;
+    ELSE
+      v_joins := v_joins || format(
+        E'\n    LEFT JOIN LATERAL (SELECT x.link AS %6$I%1$s FROM (\n     %2$s) x WHERE %3$s AND %4$s) m%5$s ON true',
+        CASE WHEN r_rule.on_ambiguous = 'leave'
+          THEN format(', EXISTS (%s) AS is_ambiguous', flowguard._other_master_query(p_link, r_rule, 'b', 'x.link')) ELSE '' END,
+        flowguard._nearest_query(p_link, r_rule, 'b'),
+        flowguard._time_is_usable(format('b.%I', r_rule.time_column)), v_earlier, r_rule."position", v_master.key_column);
+      IF r_rule.on_ambiguous = 'leave' THEN
+        v_new := v_new || format(' WHEN m%s.is_ambiguous THEN NULL', r_rule."position");
+        v_earlier := v_earlier || format(' AND m%s.is_ambiguous IS NOT TRUE', r_rule."position");
+      END IF;
+      v_new := v_new || format(' WHEN %1$s IS NOT NULL THEN %1$s', v_row);
+      v_rule := v_rule || format(' WHEN %s IS NOT NULL THEN %s', v_row, r_rule."position");
+      v_earlier := v_earlier || format(' AND %s IS NULL', v_row);
+    END IF;
+  END LOOP;
+  SELECT string_agg(format('a.%I %s b.%I', k.name, flowguard._equal(v_master.relation, k.name), p_link.link_column), ' OR ')
+    INTO v_alternate FROM unnest(v_master.alternate_keys) AS k (name);
+  IF v_alternate IS NULL THEN
+    v_alternate := 'false';
+  END IF;
+  -- An orphan is a dangling row that nothing can mend and that waits for nothing.
+  v_kind := format(
+    'CASE WHEN b.%1$I IS NOT NULL AND t.hits = 1 AND (%2$s IS NULL OR %2$s %3$s t.key) THEN ''translated'' '
+    'WHEN n.new_link IS NOT NULL THEN ''linked'' '
+    'WHEN b.%1$I IS NULL OR t.hits > 1 THEN ''kept'' '
+    'WHEN %4$s THEN %5$L %6$s ELSE %7$L END',
+    p_link.link_column, v_agreed || CASE WHEN v_agreed = 'NULL' THEN format('::%s', (SELECT c.type_name
+      FROM flowguard._column(p_link.relation, p_link.link_column) c)) ELSE '' END, v_equal, '(' || v_waits || ')',
+    CASE WHEN p_link.mode = 'enforce' OR p_link.on_orphan = 'keep' THEN 'kept' ELSE 'unlinked' END,
+    (SELECT coalesce(string_agg(format('WHEN m%s.is_ambiguous THEN ''kept''', r."position"), ' ' ORDER BY r."position"), '')
+       FROM flowguard._rules(p_link) r WHERE r.on_ambiguous = 'leave'),
+    CASE WHEN p_link.on_orphan = 'quarantine' THEN 'orphan'
+         WHEN p_link.on_orphan = 'keep' OR p_link.mode = 'enforce' THEN 'kept' ELSE 'unlinked' END);
+  IF p_link.mode = 'enforce' AND flowguard._unknown_tenant_sql(p_link, 'b.') IS NOT NULL THEN
+    v_kind := format('CASE WHEN %s THEN ''kept'' ELSE %s END', flowguard._unknown_tenant_sql(p_link, 'b.'), v_kind);
+  END IF;
+
+  RETURN format($query$
+  WITH batch AS MATERIALIZED (
+    SELECT %1$s FROM %2$s c
+     WHERE ($2 IS NULL OR %3$s) AND %4$s
+     ORDER BY %5$s LIMIT $4
+  ), broken AS MATERIALIZED (
+    SELECT b.* FROM batch b
+     WHERE b.%6$I IS NULL
+        OR NOT EXISTS (SELECT FROM %7$s m WHERE m.%8$I %9$s b.%6$I%10$s)
+  ), decided AS MATERIALIZED (
+    SELECT %11$s, b.%6$I AS old_link, %12$s AS kind, n.rule,
+           CASE WHEN %12$s = 'translated' THEN t.key WHEN %12$s = 'linked' THEN n.new_link END AS new_link
+      FROM broken b%13$s
+     CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS hits, (pg_catalog.array_agg(a.%8$I))[1] AS key
+                           FROM %7$s a WHERE b.%6$I IS NOT NULL AND (%14$s)%15$s) t
+     CROSS JOIN LATERAL (SELECT CASE %16$s ELSE NULL END AS new_link, CASE %17$s ELSE NULL END AS rule) n
+  ), written AS (
+    UPDATE %2$s c SET %6$I = d.new_link FROM decided d
+     WHERE %18$s AND (d.old_link IS NULL AND c.%6$I IS NULL OR c.%6$I %9$s d.old_link)
+       AND d.kind = ANY ('{linked,translated,unlinked}')
+    RETURNING %19$s AS row_key, d.kind, CASE WHEN d.kind = 'linked' THEN d.rule END AS rule,
+              d.old_link::pg_catalog.text AS old_link, c.%6$I::pg_catalog.text AS new_link
+  ), logged AS (
+    INSERT INTO flowguard.repair_change (run_id, schema_name, table_name, link_column, row_key, kind, rule, old_link, new_link)
+    SELECT $1, $5, $6, %20$L, w.row_key, w.kind, w.rule, w.old_link, w.new_link FROM written w
+  )
+  SELECT (SELECT %21$s FROM batch b ORDER BY %22$s DESC LIMIT 1) AS last_key,
+         (SELECT pg_catalog.count(*) FROM batch) AS scanned, w.linked, w.translated, w.unlinked,
+         d.broken - w.linked - w.translated AS remaining, d.orphans, d.orphan_links
+    FROM (SELECT pg_catalog.count(*) FILTER (WHERE kind = 'linked') AS linked,
+                 pg_catalog.count(*) FILTER (WHERE kind = 'translated') AS translated,
+                 pg_catalog.count(*) FILTER (WHERE kind = 'unlinked') AS unlinked FROM written) w,
+         (SELECT pg_catalog.count(*) AS broken,
+                 pg_catalog.array_agg(%23$s) FILTER (WHERE kind = 'orphan') AS orphans,
+                 pg_catalog.array_agg(old_link::pg_catalog.text) FILTER (WHERE kind = 'orphan') AS orphan_links
+            FROM decided d) d
+$query$,
+    flowguard._columns_sql(ARRAY(SELECT DISTINCT x FROM unnest(v_key || p_link.link_column || flowguard._read_columns(p_link)) x), 'c.'),
+    p_link.relation, flowguard._key_bound(p_link.relation, 'c', 5, '$2'), flowguard._key_bound(p_link.relation, 'c', 2, '$3'),
+    flowguard._columns_sql(v_key, 'c.'), p_link.link_column, v_master.relation, v_master.key_column, v_equal,
+    CASE WHEN flowguard._find_index(v_master.relation, ARRAY[v_master.key_column], true, false) IS NULL
+      THEN flowguard._master_match(p_link, 'b', true) ELSE '' END,
+    flowguard._columns_sql(v_key, 'b.'), v_kind, v_joins, v_alternate,
+    flowguard._match_tenants(v_master.relation, v_master.tenant_columns, 'a.', p_link.relation, p_link.tenant_columns,
+                             flowguard._row_refs(p_link, p_link.tenant_columns, 'b'), false),
+    CASE WHEN v_new = '' THEN 'WHEN false THEN b.' || quote_ident(p_link.link_column) ELSE v_new END,
+    CASE WHEN v_rule = '' THEN 'WHEN false THEN 0' ELSE v_rule END,
+    flowguard._same_row_sql(p_link.relation, 'c.', 'd.'), flowguard._row_key_sql(p_link.relation, 'c.'), p_link.link_column,
+    flowguard._row_key_sql(p_link.relation, 'b.'),
+    (SELECT string_agg(format('b.%I DESC', k.name), ', ' ORDER BY k.n) FROM unnest(v_key) WITH ORDINALITY AS k (name, n)),
+    flowguard._row_key_sql(p_link.relation, 'd.'));
+END;
+$_repair_query$;
+COMMENT ON FUNCTION flowguard._repair_query(flowguard.link) IS 'SQL text that repairs one batch of a link.';
+
+CREATE OR REPLACE FUNCTION flowguard._row_values(p_relation regclass, p_row_key jsonb, p_columns text[], OUT column_names text[],
+                                                 OUT column_values text[])
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET row_security = off SET datestyle = 'ISO, YMD' SET intervalstyle = 'postgres'
+SET timezone = 'UTC' SET extra_float_digits = 1 SET bytea_output = 'hex' AS $_row_values$
+-- The columns of a row (NULL: all but generated ones) and their values as output text.
+BEGIN
+  SELECT array_agg(a.attname::text ORDER BY a.attnum)
+    INTO column_names
+    FROM pg_attribute a
+   WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+     AND (p_columns IS NULL OR a.attname = ANY (p_columns));
+  EXECUTE format('SELECT ARRAY[%s] FROM %s c WHERE %s',
+                 (SELECT string_agg(format('CASE WHEN num_nulls(c.%1$I) = 0 THEN format(''%%s'', c.%1$I) END', n.name), ', ' ORDER BY n.n)
+                    FROM unnest(column_names) WITH ORDINALITY AS n (name, n)),
+                 p_relation, flowguard._key_sql_match(p_relation, 'c', '$1'))
+    INTO column_values USING p_row_key;
+END;
+$_row_values$;
+COMMENT ON FUNCTION flowguard._row_values(regclass, jsonb, text[]) IS
+  'Columns of a row and their values as output text under pinned settings.';
+
+CREATE OR REPLACE FUNCTION flowguard._keep_row(
+  p_run bigint, p_relation regclass, p_row_key jsonb, p_link_column name, p_reason text
+) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off AS $_keep_row$
+-- Writes a row into the quarantine, and whatever its delete would delete or set in other tables, all the way down.
+DECLARE
+  v_schema text;
+  v_table  text;
+  v_keys   jsonb[];
+  v_child  jsonb;
+  r_key    record;
+BEGIN
+  SELECT n.nspname, c.relname INTO STRICT v_schema, v_table
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_relation;
+  IF EXISTS (SELECT FROM flowguard.quarantined_row q
+              WHERE q.run_id = p_run AND q.schema_name = v_schema AND q.table_name = v_table AND q.row_key = p_row_key
+                AND q.action = 'deleted') THEN
+    RETURN;
+  END IF;
+  INSERT INTO flowguard.quarantined_row (run_id, schema_name, table_name, row_key, action, column_names, column_values,
+                                         link_column, reason)
+  SELECT p_run, v_schema, v_table, p_row_key, 'deleted', v.column_names, v.column_values, p_link_column, p_reason
+    FROM flowguard._row_values(p_relation, p_row_key, NULL) v;
+  FOR r_key IN
+    SELECT c.conrelid::regclass AS child, c.conname, c.confdeltype AS action, c.conkey,
+           string_agg(format('p.%I OPERATOR(%I.%s) k.%I', t.attname, n.nspname, o.oprname, a.attname), ' AND ' ORDER BY x.n) AS joined
+      FROM pg_constraint c
+     CROSS JOIN LATERAL unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY AS x (own, other, operator, n)
+      JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = x.own
+      JOIN pg_attribute t ON t.attrelid = c.confrelid AND t.attnum = x.other
+      JOIN pg_operator o ON o.oid = x.operator
+      JOIN pg_namespace n ON n.oid = o.oprnamespace
+     WHERE c.contype = 'f' AND c.confrelid = p_relation AND c.conparentid = 0 AND c.confdeltype IN ('c', 'n', 'd')
+     GROUP BY c.oid
+     ORDER BY c.conname
+  LOOP
+    EXECUTE format('SELECT array_agg(%s) FROM %s k JOIN %s p ON %s WHERE %s',
+                   flowguard._row_key_sql(r_key.child, 'k.'), r_key.child, p_relation, r_key.joined,
+                   flowguard._key_sql_match(p_relation, 'p', '$1'))
+      INTO v_keys USING p_row_key;
+    FOREACH v_child IN ARRAY coalesce(v_keys, '{}') LOOP
+      IF r_key.action = 'c' THEN
+        PERFORM flowguard._keep_row(p_run, r_key.child, v_child, NULL, format('went with row %s of %s', p_row_key, p_relation));
+      ELSE
+        INSERT INTO flowguard.quarantined_row (run_id, schema_name, table_name, row_key, action, column_names, column_values, reason)
+        SELECT p_run, n.nspname, c.relname, v_child, 'set', v.column_names, v.column_values,
+               format('set when row %s of %s went', p_row_key, p_relation)
+          FROM pg_class c
+          JOIN pg_namespace n ON n.oid = c.relnamespace
+         CROSS JOIN LATERAL flowguard._row_values(r_key.child, v_child, ARRAY(
+                      SELECT a.attname FROM pg_attribute a WHERE a.attrelid = r_key.child AND a.attnum = ANY (r_key.conkey))) v
+         WHERE c.oid = r_key.child;
+      END IF;
+    END LOOP;
+  END LOOP;
+END;
+$_keep_row$;
+COMMENT ON FUNCTION flowguard._keep_row(bigint, regclass, jsonb, name, text) IS
+  'Writes a row, and what its delete would touch, into the quarantine.';
+
+CREATE OR REPLACE FUNCTION flowguard._quarantine_row(
+  p_run bigint, p_link flowguard.link, p_row_key jsonb, p_old_link text
+) RETURNS boolean
+LANGUAGE plpgsql SET row_security = off AS $_quarantine_row$
+-- Keeps an orphan and deletes it; false, with everything as it was, where it has changed meanwhile or may not go.
+DECLARE
+  v_found boolean;
+BEGIN
+  EXECUTE pg_catalog.format('SELECT true FROM %s c WHERE %s AND c.%I::pg_catalog.text OPERATOR(pg_catalog.=) $2 FOR UPDATE',
+                            p_link.relation::pg_catalog.text, flowguard._key_sql_match(p_link.relation, 'c', '$1'),
+                            p_link.link_column)
+    INTO v_found USING p_row_key, p_old_link;
+  IF v_found IS NULL THEN
+    RETURN false;
+  END IF;
+  PERFORM flowguard._keep_row(p_run, p_link.relation, p_row_key, p_link.link_column,
+                              pg_catalog.format('%I = %s is no key of a master, and nothing leads to one', p_link.link_column, p_old_link));
+  EXECUTE pg_catalog.format('DELETE FROM %s c WHERE %s', p_link.relation::pg_catalog.text,
+                            flowguard._key_sql_match(p_link.relation, 'c', '$1'))
+    USING p_row_key;
+  -- A key that is checked at commit would take the whole batch with it.
+  SET CONSTRAINTS ALL IMMEDIATE;
+  SET CONSTRAINTS ALL DEFERRED;
+  RETURN true;
+EXCEPTION
+  WHEN foreign_key_violation OR restrict_violation THEN
+    RAISE NOTICE 'row % of table % stays: %', p_row_key, p_link.relation, SQLERRM;
+    RETURN false;
+  WHEN SQLSTATE 'FG105' THEN
+    RAISE NOTICE 'row % of table % stays, for what would go with it could not be put back: %', p_row_key, p_link.relation, SQLERRM;
+    RETURN false;
+END;
+$_quarantine_row$;
+COMMENT ON FUNCTION flowguard._quarantine_row(bigint, flowguard.link, jsonb, text) IS
+  'Moves an orphan into the quarantine; false where it may not go.';
+
+CREATE OR REPLACE FUNCTION flowguard._last_key(p_link flowguard.link) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_last_key$
+-- The largest row key, which bounds a run: rows that come later are the guard's.
+DECLARE
+  v_last jsonb;
+BEGIN
+  EXECUTE format('SELECT %s FROM %s c ORDER BY %s LIMIT 1', flowguard._row_key_sql(p_link.relation, 'c.'), p_link.relation,
+                 (SELECT string_agg(format('c.%I DESC', k.name), ', ' ORDER BY k.n)
+                    FROM unnest(flowguard._row_key(p_link.relation)) WITH ORDINALITY AS k (name, n)))
+    INTO v_last;
+  RETURN v_last;
+END;
+$_last_key$;
+COMMENT ON FUNCTION flowguard._last_key(flowguard.link) IS 'The largest row key of a link''s table.';
+
+CREATE OR REPLACE FUNCTION flowguard._repair_batch(
+  p_run bigint, p_link flowguard.link, p_query text, p_after jsonb, p_last jsonb, p_size integer
+) RETURNS jsonb
+LANGUAGE plpgsql SET row_security = off AS $_repair_batch$
+-- One batch: links and translates as one statement, then takes out the orphans; returns the key to go on after, NULL at
+-- the end, and the counts.
+DECLARE
+  v_batch       record;
+  v_index       integer;
+  v_quarantined bigint := 0;
+  v_schema      text;
+  v_table       text;
+BEGIN
+  SELECT n.nspname, c.relname INTO v_schema, v_table
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+   WHERE c.oid OPERATOR(pg_catalog.=) p_link.relation;
+  PERFORM flowguard._mark_transaction('repair', p_run, NULL);
+  EXECUTE p_query INTO v_batch USING p_run, p_after, p_last, p_size, v_schema, v_table;
+  FOR v_index IN 1 .. coalesce(pg_catalog.cardinality(v_batch.orphans), 0) LOOP
+    IF flowguard._quarantine_row(p_run, p_link, v_batch.orphans[v_index], v_batch.orphan_links[v_index]) THEN
+      v_quarantined := v_quarantined OPERATOR(pg_catalog.+) 1;
+    END IF;
+  END LOOP;
+  PERFORM flowguard._unmark_transaction('repair');
+  RETURN pg_catalog.jsonb_build_object(
+    'after', CASE WHEN v_batch.scanned OPERATOR(pg_catalog.>=) p_size THEN v_batch.last_key END,
+    'linked', v_batch.linked, 'translated', v_batch.translated, 'unlinked', v_batch.unlinked, 'quarantined', v_quarantined,
+    'remaining', v_batch.remaining OPERATOR(pg_catalog.-) v_quarantined);
+END;
+$_repair_batch$;
+COMMENT ON FUNCTION flowguard._repair_batch(bigint, flowguard.link, text, jsonb, jsonb, integer) IS
+  'Repairs one batch of a link in the current transaction.';
+
+CREATE OR REPLACE FUNCTION flowguard._begin_run(p_relation regclass, p_link_column name, p_note text) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_begin_run$
+-- A new run; earlier ones whose session is gone are marked as stopped.
+DECLARE
+  v_run bigint;
+BEGIN
+  UPDATE flowguard.repair_run r SET status = 'stopped'
+   WHERE r.status = 'running'
+     AND (r.pid = pg_backend_pid() OR NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = r.pid));
+  INSERT INTO flowguard.repair_run (relation, link_column, note)
+  VALUES (p_relation::text, CASE WHEN p_relation IS NOT NULL THEN p_link_column END, p_note)
+  RETURNING run_id INTO v_run;
+  RETURN v_run;
+END;
+$_begin_run$;
+COMMENT ON FUNCTION flowguard._begin_run(regclass, name, text) IS 'Writes a new run into the ledger.';
+
+CREATE OR REPLACE FUNCTION flowguard._count_batch(p_run bigint, p_counts jsonb, p_is_last boolean) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_count_batch$
+  UPDATE flowguard.repair_run r
+     SET linked = r.linked + coalesce((p_counts ->> 'linked')::bigint, 0),
+         translated = r.translated + coalesce((p_counts ->> 'translated')::bigint, 0),
+         unlinked = r.unlinked + coalesce((p_counts ->> 'unlinked')::bigint, 0),
+         quarantined = r.quarantined + coalesce((p_counts ->> 'quarantined')::bigint, 0),
+         remaining = coalesce(r.remaining, 0) + coalesce((p_counts ->> 'remaining')::bigint, 0),
+         followed = CASE WHEN p_is_last THEN (SELECT count(*) FROM flowguard.repair_change c
+                                               WHERE c.run_id = p_run AND c.kind = 'followed') ELSE r.followed END,
+         status = CASE WHEN p_is_last THEN 'finished' ELSE r.status END,
+         finished_at = CASE WHEN p_is_last THEN clock_timestamp() END
+   WHERE r.run_id = p_run;
+$_count_batch$;
+COMMENT ON FUNCTION flowguard._count_batch(bigint, jsonb, boolean) IS 'Adds a batch to the counts of its run.';
+
+CREATE OR REPLACE PROCEDURE flowguard.repair(
+  relation regclass DEFAULT NULL, batch_size integer DEFAULT 5000, dry_run boolean DEFAULT false,
+  link_column name DEFAULT 'master_flow_id', note text DEFAULT NULL,
+  INOUT run_id bigint DEFAULT NULL, INOUT linked bigint DEFAULT NULL, INOUT translated bigint DEFAULT NULL,
+  INOUT quarantined bigint DEFAULT NULL, INOUT unlinked bigint DEFAULT NULL, INOUT remaining bigint DEFAULT NULL
+)
+LANGUAGE plpgsql AS $repair$
+-- No SET clause: a procedure that commits may not have one. What it calls has them.
+#variable_conflict use_column
+DECLARE
+  p_relation    ALIAS FOR $1;
+  p_batch_size  ALIAS FOR $2;
+  p_dry_run     ALIAS FOR $3;
+  p_link_column ALIAS FOR $4;
+  p_note        ALIAS FOR $5;
+  v_links       flowguard.link[];
+  v_link        flowguard.link;
+  v_query       text;
+  v_after       jsonb;
+  v_last        jsonb;
+  v_counts      jsonb;
+  v_tries       integer;
+BEGIN
+  IF p_batch_size IS NULL OR p_batch_size OPERATOR(pg_catalog.<) 1 THEN
+    PERFORM flowguard._refuse_argument(pg_catalog.format('batch_size %s is not positive', p_batch_size),
+      'It is the number of rows that are looked at in one transaction.', 'Leave it out for 5000.');
+  END IF;
+  IF p_relation IS NULL THEN
+    v_links := ARRAY(SELECT l FROM flowguard._link_order() l);
+  ELSE
+    v_links := ARRAY[flowguard._link(p_relation, p_link_column)];
+  END IF;
+  run_id := flowguard._begin_run(p_relation, p_link_column, p_note);
+  IF NOT p_dry_run THEN
+    COMMIT;
+  END IF;
+
+  FOREACH v_link IN ARRAY v_links LOOP
+    v_query := flowguard._repair_query(v_link);
+    v_after := NULL;
+    v_last := flowguard._last_key(v_link);
+    CONTINUE WHEN v_last IS NULL;
+    LOOP
+      v_tries := 0;
+      LOOP
+        BEGIN
+          v_counts := flowguard._repair_batch(run_id, v_link, v_query, v_after, v_last, p_batch_size);
+          EXIT;
+        EXCEPTION
+          WHEN deadlock_detected OR serialization_failure THEN
+            v_tries := v_tries OPERATOR(pg_catalog.+) 1;
+            IF v_tries OPERATOR(pg_catalog.>=) 10 THEN
+              RAISE;
+            END IF;
+            PERFORM pg_catalog.pg_sleep(pg_catalog.random() OPERATOR(pg_catalog.*) 0.1::pg_catalog.float8
+                                        OPERATOR(pg_catalog.*) v_tries::pg_catalog.float8);
+        END;
+      END LOOP;
+      PERFORM flowguard._count_batch(run_id, v_counts, false);
+      IF NOT p_dry_run THEN
+        COMMIT;
+      END IF;
+      v_after := NULLIF(v_counts OPERATOR(pg_catalog.->) 'after', 'null');
+      EXIT WHEN v_after IS NULL;
+    END LOOP;
+  END LOOP;
+
+  PERFORM flowguard._count_batch(run_id, '{}', true);
+  SELECT r.linked, r.translated, r.quarantined, r.unlinked, r.remaining
+    INTO linked, translated, quarantined, unlinked, remaining
+    FROM flowguard.repair_run r WHERE r.run_id OPERATOR(pg_catalog.=) repair.run_id;
+  remaining := coalesce(remaining, 0);
+  IF p_dry_run THEN
+    run_id := NULL;
+    ROLLBACK;
+  ELSE
+    COMMIT;
+  END IF;
+END;
+$repair$;
+COMMENT ON PROCEDURE flowguard.repair(
+  regclass, integer, boolean, name, text, bigint, bigint, bigint, bigint, bigint, bigint) IS
+  'Links rows that are unlinked or dangling, of one link or (relation NULL) of all, sources first: translates alternate '
+  'keys, asks the rules but the session''s, and treats orphans as on_orphan says. Each batch is a transaction of its own, so '
+  'it cannot be called inside one; stopped, it is simply called again. dry_run does it all in one transaction and takes it '
+  'back. Every value written is in flowguard.run_change; flowguard.undo(run_id) puts it back. note: kept with the run. '
+  'Returns the run and its counts. Errors: FG104, FG107; 42501 where row security would hide rows.';
+
+CREATE OR REPLACE FUNCTION flowguard._forbidding_keys(p_run bigint)
+RETURNS TABLE (relation regclass, conname name, link_column name, definition text, validated boolean, comment text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_forbidding_keys$
+-- Foreign keys, of whoever, that what a run took or wrote would violate if it were put back now.
+#variable_conflict use_column
+DECLARE
+  r_key      record;
+  v_violated boolean;
+BEGIN
+  FOR r_key IN
+    WITH touched AS (
+      SELECT DISTINCT to_regclass(format('%I.%I', q.schema_name, q.table_name)) AS relation, NULL::name AS link_column
+        FROM flowguard.quarantined_row q WHERE q.run_id = p_run AND q.restored_at IS NULL
+      UNION ALL
+      SELECT DISTINCT to_regclass(format('%I.%I', c.schema_name, c.table_name)), c.link_column::name
+        FROM flowguard.repair_change c WHERE c.run_id = p_run AND c.undone IS NULL AND c.old_link IS NOT NULL
+    )
+    SELECT DISTINCT ON (c.oid, t.link_column) c.oid, c.conrelid::regclass AS child, c.conname, c.confrelid::regclass AS target,
+           t.link_column, c.convalidated, regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', '') AS definition,
+           obj_description(c.oid, 'pg_constraint') AS comment,
+           ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k (n, i)
+                   JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.n ORDER BY k.i) AS columns,
+           ARRAY(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS k (n, i)
+                   JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.n ORDER BY k.i) AS target_columns
+      FROM touched t
+      JOIN pg_constraint c ON c.conrelid = t.relation AND c.contype = 'f' AND c.conparentid = 0
+     WHERE t.link_column IS NULL
+        OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
+                      AND a.attname = t.link_column)
+     ORDER BY c.oid, t.link_column
+  LOOP
+    IF r_key.link_column IS NULL THEN
+      -- A parent that is in the same quarantine will be back first.
+      EXECUTE format(
+        'SELECT EXISTS (SELECT FROM flowguard.quarantined_row q '
+        'CROSS JOIN LATERAL (SELECT %1$s) AS v WHERE q.run_id = $1 AND q.restored_at IS NULL AND q.action = ''deleted'' '
+        'AND to_regclass(format(''%%I.%%I'', q.schema_name, q.table_name)) = %2$L::regclass AND num_nulls(%3$s) = 0 '
+        'AND NOT EXISTS (SELECT FROM %4$s t WHERE %5$s) '
+        'AND NOT EXISTS (SELECT FROM flowguard.quarantined_row p WHERE p.run_id = $1 AND p.restored_at IS NULL '
+        'AND p.action = ''deleted'' AND to_regclass(format(''%%I.%%I'', p.schema_name, p.table_name)) = %4$L::regclass AND %6$s))',
+        (SELECT string_agg(format('q.column_values[array_position(q.column_names, %L)] AS v%s', k.name, k.n), ', ' ORDER BY k.n)
+           FROM unnest(r_key.columns) WITH ORDINALITY AS k (name, n)),
+        r_key.child,
+        (SELECT string_agg('v.v' || k.n, ', ' ORDER BY k.n) FROM unnest(r_key.columns) WITH ORDINALITY AS k (name, n)),
+        r_key.target,
+        (SELECT string_agg(format('t.%I %s v.v%s::%s', k.name, flowguard._equal(r_key.target, k.name), k.n,
+                                  (SELECT c.type_name FROM flowguard._column(r_key.target, k.name) c)), ' AND ' ORDER BY k.n)
+           FROM unnest(r_key.target_columns) WITH ORDINALITY AS k (name, n)),
+        (SELECT string_agg(format('p.column_values[array_position(p.column_names, %L)] = v.v%s', k.name, k.n), ' AND ' ORDER BY k.n)
+           FROM unnest(r_key.target_columns) WITH ORDINALITY AS k (name, n)))
+        INTO v_violated USING p_run;
+    ELSE
+      EXECUTE format(
+        'SELECT EXISTS (SELECT FROM flowguard.repair_change x JOIN %1$s c ON %2$s '
+        'WHERE x.run_id = $1 AND x.undone IS NULL AND x.old_link IS NOT NULL AND x.link_column = %3$L '
+        'AND to_regclass(format(''%%I.%%I'', x.schema_name, x.table_name)) = %1$L::regclass '
+        'AND num_nulls(%4$s) = 0 AND NOT EXISTS (SELECT FROM %5$s t WHERE %6$s))',
+        r_key.child, flowguard._key_sql_match(r_key.child, 'c', 'x.row_key'), r_key.link_column,
+        (SELECT string_agg(CASE WHEN k.name = r_key.link_column THEN 'x.old_link' ELSE format('c.%I', k.name) END, ', ' ORDER BY k.n)
+           FROM unnest(r_key.columns) WITH ORDINALITY AS k (name, n)),
+        r_key.target,
+        (SELECT string_agg(format('t.%I %s %s', t.name, flowguard._equal(r_key.target, t.name),
+                                  CASE WHEN k.name = r_key.link_column
+                                    THEN format('x.old_link::%s', (SELECT c.type_name FROM flowguard._column(r_key.target, t.name) c))
+                                    ELSE format('c.%I', k.name) END), ' AND ' ORDER BY k.n)
+           FROM unnest(r_key.columns) WITH ORDINALITY AS k (name, n)
+           JOIN unnest(r_key.target_columns) WITH ORDINALITY AS t (name, n) USING (n)))
+        INTO v_violated USING p_run;
+    END IF;
+    IF v_violated THEN
+      relation := r_key.child;
+      conname := r_key.conname;
+      link_column := r_key.link_column;
+      definition := r_key.definition;
+      validated := r_key.convalidated;
+      comment := r_key.comment;
+      RETURN NEXT;
+    END IF;
+  END LOOP;
+END;
+$_forbidding_keys$;
+COMMENT ON FUNCTION flowguard._forbidding_keys(bigint) IS
+  'Foreign keys that what a run took or wrote would violate if it were put back now.';
+
+CREATE OR REPLACE FUNCTION flowguard._restore_sql(p_relation regclass, p_columns text[], p_values text[]) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_restore_sql$
+-- Values of kept columns for SQL text, each cast to its column's type.
+  SELECT string_agg(format('%L::%s', v.value, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY v.n)
+    FROM unnest(p_columns, p_values) WITH ORDINALITY AS v (name, value, n)
+    LEFT JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname = v.name AND NOT a.attisdropped;
+$_restore_sql$;
+COMMENT ON FUNCTION flowguard._restore_sql(regclass, text[], text[]) IS 'Kept values as SQL text, cast to their columns'' types.';
+
+CREATE OR REPLACE FUNCTION flowguard._restore_row(p_row flowguard.quarantined_row) RETURNS void
+LANGUAGE plpgsql SET row_security = off SET datestyle = 'ISO, YMD' SET intervalstyle = 'postgres' AS $_restore_row$
+-- Puts a kept row, or the columns that were set, back exactly; raises FG204 where the application's triggers change it.
+DECLARE
+  v_relation pg_catalog.regclass := pg_catalog.to_regclass(pg_catalog.format('%I.%I', p_row.schema_name, p_row.table_name));
+  v_values   text := flowguard._restore_sql(v_relation, p_row.column_names, p_row.column_values);
+  v_columns  text := flowguard._columns_sql(p_row.column_names::pg_catalog.name[]);
+  v_now      record;
+  v_try      integer;
+BEGIN
+  IF p_row.action OPERATOR(pg_catalog.=) 'deleted' THEN
+    EXECUTE pg_catalog.format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s', v_relation, v_columns, v_values);
+  END IF;
+  FOR v_try IN 1 .. 2 LOOP
+    v_now := flowguard._row_values(v_relation, p_row.row_key, p_row.column_names);
+    EXIT WHEN v_now.column_values OPERATOR(pg_catalog.=) (
+      SELECT pg_catalog.array_agg(v.value ORDER BY a.attnum)
+        FROM ROWS FROM (pg_catalog.unnest(p_row.column_names), pg_catalog.unnest(p_row.column_values)) AS v (name, value)
+        JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) v_relation
+                                      AND a.attname OPERATOR(pg_catalog.=) v.name::pg_catalog.name);
+    IF v_try OPERATOR(pg_catalog.=) 2 OR v_now.column_values IS NULL AND p_row.action OPERATOR(pg_catalog.=) 'deleted' THEN
+      RAISE EXCEPTION 'flowguard: row % of table % could not be put back as it was', p_row.row_key, v_relation
+        USING ERRCODE = 'FG204', DETAIL = 'A trigger or a rule of the application changes what is written.',
+              HINT = 'Change the trigger so that it lets this row pass, then call flowguard.undo() again.';
+    ELSIF v_now.column_values IS NULL THEN
+      EXIT;  -- the row whose columns were set is gone by now; there is nothing to put back
+    END IF;
+    EXECUTE pg_catalog.format('UPDATE %s c SET (%s) = ROW(%s) WHERE %s', v_relation, v_columns, v_values,
+                              flowguard._key_sql_match(v_relation, 'c', '$1'))
+      USING p_row.row_key;
+  END LOOP;
+  UPDATE flowguard.quarantined_row q SET restored_at = pg_catalog.clock_timestamp()
+   WHERE q.quarantine_id OPERATOR(pg_catalog.=) p_row.quarantine_id;
+END;
+$_restore_row$;
+COMMENT ON FUNCTION flowguard._restore_row(flowguard.quarantined_row) IS
+  'Puts a quarantined row back exactly; raises FG204 where the application changes it.';
+
+CREATE OR REPLACE FUNCTION flowguard._undo_links(p_run bigint, p_max_rows bigint, OUT restored bigint, OUT skipped bigint)
+LANGUAGE plpgsql SET row_security = off AS $_undo_links$
+-- Puts back the links that a run wrote, the latest first. A row that the run wrote more than once goes from its last value
+-- to its first. Rows whose link is another by now are skipped.
+DECLARE
+  r_table    record;
+  v_restored bigint;
+  v_rows     bigint;
+BEGIN
+  restored := 0;
+  skipped := 0;
+  CREATE TEMPORARY TABLE IF NOT EXISTS flowguard_undo (
+    schema_name text, table_name text, link_column text, row_key jsonb, old_link text, new_link text, is_done boolean
+  ) ON COMMIT DROP;
+  TRUNCATE pg_temp.flowguard_undo;
+  WITH batch AS (
+    SELECT c.* FROM flowguard.repair_change c
+     WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL
+     ORDER BY c.change_id DESC LIMIT p_max_rows
+  )
+  INSERT INTO pg_temp.flowguard_undo
+  SELECT b.schema_name, b.table_name, b.link_column, b.row_key,
+         (pg_catalog.array_agg(b.old_link ORDER BY b.change_id))[1],
+         (pg_catalog.array_agg(b.new_link ORDER BY b.change_id DESC))[1], false
+    FROM batch b
+   GROUP BY b.schema_name, b.table_name, b.link_column, b.row_key;
+  FOR r_table IN SELECT DISTINCT u.schema_name, u.table_name, u.link_column FROM pg_temp.flowguard_undo u LOOP
+    EXECUTE flowguard._undo_query(r_table.schema_name, r_table.table_name, r_table.link_column);
+  END LOOP;
+  SELECT pg_catalog.count(*) FILTER (WHERE u.is_done), pg_catalog.count(*) FILTER (WHERE NOT u.is_done)
+    INTO restored, skipped FROM pg_temp.flowguard_undo u;
+  UPDATE flowguard.repair_change c
+     SET undone = CASE WHEN u.is_done THEN 'restored' ELSE 'skipped' END
+    FROM pg_temp.flowguard_undo u
+   WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL
+     AND c.schema_name OPERATOR(pg_catalog.=) u.schema_name AND c.table_name OPERATOR(pg_catalog.=) u.table_name
+     AND c.link_column OPERATOR(pg_catalog.=) u.link_column AND c.row_key OPERATOR(pg_catalog.=) u.row_key
+     AND c.change_id OPERATOR(pg_catalog.>=) (
+       SELECT pg_catalog.min(x.change_id)
+         FROM (SELECT y.change_id FROM flowguard.repair_change y
+                WHERE y.run_id OPERATOR(pg_catalog.=) p_run AND y.undone IS NULL
+                ORDER BY y.change_id DESC LIMIT p_max_rows) x);
+END;
+$_undo_links$;
+COMMENT ON FUNCTION flowguard._undo_links(bigint, bigint) IS 'Puts back links that a run wrote.';
+
+CREATE OR REPLACE FUNCTION flowguard._undo_query(p_schema text, p_table text, p_link_column text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_undo_query$
+-- SQL text that puts back the links of one table from the list flowguard_undo and marks which it did.
+DECLARE
+  v_relation regclass := to_regclass(format('%I.%I', p_schema, p_table));
+  v_type     text;
+BEGIN
+  IF v_relation IS NULL THEN
+    RAISE EXCEPTION 'flowguard: table %.% is not there any more', quote_ident(p_schema), quote_ident(p_table)
+      USING ERRCODE = 'FG101', DETAIL = 'The run wrote links of it.', HINT = 'Give the table its name back, or restore it, first.';
+  END IF;
+  SELECT c.type_name INTO v_type FROM flowguard._column(v_relation, p_link_column::name) c;
+  RETURN format(
+    'WITH written AS (UPDATE %1$s c SET %2$I = u.old_link::%3$s FROM pg_temp.flowguard_undo u '
+    'WHERE u.schema_name OPERATOR(pg_catalog.=) %4$L AND u.table_name OPERATOR(pg_catalog.=) %5$L '
+    'AND u.link_column OPERATOR(pg_catalog.=) %6$L AND %7$s '
+    'AND (u.new_link IS NULL AND c.%2$I IS NULL OR c.%2$I %8$s u.new_link::%3$s) RETURNING u.row_key) '
+    'UPDATE pg_temp.flowguard_undo u SET is_done = true FROM written w WHERE u.row_key OPERATOR(pg_catalog.=) w.row_key '
+    'AND u.schema_name OPERATOR(pg_catalog.=) %4$L AND u.table_name OPERATOR(pg_catalog.=) %5$L '
+    'AND u.link_column OPERATOR(pg_catalog.=) %6$L',
+    v_relation, p_link_column, v_type, p_schema, p_table, p_link_column,
+    flowguard._key_sql_match(v_relation, 'c', 'u.row_key'), flowguard._equal(v_relation, p_link_column::name));
+END;
+$_undo_query$;
+COMMENT ON FUNCTION flowguard._undo_query(text, text, text) IS 'SQL text that puts back the links of one table; raises FG101.';
+
+CREATE OR REPLACE FUNCTION flowguard.undo(
+  run_id bigint, max_rows bigint DEFAULT NULL, OUT restored bigint, OUT skipped bigint, OUT remaining bigint
+)
+LANGUAGE plpgsql AS $undo$
+-- No SET search_path: it writes application tables. All else is qualified.
+#variable_conflict use_column
+DECLARE
+  p_run      ALIAS FOR $1;
+  p_max_rows ALIAS FOR $2;
+  v_run      flowguard.repair_run;
+  v_row      flowguard.quarantined_row;
+  v_keys     text;
+  v_table    text;
+BEGIN
+  SELECT r.* INTO v_run FROM flowguard.repair_run r WHERE r.run_id OPERATOR(pg_catalog.=) p_run FOR UPDATE;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'flowguard: there is no run %', p_run
+      USING ERRCODE = 'FG201', DETAIL = 'Runs are numbered by flowguard.repair().', HINT = 'See flowguard.run.';
+  END IF;
+  IF v_run.status OPERATOR(pg_catalog.=) 'running' AND v_run.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()
+     AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid OPERATOR(pg_catalog.=) v_run.pid) THEN
+    RAISE EXCEPTION 'flowguard: run % is still running', p_run
+      USING ERRCODE = 'FG206', DETAIL = pg_catalog.format('Server process %s runs it.', v_run.pid),
+            HINT = 'Wait for it, or stop it; then call flowguard.undo() again.';
+  END IF;
+  SELECT pg_catalog.string_agg(pg_catalog.format('%I.%I', x.schema_name, x.table_name), ', ')
+    INTO v_table
+    FROM (SELECT DISTINCT c.schema_name, c.table_name
+            FROM flowguard.repair_change c
+            JOIN flowguard.link l ON l.relation OPERATOR(pg_catalog.=) pg_catalog.to_regclass(
+                                       pg_catalog.format('%I.%I', c.schema_name, c.table_name))
+                                 AND l.link_column OPERATOR(pg_catalog.=) c.link_column::pg_catalog.name
+           WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL AND c.old_link IS NULL
+             AND l.mode OPERATOR(pg_catalog.=) 'enforce' AND l.guarded) x;
+  IF v_table IS NOT NULL THEN
+    RAISE EXCEPTION 'flowguard: undoing run % would unlink rows of %', p_run, v_table
+      USING ERRCODE = 'FG202', DETAIL = 'The link is enforced: no row may be without it.',
+            HINT = pg_catalog.format('Call flowguard.set_mode(%L, ''observe'') first.', v_table);
+  END IF;
+  SELECT pg_catalog.string_agg(pg_catalog.format('%I of table %s', k.conname, k.relation), ', '), pg_catalog.min(k.relation::pg_catalog.text)
+    INTO v_keys, v_table FROM flowguard._forbidding_keys(p_run) k;
+  IF v_keys IS NOT NULL THEN
+    RAISE EXCEPTION 'flowguard: run % cannot be undone while foreign keys forbid what was there', p_run
+      USING ERRCODE = 'FG203', DETAIL = pg_catalog.format('They are: %s.', v_keys),
+            HINT = pg_catalog.format('Call flowguard.unguard(%L) for keys that begin with flowguard_, drop the others (and add '
+                                     'them again NOT VALID afterwards), then call flowguard.undo(%s) again.', v_table, p_run);
+  END IF;
+
+  PERFORM flowguard._mark_transaction('undo', p_run, NULL);
+  SELECT u.restored, u.skipped INTO restored, skipped FROM flowguard._undo_links(p_run, p_max_rows) u;
+  FOR v_row IN
+    SELECT q.* FROM flowguard.quarantined_row q
+     WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL
+     ORDER BY q.quarantine_id
+     LIMIT p_max_rows OPERATOR(pg_catalog.-) restored OPERATOR(pg_catalog.-) skipped
+  LOOP
+    PERFORM flowguard._restore_row(v_row);
+    restored := restored OPERATOR(pg_catalog.+) 1;
+  END LOOP;
+  PERFORM flowguard._unmark_undo();
+  remaining := (SELECT pg_catalog.count(*) FROM flowguard.repair_change c
+                 WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL)
+               OPERATOR(pg_catalog.+)
+               (SELECT pg_catalog.count(*) FROM flowguard.quarantined_row q
+                 WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL);
+  UPDATE flowguard.repair_run r
+     SET status = CASE WHEN remaining OPERATOR(pg_catalog.=) 0 THEN 'undone' ELSE 'undoing' END,
+         restored = r.restored OPERATOR(pg_catalog.+) undo.restored, skipped = r.skipped OPERATOR(pg_catalog.+) undo.skipped
+   WHERE r.run_id OPERATOR(pg_catalog.=) p_run
+     AND (undo.restored OPERATOR(pg_catalog.>) 0 OR undo.skipped OPERATOR(pg_catalog.>) 0
+          OR r.status OPERATOR(pg_catalog.<>) 'undone');
+END;
+$undo$;
+COMMENT ON FUNCTION flowguard.undo(bigint, bigint) IS
+  'Puts back exactly the links that a run wrote, and the rows that it took out, at most max_rows of them; called again it '
+  'goes on. Links that are not what the run wrote any more are skipped. Returns what it restored, skipped and left. '
+  'Errors: FG201 no such run, FG202 it would unlink an enforced link, FG203 foreign keys forbid it, FG204 the application '
+  'changes a row, FG206 the run is still running.';
+
+CREATE OR REPLACE FUNCTION flowguard._unmark_undo() RETURNS void
+LANGUAGE plpgsql AS $_unmark_undo$
+-- What is checked at commit is checked now, while the transaction still counts as an undo. No SET: checks may run
+-- the application's triggers.
+BEGIN
+  SET CONSTRAINTS ALL IMMEDIATE;
+  SET CONSTRAINTS ALL DEFERRED;
+  PERFORM flowguard._unmark_transaction('undo');
+END;
+$_unmark_undo$;
+COMMENT ON FUNCTION flowguard._unmark_undo() IS 'Checks what is deferred and ends the mark of an undo.';
+
+CREATE OR REPLACE FUNCTION flowguard._revert_runs(p_note text) RETURNS bigint
+LANGUAGE plpgsql AS $_revert_runs$
+-- Undoes every run of a change set, the latest first, on the way to a database without it. Foreign keys of the application
+-- that forbid what was there are lifted meanwhile and come back NOT VALID where rows violate them, as they did before.
+-- Raises FG203 while keys of ours are still there. No SET search_path: it writes application tables.
+DECLARE
+  v_run      bigint;
+  v_restored bigint := 0;
+  v_keys     jsonb;
+  r_key      record;
+BEGIN
+  FOR v_run IN
+    SELECT r.run_id FROM flowguard.repair_run r
+     WHERE r.note OPERATOR(pg_catalog.=) p_note AND r.status OPERATOR(pg_catalog.<>) 'undone'
+     ORDER BY r.run_id DESC
+  LOOP
+    SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(k)), '[]') INTO v_keys
+      FROM flowguard._forbidding_keys(v_run) k WHERE NOT flowguard._is_ours(k.conname);
+    FOR r_key IN
+      SELECT DISTINCT k.relation, k.conname
+        FROM pg_catalog.jsonb_to_recordset(v_keys) AS k (relation pg_catalog.regclass, conname name)
+    LOOP
+      EXECUTE pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I', r_key.relation, r_key.conname);
+    END LOOP;
+    v_restored := v_restored OPERATOR(pg_catalog.+) (SELECT u.restored FROM flowguard.undo(v_run) u);
+    FOR r_key IN
+      SELECT DISTINCT ON (k.relation, k.conname) k.*
+        FROM pg_catalog.jsonb_to_recordset(v_keys)
+          AS k (relation pg_catalog.regclass, conname name, definition text, validated boolean, comment text)
+    LOOP
+      PERFORM flowguard._add_key_back(r_key.relation, r_key.conname, r_key.definition, r_key.validated, r_key.comment);
+    END LOOP;
+  END LOOP;
+  RETURN v_restored;
+END;
+$_revert_runs$;
+COMMENT ON FUNCTION flowguard._revert_runs(text) IS
+  'Undoes every run with a note, lifting the application''s foreign keys that forbid it meanwhile; returns how many links '
+  'and rows came back.';
+
+COMMIT;

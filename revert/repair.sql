@@ -1,0 +1,26 @@
+-- Revert pyflowguard:repair from pg
+
+BEGIN;
+
+DROP FUNCTION IF EXISTS flowguard._revert_runs(text);
+DROP FUNCTION IF EXISTS flowguard._unmark_undo();
+DROP FUNCTION IF EXISTS flowguard.undo(bigint, bigint);
+DROP FUNCTION IF EXISTS flowguard._undo_query(text, text, text);
+DROP FUNCTION IF EXISTS flowguard._undo_links(bigint, bigint);
+DROP FUNCTION IF EXISTS flowguard._restore_row(flowguard.quarantined_row);
+DROP FUNCTION IF EXISTS flowguard._restore_sql(regclass, text[], text[]);
+DROP FUNCTION IF EXISTS flowguard._forbidding_keys(bigint);
+DROP PROCEDURE IF EXISTS flowguard.repair(regclass, integer, boolean, name, text, bigint, bigint, bigint, bigint, bigint, bigint);
+DROP FUNCTION IF EXISTS flowguard._count_batch(bigint, jsonb, boolean);
+DROP FUNCTION IF EXISTS flowguard._begin_run(regclass, name, text);
+DROP FUNCTION IF EXISTS flowguard._repair_batch(bigint, flowguard.link, text, jsonb, jsonb, integer);
+DROP FUNCTION IF EXISTS flowguard._last_key(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._quarantine_row(bigint, flowguard.link, jsonb, text);
+DROP FUNCTION IF EXISTS flowguard._keep_row(bigint, regclass, jsonb, name, text);
+DROP FUNCTION IF EXISTS flowguard._row_values(regclass, jsonb, text[]);
+DROP FUNCTION IF EXISTS flowguard._repair_query(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._link_order();
+DROP FUNCTION IF EXISTS flowguard._key_bound(regclass, text, integer, text);
+DROP FUNCTION IF EXISTS flowguard._operator(regclass, name, integer);
+
+COMMIT;

@@ -1,0 +1,26 @@
+-- Verify pyflowguard:repair on pg
+
+BEGIN;
+
+SELECT 'flowguard._operator(regclass, name, integer)'::regprocedure;
+SELECT 'flowguard._key_bound(regclass, text, integer, text)'::regprocedure;
+SELECT 'flowguard._link_order()'::regprocedure;
+SELECT 'flowguard._repair_query(flowguard.link)'::regprocedure;
+SELECT 'flowguard._row_values(regclass, jsonb, text[])'::regprocedure;
+SELECT 'flowguard._keep_row(bigint, regclass, jsonb, name, text)'::regprocedure;
+SELECT 'flowguard._quarantine_row(bigint, flowguard.link, jsonb, text)'::regprocedure;
+SELECT 'flowguard._last_key(flowguard.link)'::regprocedure;
+SELECT 'flowguard._repair_batch(bigint, flowguard.link, text, jsonb, jsonb, integer)'::regprocedure;
+SELECT 'flowguard._begin_run(regclass, name, text)'::regprocedure;
+SELECT 'flowguard._count_batch(bigint, jsonb, boolean)'::regprocedure;
+SELECT 'flowguard.repair(regclass, integer, boolean, name, text, bigint, bigint, bigint, bigint, bigint, bigint)'::regprocedure;
+SELECT 'flowguard._forbidding_keys(bigint)'::regprocedure;
+SELECT 'flowguard._restore_sql(regclass, text[], text[])'::regprocedure;
+SELECT 'flowguard._restore_row(flowguard.quarantined_row)'::regprocedure;
+SELECT 'flowguard._undo_links(bigint, bigint)'::regprocedure;
+SELECT 'flowguard._undo_query(text, text, text)'::regprocedure;
+SELECT 'flowguard.undo(bigint, bigint)'::regprocedure;
+SELECT 'flowguard._unmark_undo()'::regprocedure;
+SELECT 'flowguard._revert_runs(text)'::regprocedure;
+
+ROLLBACK;
