@@ -560,6 +560,7 @@ BEGIN
       FROM flowguard._read_filter(p_source, p_filter, v_path) f;
   END IF;
   v_rule := flowguard._add_rule(v_rule);
+  PERFORM flowguard._sync_views();
   PERFORM set_config('search_path', v_path, true);
   RETURN v_rule;
 END;
@@ -618,6 +619,7 @@ BEGIN
   DELETE FROM flowguard.rule r
    WHERE r.relation = $1 AND r.link_column = $3 AND r."position" = $2
    RETURNING r.* INTO v_rule;
+  PERFORM flowguard._sync_views();
   RETURN v_rule;
 END;
 $drop_rule$;

@@ -118,9 +118,9 @@ BEGIN
   END IF;
   -- An orphan is a dangling row that nothing can mend and that waits for nothing.
   v_kind := format(
-    'CASE WHEN b.%1$I IS NOT NULL AND t.hits = 1 AND (%2$s IS NULL OR %2$s %3$s t.key) THEN ''translated'' '
+    'CASE WHEN b.%1$I IS NOT NULL AND t.hits OPERATOR(pg_catalog.=) 1 AND (%2$s IS NULL OR %2$s %3$s t.key) THEN ''translated'' '
     'WHEN n.new_link IS NOT NULL THEN ''linked'' '
-    'WHEN b.%1$I IS NULL OR t.hits > 1 THEN ''kept'' '
+    'WHEN b.%1$I IS NULL OR t.hits OPERATOR(pg_catalog.>) 1 THEN ''kept'' '
     'WHEN %4$s THEN %5$L %6$s ELSE %7$L END',
     p_link.link_column, v_agreed || CASE WHEN v_agreed = 'NULL' THEN format('::%s', (SELECT c.type_name
       FROM flowguard._column(p_link.relation, p_link.link_column) c)) ELSE '' END, v_equal, '(' || v_waits || ')',
@@ -143,31 +143,33 @@ BEGIN
      WHERE b.%6$I IS NULL
         OR NOT EXISTS (SELECT FROM %7$s m WHERE m.%8$I %9$s b.%6$I%10$s)
   ), decided AS MATERIALIZED (
-    SELECT %11$s, b.%6$I AS old_link, %12$s AS kind, n.rule,
-           CASE WHEN %12$s = 'translated' THEN t.key WHEN %12$s = 'linked' THEN n.new_link END AS new_link
+    SELECT %11$s, b.%6$I AS old_link, k.kind, n.rule,
+           CASE WHEN k.kind OPERATOR(pg_catalog.=) 'translated' THEN t.key
+                WHEN k.kind OPERATOR(pg_catalog.=) 'linked' THEN n.new_link END AS new_link
       FROM broken b%13$s
      CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS hits, (pg_catalog.array_agg(a.%8$I))[1] AS key
                            FROM %7$s a WHERE b.%6$I IS NOT NULL AND (%14$s)%15$s) t
      CROSS JOIN LATERAL (SELECT CASE %16$s ELSE NULL END AS new_link, CASE %17$s ELSE NULL END AS rule) n
+     CROSS JOIN LATERAL (SELECT %12$s AS kind) k
   ), written AS (
     UPDATE %2$s c SET %6$I = d.new_link FROM decided d
      WHERE %18$s AND (d.old_link IS NULL AND c.%6$I IS NULL OR c.%6$I %9$s d.old_link)
-       AND d.kind = ANY ('{linked,translated,unlinked}')
-    RETURNING %19$s AS row_key, d.kind, CASE WHEN d.kind = 'linked' THEN d.rule END AS rule,
+       AND d.kind OPERATOR(pg_catalog.=) ANY ('{linked,translated,unlinked}')
+    RETURNING %19$s AS row_key, d.kind, CASE WHEN d.kind OPERATOR(pg_catalog.=) 'linked' THEN d.rule END AS rule,
               d.old_link::pg_catalog.text AS old_link, c.%6$I::pg_catalog.text AS new_link
   ), logged AS (
     INSERT INTO flowguard.repair_change (run_id, schema_name, table_name, link_column, row_key, kind, rule, old_link, new_link)
     SELECT $1, $5, $6, %20$L, w.row_key, w.kind, w.rule, w.old_link, w.new_link FROM written w
   )
-  SELECT (SELECT %21$s FROM batch b ORDER BY %22$s DESC LIMIT 1) AS last_key,
+  SELECT (SELECT %21$s FROM batch b ORDER BY %22$s LIMIT 1) AS last_key,
          (SELECT pg_catalog.count(*) FROM batch) AS scanned, w.linked, w.translated, w.unlinked,
-         d.broken - w.linked - w.translated AS remaining, d.orphans, d.orphan_links
-    FROM (SELECT pg_catalog.count(*) FILTER (WHERE kind = 'linked') AS linked,
-                 pg_catalog.count(*) FILTER (WHERE kind = 'translated') AS translated,
-                 pg_catalog.count(*) FILTER (WHERE kind = 'unlinked') AS unlinked FROM written) w,
+         d.broken OPERATOR(pg_catalog.-) w.linked OPERATOR(pg_catalog.-) w.translated AS remaining, d.orphans, d.orphan_links
+    FROM (SELECT pg_catalog.count(*) FILTER (WHERE kind OPERATOR(pg_catalog.=) 'linked') AS linked,
+                 pg_catalog.count(*) FILTER (WHERE kind OPERATOR(pg_catalog.=) 'translated') AS translated,
+                 pg_catalog.count(*) FILTER (WHERE kind OPERATOR(pg_catalog.=) 'unlinked') AS unlinked FROM written) w,
          (SELECT pg_catalog.count(*) AS broken,
-                 pg_catalog.array_agg(%23$s) FILTER (WHERE kind = 'orphan') AS orphans,
-                 pg_catalog.array_agg(old_link::pg_catalog.text) FILTER (WHERE kind = 'orphan') AS orphan_links
+                 pg_catalog.array_agg(%23$s) FILTER (WHERE kind OPERATOR(pg_catalog.=) 'orphan') AS orphans,
+                 pg_catalog.array_agg(old_link::pg_catalog.text) FILTER (WHERE kind OPERATOR(pg_catalog.=) 'orphan') AS orphan_links
             FROM decided d) d
 $query$,
     flowguard._columns_sql(ARRAY(SELECT DISTINCT x FROM unnest(v_key || p_link.link_column || flowguard._read_columns(p_link)) x), 'c.'),
