@@ -248,7 +248,9 @@ class _Progress:
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
         self.console = Console(stderr=True)
-        self.live = None if quiet or not self.console.is_terminal else self.console.status("")
+        # rich takes over standard output too while it draws: not where that is a pipe
+        on_terminal = self.console.is_terminal and sys.stdout.isatty()
+        self.live = self.console.status("") if on_terminal and not quiet else None
 
     @contextmanager
     def shown(self) -> Iterator[_Progress]:

@@ -23,6 +23,9 @@ CONNECT_TIMEOUT = 10
 """Seconds to wait for a server that does not answer, where neither the connection string nor the environment says."""
 
 
+_SESSION_ENDS = frozenset({"FATAL", "PANIC"})
+
+
 @dataclass(frozen=True)
 class Notice:
     """A message that PostgreSQL sends along: severity (NOTICE, WARNING, INFO, ...), text, and its optional parts."""
@@ -86,6 +89,8 @@ def run_script(connection: Connection, file: Path, *, action: str) -> None:
     for done, result in enumerate(results):
         if result.status == pq.ExecStatus.FATAL_ERROR:
             failure = error_from_result(result, encoding="utf-8")
+            if failure.diag.severity_nonlocalized in _SESSION_ENDS:
+                raise _connection_lost(action, failure) from failure
             _roll_back(connection)
             raise _script_failed(file, text, done, failure) from failure
         if result.status in {pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT}:
@@ -108,7 +113,7 @@ def readable_errors(action: str) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        if error.diag.sqlstate is None or error.diag.sqlstate.startswith("57P"):
+        if error.diag.sqlstate is None or error.diag.severity_nonlocalized in _SESSION_ENDS:
             raise _connection_lost(action, error) from error
         message = f"{error.diag.severity} {error.diag.sqlstate}: {error.diag.message_primary}"
         raise StatementFailed(

@@ -153,6 +153,8 @@ def new_cluster(bindir: Path, settings: Mapping[str, str], *, password: str | No
 
     Its Unix socket is in `socket` below it. Over TCP it trusts everyone, unless a password is given.
     """
+    if not (bindir / "initdb").is_file() or not (bindir / "postgres").is_file():
+        raise ServerFailed(f"There is no PostgreSQL server in {bindir}: initdb and postgres are expected.")
     account = _server_account()
     directory = Path(tempfile.mkdtemp(prefix="pyflowguard-", dir=_temporary_directory(account)))
     data = directory / "data"

@@ -168,7 +168,7 @@ def test_a_failing_script_leaves_nothing_and_is_shown_in_full(empty_db: str, thr
     three.add(
         "bad",
         "CREATE TABLE bad (i int);\n\nDO $$\nBEGIN\n"
-        "  RAISE EXCEPTION 'It is wrong.' USING ERRCODE = 'FG001', DETAIL = 'Very wrong.', HINT = 'Right it.';\nEND $$;",
+        "RAISE EXCEPTION 'It is wrong.' USING ERRCODE = 'FG001', DETAIL = 'Very wrong.', HINT = 'Right it.';\nEND $$;",
     )
     with pytest.raises(ScriptFailed) as caught:
         changes.deploy(empty_db, directory=three.directory)

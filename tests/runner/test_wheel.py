@@ -1,0 +1,99 @@
+"""What is built is complete: installed from its wheel, the command runs and finds its change sets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from pyflowguard import changes
+from pyflowguard.plan import read_plan
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def tracked(*folders: str) -> set[str]:
+    """List the files of the checkout in some folders, relative to its root."""
+    return {str(file.relative_to(REPOSITORY)) for folder in folders for file in (REPOSITORY / folder).rglob("*.sql")}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build source archive and, from that, wheel; both come to lie in one directory."""
+    directory = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", directory, REPOSITORY],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return directory
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel into an environment of its own, with nothing of the checkout in reach; gives its bin."""
+    directory = tmp_path_factory.mktemp("clean")
+    venv.create(directory / "venv")
+    python = directory / "venv" / "bin" / "python"
+    (wheel,) = built.glob("*.whl")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet", wheel],
+        check=True,
+        capture_output=True,
+        cwd=directory,
+    )
+    return python.parent
+
+
+def test_the_wheel_holds_package_and_change_sets(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    expected = {f"pyflowguard/changesets/{name}" for name in tracked("deploy", "revert", "verify", "sql")}
+    expected |= {"pyflowguard/changesets/sqitch.plan", "pyflowguard/changesets/sqitch.conf", "pyflowguard/py.typed"}
+    expected |= {f"pyflowguard/{file.name}" for file in (REPOSITORY / "pyflowguard").glob("*.py")}
+    assert expected <= names
+    assert {name.split("/")[0] for name in names} == {"pyflowguard", "pyflowguard-0.1.0.dist-info"}
+
+
+def test_the_source_archive_holds_what_the_wheel_is_made_of(built: Path) -> None:
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        names = {name.partition("/")[2] for name in files.getnames()}
+    assert tracked("deploy", "revert", "verify", "sql") | {"sqitch.plan", "sqitch.conf", "LICENSE"} <= names
+
+
+def test_the_installed_command_finds_its_change_sets(installed: Path, empty_db: str, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [installed / "pyflowguard", "status", "--dsn", empty_db],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    plan = read_plan()
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"Project pyflowguard: {len(plan.changes)} changes."
+    assert [line.split() for line in lines[1:]] == [["pending", *change.label.split()] for change in plan.changes]
+
+
+def test_the_installed_command_deploys_what_the_checkout_would(installed: Path, empty_db: str, tmp_path: Path) -> None:
+    subprocess.run(
+        [installed / "pyflowguard", "deploy", "--to", "@engine", "--dsn", empty_db],
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+    )
+    assert changes.deploy(empty_db, to="@engine").deployed == ()
+
+
+def test_the_package_is_typed(installed: Path) -> None:
+    code = "import pyflowguard, pathlib; print((pathlib.Path(pyflowguard.__file__).parent / 'py.typed').exists())"
+    output = subprocess.run([installed / "python", "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert output.stdout == "True\n"
