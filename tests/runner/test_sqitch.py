@@ -69,7 +69,8 @@ UNION ALL
 SELECT p.oid::regprocedure::text FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
  WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
 UNION ALL
-SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'pyflowguard', 'sqitch')
+SELECT nspname FROM pg_namespace
+ WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'pyflowguard', 'sqitch')
 ORDER BY 1
 """
 
