@@ -259,8 +259,8 @@ DECLARE
   v_time   text;
   r_rule   flowguard.rule;
 BEGIN
-  v_find := format('SELECT m.%I INTO v_link FROM %s m WHERE m.%I %s %%s%s', v_master.key_column, v_master.relation,
-                   v_master.key_column, flowguard._equal(v_master.relation, v_master.key_column),
+  v_find := format('SELECT m.%1$I INTO v_link FROM %2$s m WHERE m.%1$I %3$s v_reference%4$s', v_master.key_column,
+                   v_master.relation, flowguard._equal(v_master.relation, v_master.key_column),
                    flowguard._master_match(p_link, p_style, false));
   FOR r_rule IN SELECT * FROM flowguard._rules(p_link) LOOP
     IF r_rule.kind = 'session' THEN
@@ -281,7 +281,7 @@ BEGIN
         '    END IF;\n',
         r_rule."position", flowguard._setting_name(p_link.link_column), flowguard._setting_name(p_link.link_column),
         flowguard._setting_name(p_link.link_column), p_link.relation, p_link.link_column,
-        format(v_find, 'v_reference'));
+        v_find);
     ELSIF r_rule.kind = 'reference' THEN
       v_via := (flowguard._row_refs(p_link, ARRAY[r_rule.via_column], p_style))[1];
       IF r_rule.source = v_master.relation AND r_rule.source_link = v_master.key_column THEN
@@ -303,7 +303,7 @@ BEGIN
           flowguard._equal(r_rule.source, r_rule.source_key), v_via,
           flowguard._match_tenants(r_rule.source, r_rule.source_tenant_columns, 's.', p_link.relation, p_link.tenant_columns,
                                    flowguard._row_refs(p_link, p_link.tenant_columns, p_style), false),
-          format(v_find, 'v_reference'));
+          v_find);
       END IF;
       v_text := v_text || CASE WHEN r_rule.agree
                             THEN E'      EXIT lookup;  -- agreed: linked as it, or waiting for it\n'

@@ -96,16 +96,17 @@ BEGIN
       reason := format('the nearest row of %s is of %s, %s away; the window is %s', p_rule.source, v_near.at, v_near.far,
                        p_rule.within);
     ELSE
-      EXECUTE format('SELECT EXISTS (%s) FROM %s', flowguard._other_master_query(p_link, p_rule, 'c', '$2'), v_from)
-        INTO ambiguous USING p_row_key, NULL;
       IF p_rule.on_ambiguous = 'leave' THEN
-        reason := format('rows of %s within %s lead to more than one master', p_rule.source, p_rule.within);
-        ambiguous := true;
-      ELSE
-        reason := format('the nearest row of %s is of %s and leads to %s by now; call flowguard.repair(%L)', p_rule.source,
-                         v_near.at, v_near.link, p_link.relation);
-        ambiguous := false;
+        EXECUTE format('SELECT EXISTS (%s) FROM %s',
+                       flowguard._other_master_query(p_link, p_rule, 'c', format('$2::%s', (
+                         SELECT x.type_name FROM flowguard._column(v_master.relation, v_master.key_column) x))), v_from)
+          INTO ambiguous USING p_row_key, v_near.link;
       END IF;
+      reason := CASE
+                  WHEN ambiguous THEN format('rows of %s within %s lead to more than one master', p_rule.source, p_rule.within)
+                  ELSE format('the nearest row of %s is of %s and leads to %s by now; call flowguard.repair(%L)', p_rule.source,
+                              v_near.at, v_near.link, p_link.relation)
+                END;
       final := true;
     END IF;
   END IF;
@@ -170,7 +171,7 @@ BEGIN
           HINT = format('Set %I to the key of a master of %s, or run "SET LOCAL %s = ''<key>''" before writing; '
                         'a flowguard_admin may call flowguard.bypass(reason).',
                         p_link_column, v_link.master, flowguard._setting_name(p_link_column)),
-          SCHEMA = (SELECT c.relnamespace::regnamespace::text FROM pg_class c WHERE c.oid = p_relation),
+          SCHEMA = (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_relation),
           TABLE = (SELECT c.relname FROM pg_class c WHERE c.oid = p_relation), COLUMN = p_link_column;
 END;
 $_refuse_unlinked$;
@@ -187,7 +188,7 @@ BEGIN
           DETAIL = flowguard._tenant_text(v_link, p_row_key) || 'Whether its master is of its tenant cannot be proved.',
           HINT = format('Set %s; a flowguard_admin may call flowguard.bypass(reason).',
                         flowguard._columns_sql(v_link.tenant_columns)),
-          SCHEMA = (SELECT c.relnamespace::regnamespace::text FROM pg_class c WHERE c.oid = p_relation),
+          SCHEMA = (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_relation),
           TABLE = (SELECT c.relname FROM pg_class c WHERE c.oid = p_relation);
 END;
 $_refuse_tenantless$;

@@ -12,23 +12,23 @@ COMMENT ON FUNCTION flowguard._all_known(regclass, name[]) IS 'Whether the table
 
 CREATE OR REPLACE FUNCTION flowguard._index_sql(
   p_relation regclass, p_columns name[], p_unique boolean, p_where text DEFAULT NULL,
-  OUT name text, OUT statement text
+  OUT name text, OUT verb text, OUT definition text
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_index_sql$
--- Name and definition of an index of ours. %%s in the definition stands for CONCURRENTLY.
+-- Name and definition of an index of ours; CONCURRENTLY, where it applies, comes after the verb.
 DECLARE
   v_table  text;
 BEGIN
   SELECT relname INTO STRICT v_table FROM pg_class WHERE oid = p_relation;
   name := flowguard._fit('flowguard_' || v_table || '_' || array_to_string(p_columns, '_')
                          || CASE WHEN p_where IS NOT NULL THEN '_unlinked_idx' WHEN p_unique THEN '_key' ELSE '_idx' END);
-  statement := format('CREATE %sINDEX %%s%I ON %s (%s)%s', CASE WHEN p_unique THEN 'UNIQUE ' ELSE '' END, name, p_relation,
-                      flowguard._columns_sql(p_columns), coalesce(' WHERE ' || p_where, ''));
+  verb := CASE WHEN p_unique THEN 'CREATE UNIQUE INDEX ' ELSE 'CREATE INDEX ' END;
+  definition := format('%I ON %s (%s)%s', name, p_relation, flowguard._columns_sql(p_columns), coalesce(' WHERE ' || p_where, ''));
 END;
 $_index_sql$;
 COMMENT ON FUNCTION flowguard._index_sql(regclass, name[], boolean, text) IS 'Name and definition of an index that we make.';
 
 CREATE OR REPLACE FUNCTION flowguard._wanted_indexes(p_link flowguard.link)
-RETURNS TABLE (relation regclass, name text, statement text)
+RETURNS TABLE (relation regclass, name text, verb text, definition text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_indexes$
 -- Indexes that the link's keys and look-ups need and that the application does not have.
 #variable_conflict use_column
@@ -66,7 +66,7 @@ BEGIN
              quote_ident(p_link.link_column) || ' IS NULL'
         FROM flowguard._rules(p_link) r WHERE r.kind = 'proximity'
     )
-    SELECT DISTINCT w.n, w.relation, w.columns, w.is_unique, w.predicate, i.name, i.statement
+    SELECT DISTINCT w.n, w.relation, w.columns, w.is_unique, w.predicate, i.name, i.verb, i.definition
       FROM wanted w
      CROSS JOIN LATERAL flowguard._index_sql(w.relation, w.columns, w.is_unique, w.predicate) i
      WHERE w.predicate IS NOT NULL
@@ -77,13 +77,14 @@ BEGIN
   LOOP
     relation := r_index.relation;
     name := r_index.name;
-    statement := r_index.statement;
+    verb := r_index.verb;
+    definition := r_index.definition;
     RETURN NEXT;
   END LOOP;
 END;
 $_wanted_indexes$;
 COMMENT ON FUNCTION flowguard._wanted_indexes(flowguard.link) IS
-  'Indexes that a link needs and that the application does not have; %s in a statement stands for CONCURRENTLY.';
+  'Indexes that a link needs and that the application does not have.';
 
 CREATE OR REPLACE FUNCTION flowguard._by_tenant(p_link flowguard.link, p_rule flowguard.rule) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_by_tenant$
@@ -487,10 +488,11 @@ BEGIN
   FOR r_statement IN
     -- 1. indexes; an invalid one is what a broken CREATE INDEX CONCURRENTLY left
     SELECT x.statement, x.lock, x.in_transaction
-      FROM flowguard._wanted_indexes(p_link) WITH ORDINALITY AS w (relation, name, statement, n)
+      FROM flowguard._wanted_indexes(p_link) WITH ORDINALITY AS w (relation, name, verb, definition, n)
       JOIN pg_class t ON t.oid = w.relation
       LEFT JOIN pg_index i ON i.indrelid = w.relation
-                          AND i.indexrelid = to_regclass(format('%I.%I', t.relnamespace::regnamespace::text, w.name))
+                          AND i.indexrelid = (SELECT x.oid FROM pg_class x
+                                               WHERE x.relnamespace = t.relnamespace AND x.relname = w.name)
      CROSS JOIN LATERAL (
        SELECT 1 AS k,
               format(CASE WHEN p_online THEN 'DROP INDEX CONCURRENTLY %s.%I' ELSE 'DROP INDEX %s.%I' END,
@@ -499,7 +501,7 @@ BEGIN
               NOT p_online AS in_transaction
         WHERE NOT i.indisvalid
        UNION ALL
-       SELECT 2, format(w.statement, CASE WHEN p_online AND t.relkind <> 'p' THEN 'CONCURRENTLY ' ELSE '' END),
+       SELECT 2, w.verb || CASE WHEN p_online AND t.relkind <> 'p' THEN 'CONCURRENTLY ' ELSE '' END || w.definition,
               format(CASE WHEN p_online AND t.relkind <> 'p' THEN 'SHARE UPDATE EXCLUSIVE on %s' ELSE 'SHARE on %s' END, w.relation),
               NOT p_online OR t.relkind = 'p'
         WHERE i.indisvalid IS DISTINCT FROM true

@@ -54,7 +54,6 @@ DECLARE
   v_master   flowguard.master := flowguard._master(p_link.master);
   v_key      name[] := flowguard._row_key(p_link.relation);
   v_equal    text := flowguard._equal(p_link.relation, p_link.link_column);
-  v_find     text;
   v_joins    text := '';
   v_new      text := '';   -- WHEN … THEN … by rule
   v_rule     text := '';
@@ -66,8 +65,6 @@ DECLARE
   v_alternate text;
   r_rule     flowguard.rule;
 BEGIN
-  v_find := format('LEFT JOIN %s m%%1$s ON m%%1$s.%I %s %%2$s%s', v_master.relation, v_master.key_column,
-                   flowguard._equal(v_master.relation, v_master.key_column), '%3$s');
   FOR r_rule IN SELECT * FROM flowguard._rules(p_link) LOOP
     CONTINUE WHEN r_rule.kind = 'session';
     v_row := 'm' || r_rule."position" || '.' || quote_ident(v_master.key_column);
@@ -458,6 +455,7 @@ BEGIN
   END LOOP;
 
   PERFORM flowguard._count_batch(run_id, '{}', true);
+  PERFORM flowguard._note_violations();
   SELECT r.linked, r.translated, r.quarantined, r.unlinked, r.remaining
     INTO linked, translated, quarantined, unlinked, remaining
     FROM flowguard.repair_run r WHERE r.run_id OPERATOR(pg_catalog.=) repair.run_id;

@@ -1,0 +1,453 @@
+-- Deploy pyflowguard:health to pg
+-- How true the links are: counts, violations row by row, a score, and findings with their remedy.
+-- The functions that read application tables are SECURITY DEFINER, so that flowguard_viewer sees figures without rights on
+-- the tables themselves; they run with row_security = off: an error, never a partial count.
+
+BEGIN;
+
+CREATE TABLE IF NOT EXISTS flowguard.violation_seen (
+  schema_name text        NOT NULL,
+  table_name  text        NOT NULL,
+  link_column text        NOT NULL,
+  row_key     jsonb       NOT NULL,
+  kind        text        NOT NULL,
+  seen_at     timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (schema_name, table_name, link_column, row_key, kind)
+);
+COMMENT ON TABLE flowguard.violation_seen IS 'When each violation that is still there was first seen by check_all() or repair().';
+COMMENT ON COLUMN flowguard.violation_seen.schema_name IS 'Schema of the table at that time.';
+COMMENT ON COLUMN flowguard.violation_seen.table_name IS 'Name of the table at that time.';
+COMMENT ON COLUMN flowguard.violation_seen.link_column IS 'The link.';
+COMMENT ON COLUMN flowguard.violation_seen.row_key IS 'The row''s key, by column.';
+COMMENT ON COLUMN flowguard.violation_seen.kind IS 'What is wrong with it.';
+COMMENT ON COLUMN flowguard.violation_seen.seen_at IS 'When it was first seen.';
+
+CREATE OR REPLACE FUNCTION flowguard._keys_proved(p_link flowguard.link, OUT wanted integer, OUT present integer, OUT validated integer)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_keys_proved$
+-- The foreign keys that prove a link: how many there should be, are there, and are validated.
+  SELECT count(*)::integer, count(c.oid)::integer, (count(*) FILTER (WHERE c.convalidated))::integer
+    FROM (SELECT w.name, w.definition FROM flowguard._wanted_keys(p_link) w
+          UNION ALL
+          -- Without tenants the application's own key may be all that is needed.
+          SELECT k.conname::text, k.definition FROM flowguard._own_keys(p_link) k
+           WHERE k.kept AND NOT EXISTS (SELECT FROM flowguard._wanted_keys(p_link))) AS w
+    LEFT JOIN pg_constraint c ON c.conrelid = p_link.relation AND c.conname = w.name
+                             AND regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', '') = w.definition;
+$_keys_proved$;
+COMMENT ON FUNCTION flowguard._keys_proved(flowguard.link) IS 'How many foreign keys of a link are wanted, present, validated.';
+
+CREATE OR REPLACE FUNCTION flowguard._indexes_ready(p_link flowguard.link, OUT wanted integer, OUT present integer)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_indexes_ready$
+-- The indexes that a link needs; one that the application has counts as much as ours.
+  SELECT count(*)::integer + 1,
+         (count(*) FILTER (WHERE i.indisvalid))::integer
+           + (coalesce(flowguard._find_index(p_link.relation, ARRAY[p_link.link_column], false, false),
+                       flowguard._find_index(p_link.relation, ARRAY[p_link.link_column], false, true)) IS NOT NULL)::integer
+    FROM flowguard._wanted_indexes(p_link) w
+    JOIN pg_class t ON t.oid = w.relation
+    LEFT JOIN pg_index i ON i.indrelid = w.relation
+                        AND i.indexrelid = (SELECT x.oid FROM pg_class x
+                                             WHERE x.relnamespace = t.relnamespace AND x.relname = w.name);
+$_indexes_ready$;
+COMMENT ON FUNCTION flowguard._indexes_ready(flowguard.link) IS 'How many indexes of a link are wanted and present.';
+
+CREATE OR REPLACE FUNCTION flowguard._triggers_ready(p_link flowguard.link, OUT wanted integer, OUT present integer)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_triggers_ready$
+-- Triggers and functions of a link: how many there should be, and how many are enabled and current.
+  SELECT count(*)::integer, (count(*) FILTER (WHERE s.status = 'installed'))::integer
+    FROM (SELECT flowguard._trigger_status(w.relation, w.name, w.statement) AS status
+            FROM flowguard._wanted_triggers(p_link) w
+          UNION ALL
+          SELECT flowguard._function_status(f.signature, f.is_definer, f.body)
+            FROM flowguard._wanted_functions(p_link) f) AS s;
+$_triggers_ready$;
+COMMENT ON FUNCTION flowguard._triggers_ready(flowguard.link) IS
+  'How many triggers and functions of a link are wanted, and are enabled and current.';
+
+CREATE OR REPLACE FUNCTION flowguard._link_status()
+RETURNS TABLE (relation regclass, link_column name, mode text, total bigint, linked bigint, unlinked bigint, dangling bigint,
+               mismatched bigint, tenantless bigint, coverage numeric, validated boolean, indexed boolean, guarded boolean)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $_link_status$
+-- SECURITY DEFINER: figures for whoever may see the view, without rights on the tables.
+  SELECT l.relation, l.link_column, l.mode, c.total, c.linked, c.unlinked, c.dangling, c.mismatched, c.tenantless,
+         CASE WHEN c.total = 0 THEN 1 ELSE round(c.linked::numeric / c.total, 4) END,
+         k.wanted > 0 AND k.validated = k.wanted, i.present = i.wanted, l.guarded
+    FROM flowguard._link_order() l
+   CROSS JOIN LATERAL flowguard._count_links(l) c
+   CROSS JOIN LATERAL flowguard._keys_proved(l) k
+   CROSS JOIN LATERAL flowguard._indexes_ready(l) i;
+$_link_status$;
+COMMENT ON FUNCTION flowguard._link_status() IS 'What the view flowguard.link_status shows.';
+
+CREATE OR REPLACE VIEW flowguard.link_status AS SELECT * FROM flowguard._link_status();
+COMMENT ON VIEW flowguard.link_status IS
+  'One row for each link: rows in all, validly linked, unlinked (NULL), dangling (no such master), mismatched (a master of '
+  'another tenant, or another than the referenced row''s) and tenantless (linked, but the row does not know its tenant); '
+  'coverage = linked / total, 1 for an empty table; whether its foreign keys are validated and its indexes there.';
+
+CREATE OR REPLACE FUNCTION flowguard._why_dangling(
+  p_link flowguard.link, p_row_key jsonb, OUT reason text, OUT ambiguous boolean
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_why_dangling$
+-- Why a link points to no master, and what repair would do with it.
+DECLARE
+  v_master flowguard.master := flowguard._master(p_link.master);
+  v_match  text;
+  v_link   text;
+  v_hits   bigint := 0;
+  v_key    text;
+BEGIN
+  EXECUTE format('SELECT c.%I::text FROM %s c WHERE %s', p_link.link_column, p_link.relation,
+                 flowguard._key_sql_match(p_link.relation, 'c', '$1')) INTO v_link USING p_row_key;
+  SELECT string_agg(format('m.%I %s c.%I', k.name, flowguard._equal(v_master.relation, k.name), p_link.link_column), ' OR ')
+    INTO v_match FROM unnest(v_master.alternate_keys) AS k (name);
+  IF v_match IS NOT NULL THEN
+    EXECUTE format('SELECT count(*), min(m.%I::text) FROM %s c JOIN %s m ON (%s)%s WHERE %s', v_master.key_column,
+                   p_link.relation, v_master.relation, v_match, flowguard._master_match(p_link, 'c', false),
+                   flowguard._key_sql_match(p_link.relation, 'c', '$1'))
+      INTO v_hits, v_key USING p_row_key;
+  END IF;
+  ambiguous := v_hits > 1;
+  reason := format('%I = %s is no %I of %s', p_link.link_column, v_link, v_master.key_column, v_master.relation)
+         || CASE WHEN v_hits = 1 THEN format('; it is another key of the master %s, to which repair translates it', v_key)
+                 WHEN v_hits > 1 THEN format('; it is another key of %s masters', v_hits)
+                 ELSE '; ' || (flowguard._why(p_link, p_row_key)).reason END;
+END;
+$_why_dangling$;
+COMMENT ON FUNCTION flowguard._why_dangling(flowguard.link, jsonb) IS 'Why a link points to no master.';
+
+CREATE OR REPLACE FUNCTION flowguard._why_mismatched(p_link flowguard.link, p_row_key jsonb) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_why_mismatched$
+-- What a link disagrees with: the tenant of its master, or the link of a referenced row.
+DECLARE
+  v_master flowguard.master := flowguard._master(p_link.master);
+  v_where  text := flowguard._key_sql_match(p_link.relation, 'c', '$1');
+  v_same   boolean;
+  v_via    text;
+  v_other  text;
+  v_link   text;
+  v_text   text;
+  r_rule   flowguard.rule;
+BEGIN
+  EXECUTE format('SELECT c.%I::text, true%s FROM %s c JOIN %s m ON m.%I %s c.%I WHERE %s', p_link.link_column,
+                 flowguard._master_match(p_link, 'c', false), p_link.relation, v_master.relation, v_master.key_column,
+                 flowguard._equal(v_master.relation, v_master.key_column), p_link.link_column, v_where)
+    INTO v_link, v_same USING p_row_key;
+  IF NOT v_same THEN
+    v_text := format('master %s is of another tenant', v_link);
+  END IF;
+  FOR r_rule IN SELECT * FROM flowguard._rules(p_link) r WHERE r.agree LOOP
+    EXECUTE format('SELECT c.%I::text, a.%I::text FROM %s c JOIN %s a ON a.%I %s c.%I WHERE %s', r_rule.via_column,
+                   r_rule.source_link, p_link.relation, r_rule.source, r_rule.source_key,
+                   flowguard._equal(r_rule.source, r_rule.source_key), r_rule.via_column, v_where)
+      INTO v_via, v_other USING p_row_key;
+    IF v_via IS NOT NULL AND v_other IS DISTINCT FROM v_link THEN
+      v_text := concat_ws('; ', v_text, format('%I = %s, but row %s of %s has %s', p_link.link_column, v_link, v_via,
+                                               r_rule.source, coalesce(v_other, 'none yet')));
+    END IF;
+  END LOOP;
+  RETURN v_text;
+END;
+$_why_mismatched$;
+COMMENT ON FUNCTION flowguard._why_mismatched(flowguard.link, jsonb) IS 'What a link disagrees with.';
+
+CREATE OR REPLACE FUNCTION flowguard._wrong_rows(p_link flowguard.link, p_limit bigint DEFAULT NULL)
+RETURNS TABLE (row_key jsonb, kind text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_wrong_rows$
+-- Rows of a link that are not validly linked, in the order of their keys.
+BEGIN
+  RETURN QUERY EXECUTE format('SELECT j.row_key, j.kind FROM (SELECT %s AS row_key, %s AS kind FROM %s) AS j '
+                              'WHERE j.kind <> ''linked'' ORDER BY j.kind, j.row_key LIMIT $1',
+                              flowguard._row_key_sql(p_link.relation, 'c.'), flowguard._judgement(p_link),
+                              flowguard._judged_rows(p_link)) USING p_limit;
+END;
+$_wrong_rows$;
+COMMENT ON FUNCTION flowguard._wrong_rows(flowguard.link, bigint) IS 'Rows of a link that are not validly linked.';
+
+CREATE OR REPLACE FUNCTION flowguard._violations()
+RETURNS TABLE (relation regclass, link_column name, row_key jsonb, kind text, reason text, seen_at timestamptz)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $_violations$
+-- SECURITY DEFINER: for whoever may see the view, without rights on the tables.
+#variable_conflict use_column
+DECLARE
+  r_link flowguard.link;
+  r_row  record;
+  r_why  record;
+BEGIN
+  FOR r_link IN SELECT * FROM flowguard._link_order() LOOP
+    FOR r_row IN SELECT w.row_key, w.kind FROM flowguard._wrong_rows(r_link) w LOOP
+      relation := r_link.relation;
+      link_column := r_link.link_column;
+      row_key := r_row.row_key;
+      kind := r_row.kind;
+      IF kind = 'unlinked' THEN
+        r_why := flowguard._why(r_link, row_key);
+        reason := r_why.reason;
+        kind := CASE WHEN r_why.ambiguous THEN 'ambiguous' ELSE kind END;
+      ELSIF kind = 'dangling' THEN
+        r_why := flowguard._why_dangling(r_link, row_key);
+        reason := r_why.reason;
+        kind := CASE WHEN r_why.ambiguous THEN 'ambiguous' ELSE kind END;
+      ELSIF kind = 'mismatched' THEN
+        reason := flowguard._why_mismatched(r_link, row_key);
+      ELSE
+        reason := format('it has a link, but one of %s is NULL', flowguard._columns_sql(r_link.tenant_columns));
+      END IF;
+      SELECT s.seen_at INTO seen_at
+        FROM flowguard.violation_seen s
+        JOIN pg_class c ON c.oid = relation
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE s.schema_name = n.nspname AND s.table_name = c.relname AND s.link_column = r_link.link_column
+         AND s.row_key = r_row.row_key AND s.kind = r_row.kind;
+      RETURN NEXT;
+    END LOOP;
+  END LOOP;
+END;
+$_violations$;
+COMMENT ON FUNCTION flowguard._violations() IS 'What the view flowguard.violation shows.';
+
+CREATE OR REPLACE VIEW flowguard.violation AS SELECT * FROM flowguard._violations();
+COMMENT ON VIEW flowguard.violation IS
+  'Rows that are not validly linked, computed from the tables: unlinked, ambiguous (more than one master may be meant), '
+  'dangling, mismatched or tenantless, each with the reason, and when check_all() or repair() first saw it.';
+
+CREATE OR REPLACE FUNCTION flowguard._note_violations() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $_note_violations$
+-- Remembers when a violation was first seen and forgets those that are gone. Does nothing where nothing can be written.
+-- SECURITY DEFINER: whoever may check may let it be noted.
+BEGIN
+  IF pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean THEN
+    RETURN;
+  END IF;
+  WITH present AS MATERIALIZED (
+    SELECT n.nspname::text AS schema_name, c.relname::text AS table_name, l.link_column::text AS link_column, w.row_key, w.kind
+      FROM flowguard._link_order() l
+      JOIN pg_class c ON c.oid = l.relation
+      JOIN pg_namespace n ON n.oid = c.relnamespace
+     CROSS JOIN LATERAL flowguard._wrong_rows(l) w
+  ), gone AS (
+    DELETE FROM flowguard.violation_seen s
+     WHERE NOT EXISTS (SELECT FROM present p
+                        WHERE (p.schema_name, p.table_name, p.link_column, p.row_key, p.kind)
+                              = (s.schema_name, s.table_name, s.link_column, s.row_key, s.kind))
+  )
+  INSERT INTO flowguard.violation_seen (schema_name, table_name, link_column, row_key, kind)
+  SELECT p.* FROM present p
+  ON CONFLICT DO NOTHING;
+END;
+$_note_violations$;
+COMMENT ON FUNCTION flowguard._note_violations() IS 'Remembers when each present violation was first seen.';
+
+CREATE OR REPLACE FUNCTION flowguard._share(p_part numeric, p_whole numeric) RETURNS numeric
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_share$
+  SELECT CASE WHEN p_whole = 0 THEN 100 ELSE 100 * p_part / p_whole END;
+$_share$;
+COMMENT ON FUNCTION flowguard._share(numeric, numeric) IS 'A part of a whole in percent; 100 of nothing.';
+
+CREATE OR REPLACE FUNCTION flowguard._row_health(p_link flowguard.link, OUT tenant_true bigint, OUT complete bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_row_health$
+-- Rows whose tenant is known, is one that exists (as the table's own foreign keys on the tenant columns say), and is that
+-- of the master; and rows with complete tenant and time columns of which none was updated before it was made.
+DECLARE
+  v_tenant   text;
+  v_exists   text;
+  v_complete text;
+BEGIN
+  SELECT coalesce(string_agg(format('c.%I IS NOT NULL', t.name), ' AND ' ORDER BY t.n), 'true')
+    INTO v_tenant FROM unnest(p_link.tenant_columns) WITH ORDINALITY AS t (name, n) WHERE t.name IS NOT NULL;
+  SELECT coalesce(string_agg(format(' AND EXISTS (SELECT FROM %s t WHERE %s)', k.confrelid::regclass, k.joined), ''), '')
+    INTO v_exists
+    FROM (SELECT f.oid, f.confrelid,
+                 string_agg(format('t.%I OPERATOR(%I.%s) c.%I', ta.attname, n.nspname, o.oprname, a.attname), ' AND ' ORDER BY x.i) AS joined
+            FROM pg_constraint f
+           CROSS JOIN LATERAL unnest(f.conkey, f.confkey, f.conpfeqop) WITH ORDINALITY AS x (own, other, operator, i)
+            JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = x.own
+            JOIN pg_attribute ta ON ta.attrelid = f.confrelid AND ta.attnum = x.other
+            JOIN pg_operator o ON o.oid = x.operator
+            JOIN pg_namespace n ON n.oid = o.oprnamespace
+           WHERE f.contype = 'f' AND f.conrelid = p_link.relation
+           GROUP BY f.oid
+          HAVING bool_and(a.attname = ANY (p_link.tenant_columns))) AS k;
+  SELECT concat_ws(' AND ', v_tenant,
+                   string_agg(format('c.%I IS NOT NULL', a.attname), ' AND ' ORDER BY a.attnum),
+                   CASE WHEN count(*) FILTER (WHERE a.attname IN ('created_at', 'updated_at')) = 2
+                     THEN 'c.created_at <= c.updated_at' END)
+    INTO v_complete
+    FROM pg_attribute a
+   WHERE a.attrelid = p_link.relation AND a.attnum > 0 AND NOT a.attisdropped
+     AND a.atttypid IN ('timestamptz'::regtype, 'timestamp'::regtype)
+     AND (a.attname IN ('created_at', 'updated_at')
+          OR a.attname IN (SELECT r.time_column FROM flowguard._rules(p_link) r WHERE r.kind = 'proximity'));
+  EXECUTE format('SELECT count(*) FILTER (WHERE %s%s%s), count(*) FILTER (WHERE %s) FROM %s', v_tenant, v_exists,
+                 ' AND (m IS NULL OR (true' || flowguard._master_match(p_link, 'c', false) || '))', v_complete,
+                 flowguard._judged_rows(p_link))
+    INTO tenant_true, complete;
+END;
+$_row_health$;
+COMMENT ON FUNCTION flowguard._row_health(flowguard.link) IS
+  'Rows whose tenant is consistent with its own table and with the master, and rows that are complete.';
+
+CREATE OR REPLACE FUNCTION flowguard._health()
+RETURNS TABLE (category text, relation regclass, link_column name, score numeric, detail text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $_health$
+-- Each category for each link, in percent. SECURITY DEFINER: figures without rights on the tables.
+  WITH measured AS MATERIALIZED (
+    SELECT l.relation, l.link_column, c.*, h.tenant_true, h.complete, k.wanted AS keys, k.validated AS keys_validated,
+           i.wanted AS indexes, i.present AS indexes_present, t.wanted AS triggers, t.present AS triggers_current
+      FROM flowguard._link_order() l
+     CROSS JOIN LATERAL flowguard._count_links(l) c
+     CROSS JOIN LATERAL flowguard._row_health(l) h
+     CROSS JOIN LATERAL flowguard._keys_proved(l) k
+     CROSS JOIN LATERAL flowguard._indexes_ready(l) i
+     CROSS JOIN LATERAL flowguard._triggers_ready(l) t
+  )
+  SELECT s.category, m.relation, m.link_column, s.score, s.detail
+    FROM measured m
+   CROSS JOIN LATERAL (VALUES
+     ('tenant isolation', flowguard._share(m.tenant_true, m.total),
+      format('%s of %s rows have a known, existing tenant that is their master''s', m.tenant_true, m.total)),
+     ('foreign-key integrity', flowguard._share(m.linked, m.total - m.unlinked),
+      format('%s of %s links are valid', m.linked, m.total - m.unlinked)),
+     ('master-flow linkage', flowguard._share(m.linked, m.total),
+      format('%s of %s rows are validly linked', m.linked, m.total)),
+     ('data quality', flowguard._share(m.complete, m.total),
+      format('%s of %s rows have complete tenant and time columns in order', m.complete, m.total)),
+     ('readiness', (flowguard._share(m.indexes_present, m.indexes)
+                    + CASE WHEN m.keys = 0 THEN 0 ELSE flowguard._share(m.keys_validated, m.keys) END
+                    + flowguard._share(m.triggers_current, m.triggers)) / 3,
+      format('%s of %s indexes, %s of %s keys validated, %s of %s triggers and functions current', m.indexes_present,
+             m.indexes, m.keys_validated, m.keys, m.triggers_current, m.triggers))
+   ) AS s (category, score, detail);
+$_health$;
+COMMENT ON FUNCTION flowguard._health() IS 'Each category of health for each link, in percent.';
+
+CREATE OR REPLACE FUNCTION flowguard._round_score(p_score numeric) RETURNS numeric
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_round_score$
+-- One decimal; 100.0 is kept for what is whole.
+  SELECT CASE WHEN p_score < 100 THEN least(round(p_score, 1), 99.9) ELSE 100.0 END;
+$_round_score$;
+COMMENT ON FUNCTION flowguard._round_score(numeric) IS 'A score with one decimal, 100.0 only where nothing is missing.';
+
+CREATE OR REPLACE VIEW flowguard.health_category AS
+  SELECT c.category, flowguard._round_score(coalesce(avg(h.score), 100)) AS score, 0.2 AS weight,
+         coalesce(string_agg(format('%s.%s: %s', h.relation, h.link_column, h.detail), '; ' ORDER BY h.score, h.relation::text)
+                    FILTER (WHERE h.score < 100), 'nothing to fix') AS detail
+    FROM unnest(ARRAY['tenant isolation', 'foreign-key integrity', 'master-flow linkage', 'data quality', 'readiness'])
+         WITH ORDINALITY AS c (category, n)
+    LEFT JOIN flowguard._health() h ON h.category = c.category
+   GROUP BY c.category, c.n
+   ORDER BY c.n;
+COMMENT ON VIEW flowguard.health_category IS
+  'The five categories of health, each the mean over all links in percent (an empty table counts 100), its weight in the '
+  'score, and what keeps it below 100.';
+
+CREATE OR REPLACE FUNCTION flowguard.health_score() RETURNS numeric
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $health_score$
+-- The mean over links of each category, then the mean of the five.
+  SELECT flowguard._round_score(coalesce(avg(c.score), 100))
+    FROM (SELECT avg(h.score) AS score FROM flowguard._health() h GROUP BY h.category) AS c;
+$health_score$;
+COMMENT ON FUNCTION flowguard.health_score() IS
+  'The health of all links from 0 to 100, one decimal: the mean of tenant isolation, foreign-key integrity, master-flow '
+  'linkage, data quality and readiness, each the mean over links. 100.0 only where nothing is left to fix. 42501 where row '
+  'security would hide rows.';
+
+CREATE OR REPLACE FUNCTION flowguard.check_all()
+RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $check_all$
+-- Everything that is not as it should be. SECURITY DEFINER: for flowguard_viewer, without rights on the tables.
+#variable_conflict use_column
+DECLARE
+  r_link  flowguard.link;
+  r_count record;
+  r_keys  record;
+  v_key   text;
+BEGIN
+  PERFORM flowguard._note_violations();
+  RETURN QUERY
+    SELECT 'table_gone', 'ERROR', l.relation::text, 'a link, its master or a source of its rules names a table that is gone',
+           format('link %I, stem %s, master %s', l.link_column, l.stem, l.master),
+           format('DELETE FROM flowguard.link WHERE stem = %L', l.stem), 'table_gone:' || l.stem
+      FROM flowguard.link l WHERE NOT flowguard._is_alive(l);
+  FOR r_link IN SELECT * FROM flowguard._link_order() LOOP
+    v_key := ':' || r_link.relation || ':' || r_link.link_column;
+    r_count := flowguard._count_links(r_link);
+    RETURN QUERY
+      SELECT x.name, x.level, r_link.relation::text, format('%s of %s rows %s', x.rows, r_count.total, x.what),
+             (SELECT string_agg(w.row_key::text, ', ') FROM (
+                SELECT y.row_key FROM flowguard._wrong_rows(r_link) y WHERE y.kind = x.kind LIMIT 5) AS w)
+               || CASE WHEN x.rows > 5 THEN ', …' ELSE '' END,
+             x.remedy, x.name || v_key
+        FROM (VALUES
+          ('unlinked_rows', CASE r_link.mode WHEN 'enforce' THEN 'ERROR' ELSE 'WARN' END, 'unlinked', r_count.unlinked,
+           'are unlinked', format('CALL flowguard.repair(%L, link_column => %L); see flowguard.violation for the reasons',
+                                  r_link.relation, r_link.link_column)),
+          ('dangling_links', 'ERROR', 'dangling', r_count.dangling, 'point to no master',
+           format('CALL flowguard.repair(%L, link_column => %L)', r_link.relation, r_link.link_column)),
+          ('mismatched_links', 'ERROR', 'mismatched', r_count.mismatched,
+           'point to a master of another tenant, or to another than the row they refer to',
+           'see flowguard.violation, then set each link to the right key'),
+          ('tenantless_links', CASE r_link.mode WHEN 'enforce' THEN 'ERROR' ELSE 'WARN' END, 'tenantless', r_count.tenantless,
+           'have a link but not their whole tenant',
+           format('UPDATE %s SET %s', r_link.relation, flowguard._columns_sql(r_link.tenant_columns)))
+        ) AS x (name, level, kind, rows, what, remedy)
+       WHERE x.rows > 0;
+    IF NOT r_link.guarded THEN
+      RETURN QUERY SELECT 'not_guarded', 'WARN', r_link.relation::text, 'the link is registered but not guarded', NULL::text,
+                          format('SELECT flowguard.guard(%L, %L)', r_link.relation, r_link.link_column), 'not_guarded' || v_key;
+      CONTINUE;
+    END IF;
+    IF r_link.paused THEN
+      RETURN QUERY SELECT 'paused', 'WARN', r_link.relation::text, 'the guard is paused', NULL::text,
+                          format('SELECT flowguard.resume(%L, %L)', r_link.relation, r_link.link_column), 'paused' || v_key;
+    END IF;
+    r_keys := flowguard._keys_proved(r_link);
+    IF r_keys.present = r_keys.wanted AND r_keys.validated < r_keys.wanted THEN
+      RETURN QUERY SELECT 'key_not_validated', 'WARN', r_link.relation::text,
+                          format('%s of %s foreign keys are not validated', r_keys.wanted - r_keys.validated, r_keys.wanted),
+                          NULL::text, format('CALL flowguard.repair(%L, link_column => %L), then SELECT flowguard.guard(%L, %L)',
+                                             r_link.relation, r_link.link_column, r_link.relation, r_link.link_column),
+                          'key_not_validated' || v_key;
+    END IF;
+    RETURN QUERY
+      SELECT 'guard_incomplete', 'ERROR', r_link.relation::text,
+             format('%s objects of the guard are missing, disabled or out of date', count(*)),
+             left(string_agg(split_part(p.statement, E'\n', 1), '; ' ORDER BY p.n), 500),
+             format('SELECT flowguard.guard(%L, %L)', r_link.relation, r_link.link_column), 'guard_incomplete' || v_key
+        FROM flowguard._plan(r_link, true) WITH ORDINALITY AS p (step, statement, lock, in_transaction, n)
+       WHERE p.statement NOT LIKE '% VALIDATE CONSTRAINT %'
+      HAVING count(*) > 0;
+  END LOOP;
+  RETURN QUERY
+    SELECT 'run_stopped', 'WARN', r.relation, format('run %s ended before it was done', r.run_id),
+           format('%s linked, %s translated, %s quarantined', r.linked, r.translated, r.quarantined),
+           'CALL flowguard.repair() goes on', 'run_stopped:' || r.run_id
+      FROM flowguard.repair_run r
+     WHERE r.status = 'stopped'
+        OR r.status = 'running' AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = r.pid);
+  RETURN QUERY
+    SELECT 'rows_in_quarantine', 'INFO', q.schema_name || '.' || q.table_name, format('%s rows are held in quarantine', count(*)),
+           format('runs %s', string_agg(DISTINCT q.run_id::text, ', ')),
+           format('SELECT * FROM flowguard.undo(%s) puts those of a run back', min(q.run_id)),
+           format('rows_in_quarantine:%s.%s', q.schema_name, q.table_name)
+      FROM flowguard.quarantined_row q WHERE q.restored_at IS NULL
+     GROUP BY q.schema_name, q.table_name;
+  RETURN QUERY
+    SELECT 'bypassed', 'INFO', NULL::text, format('%s transactions were let past the guard', count(*)),
+           format('the last by %s at %s: %s', (array_agg(t.done_by ORDER BY t.id DESC))[1], max(t.started_at),
+                  (array_agg(t.reason ORDER BY t.id DESC))[1]),
+           'see flowguard.privileged_transaction', 'bypassed'
+      FROM flowguard.privileged_transaction t WHERE t.kind = 'bypass' HAVING count(*) > 0;
+END;
+$check_all$;
+COMMENT ON FUNCTION flowguard.check_all() IS
+  'Everything that is not as it should be, one row each: name, level (ERROR, WARN, INFO), relation, description, detail, '
+  'remedy as a statement, and a key that stays the same for an ignore list. No ERROR and no WARN: all is well. Also notes '
+  'when each violation was first seen, where it may write. 42501 where row security would hide rows.';
+
+CREATE OR REPLACE FUNCTION flowguard.version() RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $version$
+  SELECT '0.1.0';
+$version$;
+COMMENT ON FUNCTION flowguard.version() IS 'The version of PyFlowGuard that is deployed here.';
+
+COMMIT;
