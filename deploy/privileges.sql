@@ -1,0 +1,36 @@
+-- Deploy pyflowguard:privileges to pg
+-- Nobody but the owner, flowguard_admin and flowguard_viewer may call or read anything here.
+
+BEGIN;
+
+CREATE OR REPLACE FUNCTION flowguard.grant_roles() RETURNS SETOF text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $grant_roles$
+-- Grants to the two roles what each is for; returns those that are there. Safe to call again.
+BEGIN
+  IF to_regrole('flowguard_viewer') IS NOT NULL THEN
+    GRANT USAGE ON SCHEMA flowguard TO flowguard_viewer;
+    GRANT SELECT ON ALL TABLES IN SCHEMA flowguard TO flowguard_viewer;
+    -- A view's functions are called with the rights of whoever reads it.
+    GRANT EXECUTE ON FUNCTION flowguard.health_score(), flowguard.check_all(), flowguard.version(), flowguard._link_status(),
+                              flowguard._violations(), flowguard._health(), flowguard._round_score(numeric)
+       TO flowguard_viewer;
+    RETURN NEXT 'flowguard_viewer';
+  END IF;
+  IF to_regrole('flowguard_admin') IS NOT NULL THEN
+    GRANT USAGE ON SCHEMA flowguard TO flowguard_admin;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA flowguard TO flowguard_admin;
+    GRANT EXECUTE ON ALL ROUTINES IN SCHEMA flowguard TO flowguard_admin;
+    RETURN NEXT 'flowguard_admin';
+  END IF;
+END;
+$grant_roles$;
+COMMENT ON FUNCTION flowguard.grant_roles() IS
+  'Grants to flowguard_viewer (reads figures) and flowguard_admin (calls everything, bypass() included) what each is for; '
+  'returns those of them that exist. For the owner of the schema, after the roles were created later.';
+
+REVOKE ALL ON ALL ROUTINES IN SCHEMA flowguard FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA flowguard FROM PUBLIC;
+
+SELECT flowguard.grant_roles();
+
+COMMIT;

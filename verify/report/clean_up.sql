@@ -1,0 +1,23 @@
+-- Verify pyflowguard:report/clean_up on pg
+
+BEGIN;
+
+DO $verify$
+DECLARE
+  v_dangling bigint;
+BEGIN
+  PERFORM FROM flowguard.run r WHERE r.note = 'pyflowguard:report/clean_up' AND r.status = 'finished';
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'flowguard: no run of report/clean_up has finished'
+      USING HINT = 'See flowguard.run; deploy the change again.';
+  END IF;
+  SELECT c.dangling INTO v_dangling
+    FROM flowguard._count_links(flowguard._link('discovery_flows', 'master_flow_id')) c;
+  IF v_dangling > 0 THEN
+    RAISE EXCEPTION 'flowguard: % discovery flows point to no master', v_dangling
+      USING HINT = 'See flowguard.violation.';
+  END IF;
+END;
+$verify$;
+
+ROLLBACK;

@@ -1,0 +1,22 @@
+-- Verify pyflowguard:report/guard on pg
+-- A key that is NOT VALID is there and binds new rows; flowguard.check_all() names the rows that it waits for.
+
+BEGIN;
+
+DO $verify$
+DECLARE
+  r_step record;
+BEGIN
+  FOR r_step IN
+    SELECT t.name, p.statement
+      FROM unnest('{data_imports,raw_import_records,import_field_mappings,discovery_flows,assets}'::text[]) AS t (name)
+     CROSS JOIN LATERAL flowguard.guard_plan(t.name::regclass) AS p
+     WHERE p.statement NOT LIKE '% VALIDATE CONSTRAINT %'
+  LOOP
+    RAISE EXCEPTION 'flowguard: the guard of % is not complete', r_step.name
+      USING DETAIL = r_step.statement, HINT = format('Call flowguard.guard(%L).', r_step.name);
+  END LOOP;
+END;
+$verify$;
+
+ROLLBACK;
