@@ -472,6 +472,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_finder_signature$
 $_finder_signature$;
 COMMENT ON FUNCTION flowguard._finder_signature(flowguard.link) IS 'Name and parameter types of a link''s finder.';
 
+CREATE OR REPLACE FUNCTION flowguard._is_direct(p_link flowguard.link, p_rule flowguard.rule) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_direct$
+-- Whether no other rule has a say before this reference: then a late link may simply be written, for the foreign keys prove
+-- it at commit. Any other rule has to ask the finder.
+  SELECT p_rule.kind = 'reference' AND NOT EXISTS (
+    SELECT FROM flowguard._rules(p_link) r WHERE r."position" < p_rule."position" AND r.kind <> 'session');
+$_is_direct$;
+COMMENT ON FUNCTION flowguard._is_direct(flowguard.link, flowguard.rule) IS
+  'Whether a late link by this rule may be written without asking the other rules.';
+
 CREATE OR REPLACE FUNCTION flowguard._follow_target(
   p_link flowguard.link, p_rule flowguard.rule, p_alias text, p_direct boolean
 ) RETURNS text
@@ -522,10 +532,8 @@ COMMENT ON FUNCTION flowguard._follow_still(flowguard.link, flowguard.rule, text
 CREATE OR REPLACE FUNCTION flowguard._follow_body(p_link flowguard.link, p_rule flowguard.rule) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_follow_body$
 -- The body of the trigger function on a rule's source: rows that wait for it, or carry the link that it had, follow.
--- The first rule of a link may simply write the source's link, for no other rule comes before it, and the foreign keys
--- prove it at commit. Any other asks the finder for each row, since an earlier rule may have its say.
 DECLARE
-  v_direct boolean;
+  v_direct boolean := flowguard._is_direct(p_link, p_rule);
   v_equal  text := flowguard._equal(p_link.relation, p_link.link_column);
   v_new    text;
   v_limit  text := '';
@@ -538,8 +546,6 @@ BEGIN
                   'BEGIN\n  RETURN NULL;\nEND;\n',
                   quote_ident(p_link.link_column), p_link.relation, p_link.relation, p_link.link_column);
   END IF;
-  v_direct := p_rule.kind = 'reference' AND NOT EXISTS (
-    SELECT FROM flowguard._rules(p_link) r WHERE r."position" < p_rule."position" AND r.kind <> 'session');
   IF p_rule.late_limit IS NOT NULL AND p_link.mode = 'observe' THEN
     v_limit := format(' LIMIT %s', p_rule.late_limit);
   END IF;

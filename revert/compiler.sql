@@ -5,6 +5,7 @@ BEGIN;
 DROP FUNCTION IF EXISTS flowguard._follow_body(flowguard.link, flowguard.rule);
 DROP FUNCTION IF EXISTS flowguard._follow_still(flowguard.link, flowguard.rule, text);
 DROP FUNCTION IF EXISTS flowguard._follow_target(flowguard.link, flowguard.rule, text, boolean);
+DROP FUNCTION IF EXISTS flowguard._is_direct(flowguard.link, flowguard.rule);
 DROP FUNCTION IF EXISTS flowguard._finder_signature(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._finder_body(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._fill_body(flowguard.link);

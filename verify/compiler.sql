@@ -26,6 +26,7 @@ SELECT 'flowguard._unknown_tenant_sql(flowguard.link, text)'::regprocedure;
 SELECT 'flowguard._fill_body(flowguard.link)'::regprocedure;
 SELECT 'flowguard._finder_body(flowguard.link)'::regprocedure;
 SELECT 'flowguard._finder_signature(flowguard.link)'::regprocedure;
+SELECT 'flowguard._is_direct(flowguard.link, flowguard.rule)'::regprocedure;
 SELECT 'flowguard._follow_target(flowguard.link, flowguard.rule, text, boolean)'::regprocedure;
 SELECT 'flowguard._follow_still(flowguard.link, flowguard.rule, text)'::regprocedure;
 SELECT 'flowguard._follow_body(flowguard.link, flowguard.rule)'::regprocedure;
