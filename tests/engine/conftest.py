@@ -1,0 +1,89 @@
+"""What the tests of the engine share: profiles of hypothesis, and databases with the engine in them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, settings
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+# Modules beside the tests are imported as `engine.<name>`, which is what mypy_path makes of them too.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from engine import tables
+
+from pyflowguard import changes
+
+REPORT_TABLES = ("data_imports", "raw_import_records", "import_field_mappings", "discovery_flows", "assets")
+
+settings.register_profile(
+    "ci",
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile("nightly", settings.get_profile("ci"), max_examples=2000, derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture
+def db(engine_db: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """Connect, as the plain owner, to a new database with the engine in it; each statement commits by itself."""
+    with psycopg.connect(engine_db, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def app_template(databases: Any, engine_template: str) -> Iterator[Callable[[str, str], str]]:  # noqa: ANN401
+    """Give the name of a database with the small application of tables.py, guarded so; each is made once."""
+    with ExitStack() as stack:
+
+        @cache
+        def make(mode: str, on_master_delete: str) -> str:
+            dsn = stack.enter_context(databases.new(engine_template))
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                tables.guarded(connection, mode=mode, on_master_delete=on_master_delete)
+            return str(conninfo_to_dict(dsn)["dbname"])
+
+        yield make
+
+
+@pytest.fixture
+def guarded(databases: Any, app_template: Callable[[str, str], str]) -> Iterator[tables.Guarded]:  # noqa: ANN401
+    """Connect, as the plain owner, to a new copy of the small application, guarded as asked for."""
+    with ExitStack() as stack:
+
+        def connect(mode: str = "observe", on_master_delete: str = "keep") -> psycopg.Connection[tuple[Any, ...]]:
+            dsn = stack.enter_context(databases.new(app_template(mode, on_master_delete)))
+            return stack.enter_context(psycopg.connect(dsn, autocommit=True))
+
+        yield connect
+
+
+@pytest.fixture(scope="session")
+def guarded_report_template(databases: Any, report_template: str) -> Iterator[str]:  # noqa: ANN401  conftest's class
+    """Name of a database with the report's tables and rows, all five links guarded in observe."""
+    with databases.new(report_template) as dsn:
+        migration = make_conninfo(dsn, options="-c search_path=migration,public")
+        changes.deploy(migration, to="report/links")
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            for name in REPORT_TABLES:
+                connection.execute("SELECT flowguard.guard(%s::regclass)", (f"migration.{name}",))
+        yield str(conninfo_to_dict(dsn)["dbname"])
+
+
+@pytest.fixture
+def guarded_report(databases: Any, guarded_report_template: str) -> Iterator[str]:  # noqa: ANN401  conftest's class
+    """Give a new database with the report's tables and rows, all five links guarded in observe."""
+    with databases.new(guarded_report_template) as dsn:
+        yield dsn

@@ -1,0 +1,422 @@
+"""Links follow when the row that they come from gets its own: at once, all the way down, and only where they must."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from engine.postgres import Connection, one, refused, rows, run
+from engine.tables import Guarded, add_reference, create, guard, link, links, register
+
+
+@pytest.fixture
+def app(guarded: Guarded) -> Connection:
+    """The small application, guarded in observe, with one unlinked chain 10 -> 20 -> 30."""
+    connection = guarded()
+    chain(connection)
+    return connection
+
+
+def chain(connection: Connection, flow: int | None = None) -> None:
+    run(connection, "INSERT INTO parent VALUES (10, 1, %s)", flow)
+    run(connection, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10), (21, 1, 10), (22, 1, NULL)")
+    run(connection, "INSERT INTO grandchild (id, tenant, child) VALUES (30, 1, 20), (31, 1, 21), (32, 1, NULL)")
+
+
+def versions(connection: Connection, table: str) -> dict[int, Any]:
+    """Say which row version each row is."""
+    found = rows(connection, f"SELECT id, ctid::text, xmin::text FROM {table}")  # noqa: S608  a table of ours
+    return {row: version for row, *version in found}
+
+
+def set_parent(connection: Connection, flow: int | None) -> None:
+    run(connection, "UPDATE parent SET flow = %s WHERE id = 10", flow)
+
+
+# --- References
+
+
+def test_a_link_that_appears_is_followed_all_the_way_down(app: Connection) -> None:
+    assert (links(app, "child"), links(app, "grandchild")) == (
+        {20: None, 21: None, 22: None},
+        {30: None, 31: None, 32: None},
+    )
+    set_parent(app, 1)
+    assert links(app, "child") == {20: 1, 21: 1, 22: None}
+    assert links(app, "grandchild") == {30: 1, 31: 1, 32: None}
+
+
+def test_following_happens_in_the_same_statement(app: Connection) -> None:
+    with app.transaction():
+        set_parent(app, 1)
+        assert links(app, "grandchild") == {30: 1, 31: 1, 32: None}
+
+
+def test_a_link_that_moves_is_followed(app: Connection) -> None:
+    set_parent(app, 1)
+    set_parent(app, 2)
+    assert links(app, "child") == {20: 2, 21: 2, 22: None}
+    assert links(app, "grandchild") == {30: 2, 31: 2, 32: None}
+
+
+def test_a_link_that_is_taken_away_is_followed(app: Connection) -> None:
+    set_parent(app, 1)
+    set_parent(app, None)
+    assert links(app, "child") == {20: None, 21: None, 22: None}
+    assert links(app, "grandchild") == {30: None, 31: None, 32: None}
+
+
+def test_only_rows_that_change_get_a_new_version(app: Connection) -> None:
+    run(app, "UPDATE child SET flow = 3 WHERE id = 21")  # explicit, and not what the parent had
+    before = {table: versions(app, table) for table in ("child", "grandchild")}
+    set_parent(app, 1)
+    after = {table: versions(app, table) for table in ("child", "grandchild")}
+    assert {row for row in before["child"] if before["child"][row] != after["child"][row]} == {20}
+    assert {row for row in before["grandchild"] if before["grandchild"][row] != after["grandchild"][row]} == {30}
+
+
+def test_an_update_that_leaves_the_link_alone_writes_nothing_else(app: Connection) -> None:
+    set_parent(app, 1)
+    before = {table: versions(app, table) for table in ("child", "grandchild")}
+    run(app, "UPDATE parent SET note = 'changed', flow = 1 WHERE id = 10")
+    assert {table: versions(app, table) for table in ("child", "grandchild")} == before
+
+
+def test_an_explicit_value_stays_in_observe(app: Connection) -> None:
+    run(app, "UPDATE child SET flow = 3 WHERE id = 20")
+    set_parent(app, 1)
+    assert links(app, "child") == {20: 3, 21: 1, 22: None}
+    set_parent(app, 2)
+    assert links(app, "child") == {20: 3, 21: 2, 22: None}
+
+
+def test_a_child_that_carries_the_old_link_of_another_tenant_is_not_touched(db: Connection) -> None:
+    create(db)
+    run(db, "ALTER TABLE child ALTER tenant DROP NOT NULL")
+    register(db)
+    guard(db)
+    run(db, "INSERT INTO parent VALUES (10, 1)")
+    run(db, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10), (21, 2, 10), (22, NULL, 10)")
+    set_parent(db, 1)
+    # A tenant that is not known is no other tenant; a known other one is.
+    assert links(db, "child") == {20: 1, 21: None, 22: 1}
+
+
+def test_several_rows_in_one_statement(app: Connection) -> None:
+    run(app, "INSERT INTO parent VALUES (11, 1), (12, 2)")
+    run(app, "INSERT INTO child (id, tenant, parent) VALUES (23, 1, 11), (24, 2, 12)")
+    run(app, "UPDATE parent SET flow = CASE tenant WHEN 1 THEN 2 ELSE 9 END")
+    assert links(app, "child") == {20: 2, 21: 2, 22: None, 23: 2, 24: 9}
+
+
+def test_a_row_that_moves_to_another_agreeing_reference_takes_its_link(app: Connection) -> None:
+    run(app, "INSERT INTO parent VALUES (11, 1, 2), (12, 1, NULL)")
+    set_parent(app, 1)
+    run(app, "UPDATE child SET parent = 11 WHERE id = 20")
+    assert (link(app, "child", 20), link(app, "grandchild", 30)) == (2, 2)
+    run(app, "UPDATE child SET parent = 12 WHERE id = 20")
+    assert (link(app, "child", 20), link(app, "grandchild", 30)) == (None, None)
+    run(app, "UPDATE child SET parent = 11 WHERE id = 20")
+    assert (link(app, "child", 20), link(app, "grandchild", 30)) == (2, 2)
+
+
+def test_a_row_that_loses_its_reference_keeps_its_link(app: Connection) -> None:
+    set_parent(app, 1)
+    run(app, "UPDATE child SET parent = NULL WHERE id = 20")
+    assert link(app, "child", 20) == 1
+
+
+def test_reference_and_link_set_together_must_agree_in_enforce(guarded: Guarded) -> None:
+    db = guarded(mode="enforce")
+    run(db, "INSERT INTO parent VALUES (10, 1, 1), (11, 1, 2)")
+    run(db, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10)")
+    with refused("23503", "FG004"):
+        run(db, "UPDATE child SET parent = 11, flow = 3 WHERE id = 20")
+    assert link(db, "child", 20) == 1
+    run(db, "UPDATE child SET parent = 11, flow = 2 WHERE id = 20")
+    assert link(db, "child", 20) == 2
+
+
+def test_in_enforce_a_moved_link_is_followed_and_an_explicit_other_one_refused(guarded: Guarded) -> None:
+    db = guarded(mode="enforce")
+    run(db, "INSERT INTO parent VALUES (10, 1, 1)")
+    run(db, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10)")
+    run(db, "INSERT INTO grandchild (id, tenant, child) VALUES (30, 1, 20)")
+    set_parent(db, 2)
+    assert (link(db, "child", 20), link(db, "grandchild", 30)) == (2, 2)
+    with refused("23503"):
+        run(db, "INSERT INTO child (id, tenant, parent, flow) VALUES (21, 1, 10, 3)")
+    with refused("FG001"):
+        set_parent(db, None)
+    assert (link(db, "parent", 10), link(db, "child", 20), link(db, "grandchild", 30)) == (2, 2, 2)
+
+
+@pytest.mark.parametrize("late_limit", [None, 2])
+def test_late_limit_leaves_the_rest_to_repair_in_observe(db: Connection, late_limit: int | None) -> None:
+    create(db)
+    run(db, "SELECT flowguard.add_master('flow', 'id', '{tenant}')")
+    run(db, "SELECT flowguard.add_link(t, 'flow') FROM unnest('{parent,child}'::regclass[]) t")
+    add_reference(db, "child", "parent", "parent", late_limit=late_limit)
+    guard(db, "parent", "child")
+    run(db, "INSERT INTO parent VALUES (10, 1)")
+    run(db, "INSERT INTO child (id, tenant, parent) SELECT n, 1, 10 FROM generate_series(1, 5) n")
+    set_parent(db, 1)
+    linked = sum(value is not None for value in links(db, "child").values())
+    assert linked == (late_limit or 5)
+
+
+def test_late_limit_does_not_count_in_enforce(db: Connection) -> None:
+    create(db)
+    run(db, "SELECT flowguard.add_master('flow', 'id', '{tenant}')")
+    run(db, "SELECT flowguard.add_link('parent', 'flow')")
+    run(db, "SELECT flowguard.add_link('child', 'flow', mode => 'enforce')")
+    add_reference(db, "child", "parent", "parent", late_limit=2)
+    guard(db, "parent", "child")
+    with db.transaction():
+        run(db, "INSERT INTO parent VALUES (10, 1)")
+        run(db, "INSERT INTO child (id, tenant, parent) SELECT n, 1, 10 FROM generate_series(1, 5) n")
+        set_parent(db, 1)
+        assert set(links(db, "child").values()) == {1}
+    set_parent(db, 2)
+    assert set(links(db, "child").values()) == {2}
+
+
+def test_a_reference_that_need_not_agree(db: Connection) -> None:
+    create(db)
+    register(db)
+    run(db, "ALTER TABLE probe ADD event integer")
+    add_reference(db, "probe", "event", "event", agree=False, position=1)
+    guard(db)
+    run(db, "INSERT INTO event VALUES (50, 1, NULL, 'live', '2025-01-01'), (51, 1, 2, 'live', '2025-01-01 00:10Z')")
+    run(
+        db,
+        "INSERT INTO probe (id, tenant, at, event) VALUES (60, 1, '2025-01-01 00:05Z', 50), "
+        "(61, 1, '2025-01-01 00:05Z', 404), (62, 1, NULL, 50), (63, 1, '2025-01-01 00:05Z', NULL)",
+    )
+    # No link there yet, or no row at all: the next rule is asked.
+    assert links(db, "probe") == {60: 2, 61: 2, 62: None, 63: 2}
+    run(db, "UPDATE event SET flow = 1 WHERE id = 50")
+    # A link once set is not moved by what comes later, an unlinked row gets it.
+    assert links(db, "probe") == {60: 2, 61: 2, 62: 1, 63: 2}
+    run(db, "UPDATE event SET flow = 3 WHERE id = 50")
+    assert links(db, "probe") == {60: 2, 61: 2, 62: 3, 63: 2}
+    # Its reference has none any more: what the other rules find, here nothing.
+    run(db, "UPDATE event SET flow = NULL WHERE id = 50")
+    assert links(db, "probe") == {60: 2, 61: 2, 62: None, 63: 2}
+
+
+def test_a_referenced_row_that_appears_links_what_was_there_before(db: Connection) -> None:
+    create(db)
+    register(db)
+    run(db, "ALTER TABLE probe ADD event integer")
+    add_reference(db, "probe", "event", "event", agree=False, position=1)
+    guard(db)
+    run(db, "INSERT INTO probe (id, tenant, event) VALUES (60, 1, 50), (61, 2, 50)")
+    run(db, "INSERT INTO event VALUES (50, 1, 3)")
+    assert links(db, "probe") == {60: 3, 61: None}
+
+
+# --- Sources in time
+
+
+def test_a_source_that_appears_links_rows_inside_its_window(app: Connection) -> None:
+    run(
+        app,
+        "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01 01:00Z'), (2, 1, '2025-01-01 01:00:00.000001Z'), "
+        "(3, 2, '2025-01-01 00:00Z'), (4, NULL, '2025-01-01 00:00Z'), (5, 1, '2024-12-31 23:00Z'), "
+        "(6, 1, '2024-12-31 22:59:59.999999Z'), (7, 1, NULL), (8, 1, 'infinity'), (9, 1, '-infinity')",
+    )
+    run(app, "INSERT INTO event VALUES (50, 1, 1, 'live', '2025-01-01 00:00Z')")
+    assert {row for row, flow in links(app, "probe").items() if flow is not None} == {1, 5}
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["flow = 1", "status = 'live', flow = 1", "at = '2025-01-01 00:00Z', flow = 1"],
+    ids=["link", "filter", "time"],
+)
+def test_a_source_that_becomes_a_candidate_links_rows(app: Connection, change: str) -> None:
+    at = "NULL" if "at =" in change else "'2025-01-01 00:00Z'"
+    status = "deleted" if "status =" in change else "live"
+    run(app, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01 00:30Z')")
+    run(app, f"INSERT INTO event VALUES (50, 1, NULL, '{status}', {at})")  # noqa: S608  texts of this test
+    run(app, f"UPDATE event SET {change}")  # noqa: S608  texts of this test
+    assert links(app, "probe") == {1: 1}
+
+
+def test_a_nearer_source_that_comes_later_moves_nothing(app: Connection) -> None:
+    run(app, "INSERT INTO event VALUES (50, 1, 1, 'live', '2025-01-01 00:00Z')")
+    run(app, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01 00:30Z')")
+    run(app, "INSERT INTO event VALUES (51, 1, 2, 'live', '2025-01-01 00:30Z')")
+    assert links(app, "probe") == {1: 1}
+    run(app, "UPDATE event SET flow = 3")
+    assert links(app, "probe") == {1: 1}
+
+
+def test_a_source_that_touches_nothing_of_interest_writes_no_row(app: Connection) -> None:
+    run(app, "INSERT INTO event VALUES (50, 1, 1, 'live', '2025-01-01 00:00Z')")
+    run(app, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01 00:30Z'), (2, 1, '2025-01-02')")
+    before = versions(app, "probe")
+    run(app, "UPDATE event SET note = 'changed', flow = 1, at = at, status = status")
+    assert versions(app, "probe") == before
+
+
+@pytest.mark.parametrize("time", ["infinity", "-infinity", "294276-12-31 23:59Z", "4713-01-01 BC"])
+def test_times_at_the_end_of_the_range_are_never_an_error(app: Connection, time: str) -> None:
+    run(app, "INSERT INTO event VALUES (50, 1, 1, 'live', '2025-01-01 00:00Z')")
+    run(app, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, %s)", time)
+    run(app, "INSERT INTO event VALUES (51, 1, 1, 'live', %s)", time)
+    run(app, "INSERT INTO probe (id, tenant, at) VALUES (2, 1, '2025-01-01')")
+    run(app, "UPDATE event SET flow = 2 WHERE id = 51")
+    assert links(app, "probe") == {1: None, 2: 1}
+
+
+def test_a_day_has_24_hours_where_clocks_change(db: Connection) -> None:
+    create(db)
+    run(db, "SELECT flowguard.add_master('flow', 'id', '{tenant}')")
+    run(db, "SELECT flowguard.add_link('probe', 'flow')")
+    run(
+        db,
+        "SELECT flowguard.add_proximity_rule('probe', 'event', '1 day', 'at', 'at', 'flow', link_column => 'flow')",
+    )
+    guard(db, "probe")
+    # The night to 2025-03-30 has 23 hours in Berlin.
+    run(db, "SET TimeZone = 'Europe/Berlin'")
+    run(db, "INSERT INTO event VALUES (50, 1, 1, 'live', '2025-03-29 12:00Z')")
+    run(
+        db,
+        "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-03-30 12:00Z'), (2, 1, '2025-03-30 12:00:00.000001Z')",
+    )
+    assert links(db, "probe") == {1: 1, 2: None}
+
+
+def test_a_source_linked_before_its_master_exists_links_rows_that_were_there(db: Connection) -> None:
+    create(db)
+    run(db, "ALTER TABLE event ADD FOREIGN KEY (flow) REFERENCES flow DEFERRABLE INITIALLY DEFERRED")
+    register(db)
+    guard(db)
+    run(db, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01 00:30Z')")
+    with db.transaction():
+        run(db, "INSERT INTO event VALUES (50, 1, 7, 'live', '2025-01-01 00:00Z')")
+        run(db, "INSERT INTO flow VALUES (7, 1)")
+    assert links(db, "probe") == {1: 7}
+
+
+def test_children_of_a_parent_linked_before_its_master_exists(guarded: Guarded) -> None:
+    db = guarded(mode="enforce")
+    with db.transaction():
+        run(db, "INSERT INTO parent VALUES (10, 1, 7)")
+        run(db, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10)")
+        run(db, "INSERT INTO flow VALUES (7, 1)")
+    assert links(db, "child") == {20: 7}
+
+
+# --- A master goes
+
+
+@pytest.mark.parametrize("mode", ["observe", "enforce"])
+def test_cascade_takes_the_rows_of_a_deleted_master(guarded: Guarded, mode: str) -> None:
+    db = guarded(mode=mode, on_master_delete="cascade")
+    chain_linked(db, mode=mode)
+    run(db, "DELETE FROM flow WHERE id = 1")
+    assert (links(db, "parent"), links(db, "child"), links(db, "grandchild"), links(db, "probe")) == ({}, {}, {}, {})
+
+
+def test_refuse_keeps_the_master(guarded: Guarded) -> None:
+    db = guarded(on_master_delete="refuse")
+    chain_linked(db)
+    with refused("23503"):
+        run(db, "DELETE FROM flow WHERE id = 1")
+    assert link(db, "child", 20) == 1
+
+
+def test_keep_without_a_key_of_the_table_refuses(guarded: Guarded) -> None:
+    db = guarded(on_master_delete="keep")
+    chain_linked(db)
+    with refused("23503"):
+        run(db, "DELETE FROM flow WHERE id = 1")
+    # At commit, that is: the order within the transaction does not matter.
+    with db.transaction():
+        run(db, "DELETE FROM flow WHERE id = 1")
+        for table in ("grandchild", "child", "parent", "probe", "event"):
+            run(db, f"DELETE FROM {table}")  # noqa: S608  tables of ours
+
+
+def test_keep_does_what_the_key_of_the_table_says(db: Connection) -> None:
+    create(db)
+    run(db, "ALTER TABLE parent ADD CONSTRAINT own FOREIGN KEY (flow) REFERENCES flow ON DELETE CASCADE")
+    register(db, on_master_delete="keep")
+    guard(db)
+    run(db, "INSERT INTO parent VALUES (10, 1, 1), (11, 1, 2)")
+    run(db, "DELETE FROM flow WHERE id = 1")
+    assert links(db, "parent") == {11: 2}
+
+
+def test_set_null_leaves_no_dangling_row_although_links_are_refilled(guarded: Guarded) -> None:
+    db = guarded(on_master_delete="set null")
+    chain_linked(db)
+    run(db, "DELETE FROM flow WHERE id = 1")
+    assert (links(db, "parent"), links(db, "child")) == ({10: None}, {20: None, 21: None, 22: None})
+    assert (links(db, "grandchild"), links(db, "event")) == ({30: None, 31: None, 32: None}, {50: None})
+    assert links(db, "probe") == {60: None}
+    assert one(db, "SELECT count(*) FROM parent WHERE tenant = 1") == 1
+
+
+def test_set_null_refills_from_what_is_left(guarded: Guarded) -> None:
+    db = guarded(on_master_delete="set null")
+    chain_linked(db)
+    run(db, "INSERT INTO event VALUES (51, 1, 2, 'live', '2025-01-01 00:59Z')")
+    run(db, "DELETE FROM flow WHERE id = 1")
+    assert links(db, "probe") == {60: 2}
+
+
+def test_set_null_is_refused_in_enforce_where_nothing_else_is_found(guarded: Guarded) -> None:
+    db = guarded(mode="enforce", on_master_delete="set null")
+    chain_linked(db, mode="enforce")
+    with refused("FG001"):
+        run(db, "DELETE FROM flow WHERE id = 1")
+    assert link(db, "grandchild", 30) == 1
+
+
+def test_a_session_key_of_the_deleted_master_does_not_come_back(guarded: Guarded) -> None:
+    db = guarded(on_master_delete="set null")
+    chain_linked(db)
+    with db.transaction():
+        run(db, "SET LOCAL flowguard.flow = '1'")
+        run(db, "DELETE FROM flow WHERE id = 1")
+    assert links(db, "parent") == {10: None}
+
+
+def test_a_master_key_that_changes_leaves_nothing_dangling(app: Connection) -> None:
+    chain_to = "UPDATE parent SET flow = 1"
+    run(app, chain_to)
+    with refused("23503"):
+        run(app, "UPDATE flow SET id = 100 WHERE id = 1")
+    assert link(app, "child", 20) == 1
+
+
+def test_no_dangling_value_is_accepted_in_observe_either(app: Connection) -> None:
+    for table in ("parent", "child", "grandchild", "event", "probe"):
+        with refused("23503") as refusal:
+            run(app, f"INSERT INTO {table} (id, tenant, flow) VALUES (99, 1, 404)")  # noqa: S608  tables of ours
+        assert refusal.table == table
+        with refused("23503"):
+            run(app, f"INSERT INTO {table} (id, tenant, flow) VALUES (99, 1, 9)")  # noqa: S608  of another tenant
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        run(app, "INSERT INTO probe (id, tenant, flow) VALUES (99, NULL, 404)")
+
+
+def chain_linked(connection: Connection, *, mode: str = "observe") -> None:
+    chain_to_flow = 1
+    if mode == "enforce":
+        run(connection, "INSERT INTO parent VALUES (10, 1, 1)")
+        run(connection, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10)")
+        run(connection, "INSERT INTO grandchild (id, tenant, child) VALUES (30, 1, 20)")
+    else:
+        chain(connection, chain_to_flow)
+        run(connection, "UPDATE child SET flow = 1 WHERE id = 22")
+        run(connection, "UPDATE grandchild SET flow = 1 WHERE id = 32")
+    run(connection, "INSERT INTO event VALUES (50, 1, 1, 'live', '2025-01-01 00:00Z')")
+    run(connection, "INSERT INTO probe (id, tenant, at) VALUES (60, 1, '2025-01-01 00:30Z')")
+    assert link(connection, "grandchild", 30) == link(connection, "probe", 60) == 1
