@@ -95,3 +95,7 @@ class DependencyMissing(FlowguardError):
 
 class ServerFailed(FlowguardError):
     """The throw-away server did not start: what it says about it."""
+
+
+class EngineMissing(FlowguardError):
+    """DATABASE has no PyFlowGuard engine, or only a part of it."""

@@ -1,0 +1,83 @@
+"""Opens a database for a command that calls the engine, and says in plain words why the engine would not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from pyflowguard.database import Connection, NoticeHandler, connect, readable_errors
+from pyflowguard.errors import EngineMissing, StatementFailed, UsageError
+
+_MEANT_NOTHING = frozenset({"FG104", "FG107", "FG201"})
+"""What the engine refuses because of what was asked for: an argument, a link that is not registered, no such run."""
+
+_NOT_A_NAME = frozenset({"3F000", "0A000", "42601", "42602"})
+"""What to_regclass() raises for a text that can be no table's name; for a table that is not there it gives NULL."""
+
+_INSUFFICIENT_PRIVILEGE = "42501"
+
+_ENGINE_IS_THERE = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+                WHERE n.nspname = 'flowguard' AND p.proname = 'version')
+"""
+
+_FIND_TABLE = "SELECT pg_catalog.to_regclass(%s)::pg_catalog.text, pg_catalog.current_setting('search_path')"
+
+
+@contextmanager
+def engine(dsn: str, *, action: str, on_notice: NoticeHandler | None = None) -> Iterator[Connection]:
+    """Open an autocommit connection to a database in which the engine is deployed.
+
+    In the block, what PostgreSQL refuses is raised as UsageError where the request itself was wrong, else as
+    StatementFailed. Raises EngineMissing, and what connecting raises.
+    """
+    with connect(dsn, on_notice=on_notice) as connection, readable_errors(action), _plain_words(connection):
+        if connection.execute(_ENGINE_IS_THERE).fetchone() != (True,):
+            raise EngineMissing(
+                f'The engine is not deployed in database "{connection.info.dbname}".',
+                detail="There is no function flowguard.version().",
+                hint="Run `pyflowguard deploy` on it, or name another database by --dsn.",
+            )
+        yield connection
+
+
+def find_table(connection: Connection, name: str) -> str:
+    """Give a table's name as PostgreSQL would write it; UsageError if there is none of that name."""
+    try:
+        row = connection.execute(_FIND_TABLE, [name]).fetchone()
+    except psycopg.Error as error:
+        if error.sqlstate not in _NOT_A_NAME:
+            raise
+        raise UsageError(
+            f"{name!r} is no name of a table: {error.diag.message_primary}.",
+            hint="Write it as in SQL: table, schema.table, or quoted where it has capitals.",
+        ) from error
+    assert row is not None  # noqa: S101 - a SELECT without FROM has one row
+    if row[0] is None:
+        raise UsageError(
+            f'There is no table "{name}".',
+            detail=f"The search_path is {row[1]}.",
+            hint="Write it as schema.table, or as in SQL where it has capitals; `pyflowguard health` lists the links.",
+        )
+    return str(row[0])
+
+
+@contextmanager
+def _plain_words(connection: Connection) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.Error as error:
+        diagnostic = error.diag
+        message = f"{diagnostic.severity} {diagnostic.sqlstate}: {diagnostic.message_primary}"
+        if diagnostic.sqlstate in _MEANT_NOTHING:
+            raise UsageError(message, detail=diagnostic.message_detail, hint=diagnostic.message_hint) from error
+        if diagnostic.sqlstate == _INSUFFICIENT_PRIVILEGE and diagnostic.message_hint is None:
+            raise StatementFailed(
+                message,
+                detail=diagnostic.message_detail,
+                hint="Connect as the owner of the tables and of schema flowguard. To read figures it is enough to be "
+                f'given a role: GRANT flowguard_viewer TO "{connection.info.user}";',
+            ) from error
+        raise

@@ -1,0 +1,143 @@
+"""What the engine says of the links: counts, score, violations and findings. All of it is computed in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal, TypeAlias
+
+import psycopg
+from psycopg.rows import class_row
+
+from pyflowguard.engine import engine
+
+Level: TypeAlias = Literal["ERROR", "WARN", "INFO"]
+
+LEVELS: tuple[Level, ...] = ("ERROR", "WARN", "INFO")
+"""The levels of a finding, the worst first."""
+
+
+@dataclass(frozen=True)
+class LinkStatus:
+    """A row of flowguard.link_status: how many rows of a link are what, and whether keys and indexes are there."""
+
+    relation: str
+    link_column: str
+    mode: str
+    total: int
+    linked: int
+    unlinked: int
+    dangling: int
+    mismatched: int
+    tenantless: int
+    coverage: Decimal
+    validated: bool
+    indexed: bool
+    guarded: bool
+
+
+@dataclass(frozen=True)
+class Category:
+    """A row of flowguard.health_category: its score from 0 to 100, its weight, and what keeps it below 100."""
+
+    category: str
+    score: Decimal
+    weight: Decimal
+    detail: str
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A row of flowguard.violation: a row that is not validly linked, why, and when that was first seen."""
+
+    relation: str
+    link_column: str
+    row_key: dict[str, Any]
+    kind: str
+    reason: str
+    seen_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Health:
+    """The health of all links at one moment; `violations` is empty unless they were asked for."""
+
+    score: Decimal
+    categories: tuple[Category, ...]
+    links: tuple[LinkStatus, ...]
+    violations: tuple[Violation, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A row of flowguard.check_all(): something that is not as it should be, and what to do about it."""
+
+    name: str
+    level: Level
+    relation: str | None
+    description: str
+    detail: str | None
+    remedy: str
+    cache_key: str
+
+
+_SCORE = "SELECT flowguard.health_score()"
+
+_CATEGORIES = "SELECT category, score, weight, detail FROM flowguard.health_category"
+
+_LINKS = """
+SELECT relation::text, link_column, mode, total, linked, unlinked, dangling, mismatched, tenantless, coverage, validated,
+       indexed, guarded
+  FROM flowguard.link_status
+ ORDER BY relation::text, link_column
+"""
+
+_VIOLATIONS = """
+SELECT relation::text, link_column, row_key, kind, reason, seen_at
+  FROM flowguard.violation
+ ORDER BY relation::text, link_column, kind, row_key
+ LIMIT %s
+"""
+
+_FINDINGS = """
+SELECT name, level, relation, description, detail, remedy, cache_key
+  FROM flowguard.check_all()
+ ORDER BY array_position('{ERROR,WARN,INFO}', level), relation, name, cache_key
+"""
+
+
+def read_health(dsn: str = "", *, violations: int = 0) -> Health:
+    """Read score, categories and counts, all of one moment, and up to so many `violations`.
+
+    Raises EngineMissing, StatementFailed (row security would hide rows, say), and what connecting raises.
+    """
+    with engine(dsn, action="reading the health of links") as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.read_only = True
+        with connection.transaction():
+            row = connection.execute(_SCORE).fetchone()
+            assert row is not None  # noqa: S101 - a SELECT without FROM has one row
+            with connection.cursor(row_factory=class_row(Category)) as cursor:
+                categories = cursor.execute(_CATEGORIES).fetchall()
+            with connection.cursor(row_factory=class_row(LinkStatus)) as links_cursor:
+                links = links_cursor.execute(_LINKS).fetchall()
+            listed: list[Violation] = []
+            if violations:
+                with connection.cursor(row_factory=class_row(Violation)) as violations_cursor:
+                    listed = violations_cursor.execute(_VIOLATIONS, [violations]).fetchall()
+    return Health(row[0], tuple(categories), tuple(links), tuple(listed))
+
+
+def check(dsn: str = "", *, ignore: Collection[str] = ()) -> tuple[Finding, ...]:
+    """List what is not as it should be, the worst first, but for findings whose cache_key is to be ignored.
+
+    Lets the database note when each violation was first seen. Raises what read_health() raises.
+    """
+    with (
+        engine(dsn, action="checking the links") as connection,
+        connection.cursor(row_factory=class_row(Finding)) as cursor,
+    ):
+        findings = cursor.execute(_FINDINGS).fetchall()
+    return tuple(finding for finding in findings if finding.cache_key not in ignore)
