@@ -246,6 +246,62 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_time_is_usable
 $_time_is_usable$;
 COMMENT ON FUNCTION flowguard._time_is_usable(text) IS 'SQL text: a time is known, finite and leaves room for a window.';
 
+CREATE OR REPLACE FUNCTION flowguard._nearest_lookup(
+  p_link flowguard.link, p_rule flowguard.rule, p_style text, p_find text
+) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_nearest_lookup$
+-- PL/pgSQL text: the nearest row of the source, in short steps, each one descent of an index: the latest row that is not
+-- after, the earliest after, the smaller key among equal times, the master. Only where that master is missing is the whole
+-- question asked again as one query, which passes over such rows.
+DECLARE
+  v_time text := (flowguard._row_refs(p_link, ARRAY[p_rule.time_column], p_style))[1];
+  v_from text := format('FROM %s s WHERE s.%I IS NOT NULL%s', flowguard._source_view(p_link, p_rule), p_rule.source_link,
+                        flowguard._match_tenants(p_rule.source, p_rule.source_tenant_columns, 's.', p_link.relation,
+                                                 p_link.tenant_columns,
+                                                 flowguard._row_refs(p_link, p_link.tenant_columns, p_style), true));
+BEGIN
+  RETURN format($text$    -- rule %1$s: the row of %2$s nearest in time
+    IF %3$s THEN
+      SELECT s.%4$I, s.%5$I INTO v_reference, v_before_%1$s %6$s
+         AND s.%5$I OPERATOR(pg_catalog.<=) %7$s AND s.%5$I OPERATOR(pg_catalog.>=) (%7$s OPERATOR(pg_catalog.-) %8$s)
+       ORDER BY s.%5$I DESC, %9$s LIMIT 1;
+      IF v_before_%1$s IS NULL OR v_before_%1$s OPERATOR(pg_catalog.<) %7$s THEN
+        SELECT s.%5$I INTO v_after_%1$s %6$s
+           AND s.%5$I OPERATOR(pg_catalog.>) %7$s AND s.%5$I OPERATOR(pg_catalog.<=) (%7$s OPERATOR(pg_catalog.+) %8$s)
+         ORDER BY s.%5$I LIMIT 1;
+        IF v_after_%1$s IS NOT NULL
+           AND (v_before_%1$s IS NULL OR (v_after_%1$s OPERATOR(pg_catalog.-) %7$s)
+                                         OPERATOR(pg_catalog.<) (%7$s OPERATOR(pg_catalog.-) v_before_%1$s)) THEN
+          SELECT s.%4$I INTO v_reference %6$s AND s.%5$I OPERATOR(pg_catalog.=) v_after_%1$s
+           ORDER BY %9$s LIMIT 1;
+        END IF;
+      END IF;
+      IF v_reference IS NOT NULL THEN
+        %10$s;
+        IF v_link IS NULL THEN
+          SELECT x.link INTO v_link FROM (
+     %11$s) x;
+        END IF;
+      END IF;
+$text$, p_rule."position", p_rule.source, flowguard._time_is_usable(v_time), p_rule.source_link, p_rule.source_time, v_from,
+        v_time, flowguard._window_sql(p_rule), flowguard._columns_sql(flowguard._row_key(p_rule.source), 's.'), p_find,
+        flowguard._nearest_query(p_link, p_rule, p_style));
+END;
+$_nearest_lookup$;
+COMMENT ON FUNCTION flowguard._nearest_lookup(flowguard.link, flowguard.rule, text, text) IS
+  'PL/pgSQL text that finds the nearest source row''s master in short steps.';
+
+CREATE OR REPLACE FUNCTION flowguard._lookup_variables(p_link flowguard.link) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_lookup_variables$
+-- Declarations that the text of _lookup() needs for its proximity rules.
+  SELECT coalesce(string_agg(format(E'  v_before_%1$s %2$s;\n  v_after_%1$s %2$s;\n', r."position", c.type_name), ''
+                             ORDER BY r."position"), '')
+    FROM flowguard._rules(p_link) r
+   CROSS JOIN LATERAL (SELECT format_type(x.type, NULL) AS type_name FROM flowguard._column(r.source, r.source_time) x) AS c
+   WHERE r.kind = 'proximity';
+$_lookup_variables$;
+COMMENT ON FUNCTION flowguard._lookup_variables(flowguard.link) IS 'Declarations for the text of a link''s look-up.';
+
 CREATE OR REPLACE FUNCTION flowguard._lookup(p_link flowguard.link, p_style text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_lookup$
 -- PL/pgSQL text that sets v_link to what the first rule yields, NULL for none.
@@ -256,7 +312,6 @@ DECLARE
   v_find   text;
   v_text   text := '';
   v_via    text;
-  v_time   text;
   r_rule   flowguard.rule;
 BEGIN
   v_find := format('SELECT m.%1$I INTO v_link FROM %2$s m WHERE m.%1$I %3$s v_reference%4$s', v_master.key_column,
@@ -310,13 +365,7 @@ BEGIN
                             ELSE E'      EXIT lookup WHEN v_link IS NOT NULL;\n' END
                        || E'    END IF;\n';
     ELSE
-      v_time := (flowguard._row_refs(p_link, ARRAY[r_rule.time_column], p_style))[1];
-      v_text := v_text || format(
-        E'    -- rule %s: the row of %s nearest in time\n'
-        '    IF %s THEN\n'
-        '      SELECT x.link INTO v_link FROM (\n     %s) x;\n',
-        r_rule."position", r_rule.source, flowguard._time_is_usable(v_time),
-        flowguard._nearest_query(p_link, r_rule, p_style));
+      v_text := v_text || flowguard._nearest_lookup(p_link, r_rule, p_style, v_find);
       IF r_rule.on_ambiguous = 'leave' THEN
         v_text := v_text || format(
           E'      IF v_link IS NOT NULL AND EXISTS (\n        %s) THEN\n'
@@ -419,7 +468,7 @@ DECLARE
   v_reference   %2$s.%1$I%%TYPE;
   v_setting     text := pg_catalog.current_setting('flowguard.privileged', true);
   v_ask_session boolean := true;
-BEGIN
+%7$sBEGIN
   IF v_setting OPERATOR(pg_catalog.<>) '' THEN
     IF flowguard._is_privileged('undo') THEN
       IF TG_WHEN OPERATOR(pg_catalog.=) 'BEFORE' THEN
@@ -449,7 +498,8 @@ $body$ || v_done || $body$    v_ask_session := false;
   END IF;
 $body$ || v_missing || $body$END;
 $body$, p_link.link_column, p_link.relation, flowguard._row_key_sql(p_link.relation, 'NEW.'), p_link.mode,
-         flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'), flowguard._lookup(p_link, 'NEW'));
+         flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'), flowguard._lookup(p_link, 'NEW'),
+         flowguard._lookup_variables(p_link));
 END;
 $_fill_body$;
 COMMENT ON FUNCTION flowguard._fill_body(flowguard.link) IS 'The body of the trigger function that fills and checks a link.';
@@ -458,8 +508,8 @@ CREATE OR REPLACE FUNCTION flowguard._finder_body(p_link flowguard.link) RETURNS
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_finder_body$
   SELECT format(E'\n-- Generated by flowguard.guard() for link %1$s of %2$s: what its rules yield for a row, the session''s left out.\n'
                 '#variable_conflict use_column\n'
-                'DECLARE\n  v_link      %2$s.%1$I%%TYPE;\n  v_reference %2$s.%1$I%%TYPE;\nBEGIN\n%3$s  RETURN v_link;\nEND;\n',
-                p_link.link_column, p_link.relation, flowguard._lookup(p_link, 'finder'));
+                'DECLARE\n  v_link      %2$s.%1$I%%TYPE;\n  v_reference %2$s.%1$I%%TYPE;\n%4$sBEGIN\n%3$s  RETURN v_link;\nEND;\n',
+                p_link.link_column, p_link.relation, flowguard._lookup(p_link, 'finder'), flowguard._lookup_variables(p_link));
 $_finder_body$;
 COMMENT ON FUNCTION flowguard._finder_body(flowguard.link) IS 'The body of the function that finds a link for given columns.';
 

@@ -11,7 +11,7 @@ $_all_known$;
 COMMENT ON FUNCTION flowguard._all_known(regclass, name[]) IS 'Whether the table has all these columns, declared NOT NULL.';
 
 CREATE OR REPLACE FUNCTION flowguard._index_sql(
-  p_relation regclass, p_columns name[], p_unique boolean, p_where text DEFAULT NULL,
+  p_relation regclass, p_columns name[], p_unique boolean, p_where text DEFAULT NULL, p_newest_first name DEFAULT NULL,
   OUT name text, OUT verb text, OUT definition text
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_index_sql$
 -- Name and definition of an index of ours; CONCURRENTLY, where it applies, comes after the verb.
@@ -20,12 +20,16 @@ DECLARE
 BEGIN
   SELECT relname INTO STRICT v_table FROM pg_class WHERE oid = p_relation;
   name := flowguard._fit('flowguard_' || v_table || '_' || array_to_string(p_columns, '_')
-                         || CASE WHEN p_where IS NOT NULL THEN '_unlinked_idx' WHEN p_unique THEN '_key' ELSE '_idx' END);
+                         || CASE WHEN p_where IS NOT NULL THEN '_unlinked_idx' WHEN p_newest_first IS NOT NULL THEN '_newest_idx'
+                                WHEN p_unique THEN '_key' ELSE '_idx' END);
   verb := CASE WHEN p_unique THEN 'CREATE UNIQUE INDEX ' ELSE 'CREATE INDEX ' END;
-  definition := format('%I ON %s (%s)%s', name, p_relation, flowguard._columns_sql(p_columns), coalesce(' WHERE ' || p_where, ''));
+  definition := format('%I ON %s (%s)%s', name, p_relation,
+                       (SELECT string_agg(quote_ident(c.name) || CASE WHEN c.name = p_newest_first THEN ' DESC' ELSE '' END, ', '
+                                          ORDER BY c.n) FROM unnest(p_columns) WITH ORDINALITY AS c (name, n)),
+                       coalesce(' WHERE ' || p_where, ''));
 END;
 $_index_sql$;
-COMMENT ON FUNCTION flowguard._index_sql(regclass, name[], boolean, text) IS 'Name and definition of an index that we make.';
+COMMENT ON FUNCTION flowguard._index_sql(regclass, name[], boolean, text, name) IS 'Name and definition of an index that we make.';
 
 CREATE OR REPLACE FUNCTION flowguard._wanted_indexes(p_link flowguard.link)
 RETURNS TABLE (relation regclass, name text, verb text, definition text)
@@ -43,33 +47,35 @@ BEGIN
     FROM unnest(v_master.tenant_columns, p_link.tenant_columns) WITH ORDINALITY AS t (master_column, child_column, n)
    WHERE t.child_column IS NOT NULL;
   FOR r_index IN
-    WITH wanted (n, relation, columns, is_unique, predicate) AS (
-      SELECT 1, v_master.relation, v_targets || v_master.key_column, true, NULL::text
+    WITH wanted (n, relation, columns, is_unique, predicate, newest_first) AS (
+      SELECT 1, v_master.relation, v_targets || v_master.key_column, true, NULL::text, NULL::name
       UNION ALL
-      SELECT 2, p_link.relation, ARRAY[p_link.link_column], false, NULL
+      SELECT 2, p_link.relation, ARRAY[p_link.link_column], false, NULL, NULL
       UNION ALL
       -- What a re-link of the referenced row must lock, and target of the key that proves agreement.
       SELECT 3, r.source, CASE WHEN flowguard._by_tenant(p_link, r)
-                            THEN r.source_tenant_columns ELSE '{}' END || r.source_key || r.source_link, true, NULL
+                            THEN r.source_tenant_columns ELSE '{}' END || r.source_key || r.source_link, true, NULL, NULL
         FROM flowguard._rules(p_link) r
        WHERE r.kind = 'reference' AND NOT (r.source = v_master.relation AND r.source_link = v_master.key_column)
       UNION ALL
-      SELECT 4, p_link.relation, ARRAY[r.via_column], false, NULL
+      SELECT 4, p_link.relation, ARRAY[r.via_column], false, NULL, NULL
         FROM flowguard._rules(p_link) r WHERE r.kind = 'reference'
       UNION ALL
+      -- Newest first, then the smaller key: one step finds the latest row that is not after, the right one of a tie.
       SELECT 5, r.source, array_remove(r.source_tenant_columns, NULL) || r.source_time || flowguard._row_key(r.source),
-             false, NULL
+             false, NULL, r.source_time
         FROM flowguard._rules(p_link) r WHERE r.kind = 'proximity'
       UNION ALL
       -- Serves late linking and whoever looks for unlinked rows; linked rows never enter it.
       SELECT 6, p_link.relation, array_remove(p_link.tenant_columns, NULL) || r.time_column, false,
-             quote_ident(p_link.link_column) || ' IS NULL'
+             quote_ident(p_link.link_column) || ' IS NULL', NULL
         FROM flowguard._rules(p_link) r WHERE r.kind = 'proximity'
     )
-    SELECT DISTINCT w.n, w.relation, w.columns, w.is_unique, w.predicate, i.name, i.verb, i.definition
+    SELECT DISTINCT w.n, w.relation, w.columns, w.is_unique, w.predicate, w.newest_first, i.name, i.verb,
+           i.definition
       FROM wanted w
-     CROSS JOIN LATERAL flowguard._index_sql(w.relation, w.columns, w.is_unique, w.predicate) i
-     WHERE w.predicate IS NOT NULL
+     CROSS JOIN LATERAL flowguard._index_sql(w.relation, w.columns, w.is_unique, w.predicate, w.newest_first) i
+     WHERE w.predicate IS NOT NULL OR w.newest_first IS NOT NULL
         OR flowguard._find_index(w.relation, w.columns, w.is_unique, false) IS NULL
         -- Both there: a foreign key may rest on ours, so ours stays.
         OR flowguard._find_index(w.relation, w.columns, w.is_unique, true) IS NOT NULL

@@ -14,6 +14,8 @@ DROP FUNCTION IF EXISTS flowguard._same_row_sql(regclass, text, text);
 DROP FUNCTION IF EXISTS flowguard._row_key_sql(regclass, text);
 DROP FUNCTION IF EXISTS flowguard._refuse_setting(text, text, text, text);
 DROP FUNCTION IF EXISTS flowguard._lookup(flowguard.link, text);
+DROP FUNCTION IF EXISTS flowguard._lookup_variables(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._nearest_lookup(flowguard.link, flowguard.rule, text, text);
 DROP FUNCTION IF EXISTS flowguard._time_is_usable(text);
 DROP FUNCTION IF EXISTS flowguard._window_sql(flowguard.rule);
 DROP FUNCTION IF EXISTS flowguard._other_master_query(flowguard.link, flowguard.rule, text, text);

@@ -3,7 +3,7 @@
 BEGIN;
 
 SELECT 'flowguard._all_known(regclass, name[])'::regprocedure;
-SELECT 'flowguard._index_sql(regclass, name[], boolean, text)'::regprocedure;
+SELECT 'flowguard._index_sql(regclass, name[], boolean, text, name)'::regprocedure;
 SELECT 'flowguard._wanted_indexes(flowguard.link)'::regprocedure;
 SELECT 'flowguard._by_tenant(flowguard.link, flowguard.rule)'::regprocedure;
 SELECT 'flowguard._delete_action(text)'::regprocedure;
