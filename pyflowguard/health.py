@@ -88,8 +88,8 @@ _SCORE = "SELECT flowguard.health_score()"
 _CATEGORIES = "SELECT category, score, weight, detail FROM flowguard.health_category"
 
 _LINKS = """
-SELECT relation::text, link_column, mode, total, linked, unlinked, dangling, mismatched, tenantless, coverage, validated,
-       indexed, guarded
+SELECT relation::text, link_column, mode, total, linked, unlinked, dangling, mismatched, tenantless, coverage,
+       validated, indexed, guarded
   FROM flowguard.link_status
  ORDER BY relation::text, link_column
 """

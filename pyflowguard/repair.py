@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import psycopg
 from psycopg.rows import class_row
 
-from pyflowguard.database import Connection, NoticeHandler, connect, readable_errors
+from pyflowguard.database import Connection, NoticeHandler, connect
 from pyflowguard.engine import engine, find_table
 
 BATCH_SIZE = 5000
@@ -43,7 +44,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Undone:
-    """What flowguard.undo() put back, what it left since it is no longer what the run wrote, and what is still to do."""
+    """What flowguard.undo() put back, what it left since it is not what the run wrote any more, and what is to do yet."""
 
     restored: int
     skipped: int
@@ -99,7 +100,7 @@ def repair(
 
 
 def undo(
-    dsn: str = "", run_id: int = 0, *, max_rows: int | None = None, on_notice: NoticeHandler | None = None
+    run_id: int, dsn: str = "", *, max_rows: int | None = None, on_notice: NoticeHandler | None = None
 ) -> Undone:
     """Put back the links that a run wrote and the rows that it took out, at most `max_rows` of them.
 
@@ -133,7 +134,8 @@ def _watched(dsn: str, pid: int, on_progress: ProgressHandler | None) -> Iterato
 
 
 def _watch(connection: Connection, pid: int, on_progress: ProgressHandler, done: threading.Event) -> None:
-    with readable_errors("watching the repair"), connection.cursor(row_factory=class_row(Progress)) as cursor:
+    # The repair goes on without its watcher, and is what tells of a server that went away.
+    with suppress(psycopg.Error), connection.cursor(row_factory=class_row(Progress)) as cursor:
         while not done.wait(_POLL_INTERVAL):
             progress = cursor.execute(_HOW_FAR, [pid]).fetchone()
             if progress is not None:

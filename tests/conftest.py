@@ -32,6 +32,14 @@ SETTINGS = {
 SQL = Path(__file__).parents[1] / "sql"
 
 
+def memory_directory() -> Path | None:
+    """Where to keep the server's files in memory, if there is room: a database is made in a tenth of the time."""
+    memory = Path("/dev/shm")  # noqa: S108 - mkdtemp() makes a safe directory in it
+    if os.access(memory, os.W_OK | os.X_OK) and shutil.disk_usage(memory).free > 4 * 2**30:
+        return memory
+    return None
+
+
 class TestPostgresql(Postgresql):  # type: ignore[misc]
     """testing.postgresql with our way to start a server: not as root, and never left behind."""
 
@@ -42,7 +50,7 @@ class TestPostgresql(Postgresql):  # type: ignore[misc]
         """Take a directory of ours; the one that the base class makes is unreachable for the server's user."""
         super().initialize()
         self.stack = ExitStack()
-        self.cluster = server.new_cluster(Path(self.postgres).parent, SETTINGS)
+        self.cluster = server.new_cluster(Path(self.postgres).parent, SETTINGS, parent=memory_directory())
         shutil.rmtree(self.base_dir)
         self.base_dir = str(self.cluster.directory)
         self._use_tmpdir = False
