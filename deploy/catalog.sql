@@ -2,6 +2,7 @@
 -- What the other functions ask PostgreSQL's catalog, and the names they give to what they make.
 
 BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE OR REPLACE FUNCTION flowguard._check_table(p_relation regclass) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_table$

@@ -4,6 +4,7 @@
 -- Generated text qualifies everything, operators too, since it runs under whatever search_path the application has.
 
 BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE OR REPLACE FUNCTION flowguard._match_tenants(
   p_left regclass, p_left_columns name[], p_left_prefix text,
@@ -17,7 +18,6 @@ DECLARE
   v_left  text;
   v_equal text;
   v_nulls text;
-  v_index integer;
 BEGIN
   FOR v_index IN 1 .. cardinality(p_left_columns) LOOP
     CONTINUE WHEN p_left_columns[v_index] IS NULL OR p_right_columns[v_index] IS NULL;
@@ -386,7 +386,7 @@ COMMENT ON FUNCTION flowguard._lookup(flowguard.link, text) IS
 
 CREATE OR REPLACE FUNCTION flowguard._refuse_setting(p_setting text, p_value text, p_relation text, p_link_column text)
 RETURNS void
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_refuse_setting$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_refuse_setting$
 -- Raises FG003: the session rule's setting holds no value of the link's type.
 BEGIN
   RAISE EXCEPTION 'flowguard: setting % holds %, which is no value for column % of table %',
@@ -439,6 +439,7 @@ DECLARE
 ';
   v_missing text := '  RETURN NULL;
 ';
+  v_asks    boolean := EXISTS (SELECT FROM flowguard._rules(p_link) r WHERE r.kind = 'session');
 BEGIN
   IF p_link.paused THEN
     RETURN format(E'\n-- Link %s of %s is paused; flowguard.resume(%L, %L) brings the guard back.\n'
@@ -467,8 +468,7 @@ DECLARE
   v_link        %2$s.%1$I%%TYPE;
   v_reference   %2$s.%1$I%%TYPE;
   v_setting     text := pg_catalog.current_setting('flowguard.privileged', true);
-  v_ask_session boolean := true;
-%7$sBEGIN
+%8$s%7$sBEGIN
   IF v_setting OPERATOR(pg_catalog.<>) '' THEN
     IF flowguard._is_privileged('undo') THEN
       IF TG_WHEN OPERATOR(pg_catalog.=) 'BEFORE' THEN
@@ -484,10 +484,10 @@ DECLARE
     IF NOT FOUND THEN
       RETURN NULL;
     END IF;
-$body$ || v_done || $body$    v_ask_session := false;
+$body$ || v_done || CASE WHEN v_asks THEN $body$    v_ask_session := false;
   ELSIF NEW.%1$I IS NOT NULL THEN
     v_ask_session := false;  -- the row moved to another reference, which its link follows
-  END IF;
+$body$ ELSE '' END || $body$  END IF;
 %6$s  IF TG_WHEN OPERATOR(pg_catalog.=) 'BEFORE' THEN
     NEW.%1$I := v_link;
     RETURN NEW;
@@ -499,7 +499,8 @@ $body$ || v_done || $body$    v_ask_session := false;
 $body$ || v_missing || $body$END;
 $body$, p_link.link_column, p_link.relation, flowguard._row_key_sql(p_link.relation, 'NEW.'), p_link.mode,
          flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'), flowguard._lookup(p_link, 'NEW'),
-         flowguard._lookup_variables(p_link));
+         flowguard._lookup_variables(p_link),
+         CASE WHEN v_asks THEN E'  v_ask_session boolean := true;\n' ELSE '' END);
 END;
 $_fill_body$;
 COMMENT ON FUNCTION flowguard._fill_body(flowguard.link) IS 'The body of the trigger function that fills and checks a link.';

@@ -2,6 +2,7 @@
 -- What is wrong with a row, and why it has no link: for the error at commit, flowguard.violation and the counts of health.
 
 BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE OR REPLACE FUNCTION flowguard._key_sql_match(p_relation regclass, p_alias text, p_key text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_key_sql_match$
@@ -28,7 +29,9 @@ DECLARE
   v_time    text;
   v_usable  boolean;
   v_known   boolean;
-  v_near    record;
+  v_near    text;
+  v_at      text;
+  v_far     interval;
   v_wide    flowguard.rule;
 BEGIN
   ambiguous := false;
@@ -85,27 +88,27 @@ BEGIN
   ELSE
     v_wide := p_rule;
     v_wide.within := interval '1000000 hours';
-    EXECUTE format('SELECT x.link::text AS link, x.at, CASE WHEN x.at <= c.%1$I THEN c.%1$I - x.at ELSE x.at - c.%1$I END AS far '
+    EXECUTE format('SELECT x.link::text, x.at::text, CASE WHEN x.at <= c.%1$I THEN c.%1$I - x.at ELSE x.at - c.%1$I END '
                    'FROM %2$s c CROSS JOIN LATERAL (%3$s) x WHERE %4$s', p_rule.time_column, p_link.relation,
                    flowguard._nearest_query(p_link, v_wide, 'c'), flowguard._key_sql_match(p_link.relation, 'c', '$1'))
-      INTO v_near USING p_row_key;
-    IF v_near.link IS NULL THEN
+      INTO v_near, v_at, v_far USING p_row_key;
+    IF v_near IS NULL THEN
       reason := format('%s has no linked row of its tenant%s', p_rule.source,
                        CASE WHEN p_rule.source_filter IS NULL THEN '' ELSE format(' with %s', p_rule.source_filter) END);
-    ELSIF v_near.far > p_rule.within THEN
-      reason := format('the nearest row of %s is of %s, %s away; the window is %s', p_rule.source, v_near.at, v_near.far,
+    ELSIF v_far > p_rule.within THEN
+      reason := format('the nearest row of %s is of %s, %s away; the window is %s', p_rule.source, v_at, v_far,
                        p_rule.within);
     ELSE
       IF p_rule.on_ambiguous = 'leave' THEN
         EXECUTE format('SELECT EXISTS (%s) FROM %s',
                        flowguard._other_master_query(p_link, p_rule, 'c', format('$2::%s', (
                          SELECT x.type_name FROM flowguard._column(v_master.relation, v_master.key_column) x))), v_from)
-          INTO ambiguous USING p_row_key, v_near.link;
+          INTO ambiguous USING p_row_key, v_near;
       END IF;
       reason := CASE
                   WHEN ambiguous THEN format('rows of %s within %s lead to more than one master', p_rule.source, p_rule.within)
                   ELSE format('the nearest row of %s is of %s and leads to %s by now; call flowguard.repair(%L)', p_rule.source,
-                              v_near.at, v_near.link, p_link.relation)
+                              v_at, v_near, p_link.relation)
                 END;
       final := true;
     END IF;
@@ -159,7 +162,7 @@ $_tenant_text$;
 COMMENT ON FUNCTION flowguard._tenant_text(flowguard.link, jsonb) IS 'Tenant and times of a row, for a message.';
 
 CREATE OR REPLACE FUNCTION flowguard._refuse_unlinked(p_relation regclass, p_link_column name, p_row_key jsonb) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_refuse_unlinked$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_refuse_unlinked$
 -- Raises FG001 at commit for a row of an enforced link that is still unlinked.
 DECLARE
   v_link flowguard.link := flowguard._link(p_relation, p_link_column);
@@ -178,7 +181,7 @@ $_refuse_unlinked$;
 COMMENT ON FUNCTION flowguard._refuse_unlinked(regclass, name, jsonb) IS 'Raises FG001: a row of an enforced link is unlinked.';
 
 CREATE OR REPLACE FUNCTION flowguard._refuse_tenantless(p_relation regclass, p_link_column name, p_row_key jsonb) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_refuse_tenantless$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_refuse_tenantless$
 -- Raises FG002 at commit for a row of an enforced link that has a link but does not know its tenant.
 DECLARE
   v_link flowguard.link := flowguard._link(p_relation, p_link_column);

@@ -2,6 +2,7 @@
 -- What must exist for a link to be guarded, what of it is missing, and the calls that make it so or take it away.
 
 BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE OR REPLACE FUNCTION flowguard._all_known(p_relation regclass, p_columns name[]) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_all_known$
@@ -39,7 +40,6 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_indexe
 DECLARE
   v_master  flowguard.master := flowguard._master(p_link.master);
   v_targets name[];
-  r_rule    flowguard.rule;
   r_index   record;
 BEGIN
   -- The master's key together with the tenant columns that the child has: target of the composite foreign key.

@@ -4,6 +4,7 @@
 -- the tables themselves; they run with row_security = off: an error, never a partial count.
 
 BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE TABLE IF NOT EXISTS flowguard.violation_seen (
   schema_name text        NOT NULL,

@@ -3,6 +3,7 @@
 -- the guard. Tables are named by text here: the ledger outlives what it speaks of.
 
 BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE TABLE IF NOT EXISTS flowguard.repair_run (
   run_id      bigint      NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

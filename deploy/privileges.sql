@@ -2,6 +2,7 @@
 -- Nobody but the owner, flowguard_admin and flowguard_viewer may call or read anything here.
 
 BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE OR REPLACE FUNCTION flowguard.grant_roles() RETURNS SETOF text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $grant_roles$

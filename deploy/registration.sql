@@ -3,6 +3,7 @@
 -- A second call with the same words changes nothing and returns what is there.
 
 BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE OR REPLACE FUNCTION flowguard._link(p_relation regclass, p_link_column name) RETURNS flowguard.link
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_link$
@@ -53,7 +54,7 @@ $_master$;
 COMMENT ON FUNCTION flowguard._master(regclass) IS 'The registered master, or the only one for NULL; raises FG107.';
 
 CREATE OR REPLACE FUNCTION flowguard._refuse_argument(p_message text, p_detail text, p_hint text) RETURNS void
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_refuse_argument$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_refuse_argument$
 -- Raises FG104: the value of an argument is none that the function takes.
 BEGIN
   RAISE EXCEPTION 'flowguard: %', p_message USING ERRCODE = 'FG104', DETAIL = p_detail, HINT = p_hint;
@@ -62,7 +63,7 @@ $_refuse_argument$;
 COMMENT ON FUNCTION flowguard._refuse_argument(text, text, text) IS 'Raises FG104 for an argument with an impossible value.';
 
 CREATE OR REPLACE FUNCTION flowguard._refuse_other(p_what text, p_there jsonb, p_asked jsonb, p_hint text) RETURNS void
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_refuse_other$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_refuse_other$
 -- Raises FG108, naming what differs, unless what is registered is what is asked for.
 DECLARE
   v_differs text;
@@ -160,9 +161,8 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_align_tenants
 -- The tenant columns of a table in the order of those of the master, NULL where it has none for one.
 -- p_columns NULL: those that the table has by name. By name where all are names of the master's, else by position.
 DECLARE
-  v_aligned name[] := '{}';
+  v_aligned name[] := '{}'::name[];
   v_column  name;
-  v_index   integer;
 BEGIN
   IF p_columns IS NULL THEN
     SELECT coalesce(array_agg(a.attname ORDER BY t.ordinality), '{}')
@@ -578,12 +578,14 @@ CREATE OR REPLACE FUNCTION flowguard._read_filter(
 -- The condition as PostgreSQL understands it: parsed once under the caller's path, then every name in it qualified;
 -- and the columns that it reads. Raises FG104 where it is no condition on the source.
 -- No SET search_path, since it changes it on purpose; all else is qualified.
+DECLARE
+  v_view regclass;
 BEGIN
   PERFORM pg_catalog.set_config('search_path', p_path, true);
-  EXECUTE pg_catalog.format('CREATE TEMPORARY VIEW flowguard_read_filter AS SELECT 1 AS one FROM %s s WHERE (%s)',
-                            p_source, p_filter);
+  EXECUTE pg_catalog.format('CREATE VIEW flowguard._filter AS SELECT 1 AS one FROM %s s WHERE (%s)', p_source, p_filter);
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-  condition := pg_get_viewdef('pg_temp.flowguard_read_filter'::regclass, true);
+  v_view := to_regclass('flowguard._filter');
+  condition := pg_get_viewdef(v_view, true);
   condition := btrim(regexp_replace(regexp_replace(condition, '^.*?\mWHERE\M\s*', ''), ';\s*$', ''));
   SELECT array_agg(DISTINCT a.attname ORDER BY a.attname)
     INTO columns
@@ -591,8 +593,8 @@ BEGIN
     JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
                     AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p_source AND d.refobjsubid > 0
     JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-   WHERE w.ev_class = 'pg_temp.flowguard_read_filter'::regclass;
-  DROP VIEW pg_temp.flowguard_read_filter;
+   WHERE w.ev_class = v_view;
+  EXECUTE 'DROP VIEW flowguard._filter';
 EXCEPTION
   WHEN syntax_error OR undefined_column OR undefined_function OR datatype_mismatch OR undefined_object
        OR invalid_text_representation OR grouping_error OR windowing_error OR ambiguous_column THEN

@@ -3,6 +3,7 @@
 -- Tables are named by regclass and columns by name: both survive pg_dump, pg_upgrade and a rename of the table.
 
 BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE TABLE IF NOT EXISTS flowguard.master (
   relation          regclass NOT NULL PRIMARY KEY,

@@ -3,6 +3,7 @@
 -- Functions here that write application tables set no search_path: the application's own triggers would inherit it.
 
 BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE OR REPLACE FUNCTION flowguard._operator(p_relation regclass, p_column name, p_strategy integer) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_operator$
@@ -327,8 +328,14 @@ LANGUAGE plpgsql SET row_security = off AS $_repair_batch$
 -- One batch: links and translates as one statement, then takes out the orphans; returns the key to go on after, NULL at
 -- the end, and the counts.
 DECLARE
-  v_batch       record;
-  v_index       integer;
+  v_last_key    jsonb;
+  v_scanned     bigint;
+  v_linked      bigint;
+  v_translated  bigint;
+  v_unlinked    bigint;
+  v_remaining   bigint;
+  v_orphans     jsonb[];
+  v_links       text[];
   v_quarantined bigint := 0;
   v_schema      text;
   v_table       text;
@@ -338,17 +345,18 @@ BEGIN
     JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
    WHERE c.oid OPERATOR(pg_catalog.=) p_link.relation;
   PERFORM flowguard._mark_transaction('repair', p_run, NULL);
-  EXECUTE p_query INTO v_batch USING p_run, p_after, p_last, p_size, v_schema, v_table;
-  FOR v_index IN 1 .. coalesce(pg_catalog.cardinality(v_batch.orphans), 0) LOOP
-    IF flowguard._quarantine_row(p_run, p_link, v_batch.orphans[v_index], v_batch.orphan_links[v_index]) THEN
+  EXECUTE p_query INTO v_last_key, v_scanned, v_linked, v_translated, v_unlinked, v_remaining, v_orphans, v_links
+    USING p_run, p_after, p_last, p_size, v_schema, v_table;
+  FOR v_index IN 1 .. coalesce(pg_catalog.cardinality(v_orphans), 0) LOOP
+    IF flowguard._quarantine_row(p_run, p_link, v_orphans[v_index], v_links[v_index]) THEN
       v_quarantined := v_quarantined OPERATOR(pg_catalog.+) 1;
     END IF;
   END LOOP;
   PERFORM flowguard._unmark_transaction('repair');
   RETURN pg_catalog.jsonb_build_object(
-    'after', CASE WHEN v_batch.scanned OPERATOR(pg_catalog.>=) p_size THEN v_batch.last_key END,
-    'linked', v_batch.linked, 'translated', v_batch.translated, 'unlinked', v_batch.unlinked, 'quarantined', v_quarantined,
-    'remaining', v_batch.remaining OPERATOR(pg_catalog.-) v_quarantined);
+    'after', CASE WHEN v_scanned OPERATOR(pg_catalog.>=) p_size THEN v_last_key END,
+    'linked', v_linked, 'translated', v_translated, 'unlinked', v_unlinked, 'quarantined', v_quarantined,
+    'remaining', v_remaining OPERATOR(pg_catalog.-) v_quarantined);
 END;
 $_repair_batch$;
 COMMENT ON FUNCTION flowguard._repair_batch(bigint, flowguard.link, text, jsonb, jsonb, integer) IS
@@ -449,8 +457,8 @@ BEGIN
       IF NOT p_dry_run THEN
         COMMIT;
       END IF;
-      v_after := NULLIF(v_counts OPERATOR(pg_catalog.->) 'after', 'null');
-      EXIT WHEN v_after IS NULL;
+      v_after := v_counts OPERATOR(pg_catalog.->) 'after';
+      EXIT WHEN pg_catalog.jsonb_typeof(v_after) OPERATOR(pg_catalog.=) 'null';
     END LOOP;
   END LOOP;
 
@@ -577,7 +585,6 @@ DECLARE
   v_values   text := flowguard._restore_sql(v_relation, p_row.column_names, p_row.column_values);
   v_columns  text := flowguard._columns_sql(p_row.column_names::pg_catalog.name[]);
   v_now      record;
-  v_try      integer;
 BEGIN
   IF p_row.action OPERATOR(pg_catalog.=) 'deleted' THEN
     EXECUTE pg_catalog.format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s', v_relation, v_columns, v_values);
@@ -612,50 +619,35 @@ LANGUAGE plpgsql SET row_security = off AS $_undo_links$
 -- Puts back the links that a run wrote, the latest first. A row that the run wrote more than once goes from its last value
 -- to its first. Rows whose link is another by now are skipped.
 DECLARE
-  r_table    record;
+  v_from     bigint;
   v_restored bigint;
-  v_rows     bigint;
+  v_skipped  bigint;
+  v_query    text;
 BEGIN
   restored := 0;
   skipped := 0;
-  CREATE TEMPORARY TABLE IF NOT EXISTS flowguard_undo (
-    schema_name text, table_name text, link_column text, row_key jsonb, old_link text, new_link text, is_done boolean
-  ) ON COMMIT DROP;
-  TRUNCATE pg_temp.flowguard_undo;
-  WITH batch AS (
-    SELECT c.* FROM flowguard.repair_change c
-     WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL
-     ORDER BY c.change_id DESC LIMIT p_max_rows
-  )
-  INSERT INTO pg_temp.flowguard_undo
-  SELECT b.schema_name, b.table_name, b.link_column, b.row_key,
-         (pg_catalog.array_agg(b.old_link ORDER BY b.change_id))[1],
-         (pg_catalog.array_agg(b.new_link ORDER BY b.change_id DESC))[1], false
-    FROM batch b
-   GROUP BY b.schema_name, b.table_name, b.link_column, b.row_key;
-  FOR r_table IN SELECT DISTINCT u.schema_name, u.table_name, u.link_column FROM pg_temp.flowguard_undo u LOOP
-    EXECUTE flowguard._undo_query(r_table.schema_name, r_table.table_name, r_table.link_column);
+  SELECT pg_catalog.min(b.change_id) INTO v_from
+    FROM (SELECT c.change_id FROM flowguard.repair_change c
+           WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL
+           ORDER BY c.change_id DESC LIMIT p_max_rows) b;
+  FOR v_query IN
+    SELECT flowguard._undo_query(t.schema_name, t.table_name, t.link_column)
+      FROM (SELECT DISTINCT c.schema_name, c.table_name, c.link_column
+              FROM flowguard.repair_change c
+             WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL AND c.change_id OPERATOR(pg_catalog.>=) v_from) t
+  LOOP
+    EXECUTE v_query INTO v_restored, v_skipped USING p_run, v_from;
+    restored := restored OPERATOR(pg_catalog.+) v_restored;
+    skipped := skipped OPERATOR(pg_catalog.+) v_skipped;
   END LOOP;
-  SELECT pg_catalog.count(*) FILTER (WHERE u.is_done), pg_catalog.count(*) FILTER (WHERE NOT u.is_done)
-    INTO restored, skipped FROM pg_temp.flowguard_undo u;
-  UPDATE flowguard.repair_change c
-     SET undone = CASE WHEN u.is_done THEN 'restored' ELSE 'skipped' END
-    FROM pg_temp.flowguard_undo u
-   WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL
-     AND c.schema_name OPERATOR(pg_catalog.=) u.schema_name AND c.table_name OPERATOR(pg_catalog.=) u.table_name
-     AND c.link_column OPERATOR(pg_catalog.=) u.link_column AND c.row_key OPERATOR(pg_catalog.=) u.row_key
-     AND c.change_id OPERATOR(pg_catalog.>=) (
-       SELECT pg_catalog.min(x.change_id)
-         FROM (SELECT y.change_id FROM flowguard.repair_change y
-                WHERE y.run_id OPERATOR(pg_catalog.=) p_run AND y.undone IS NULL
-                ORDER BY y.change_id DESC LIMIT p_max_rows) x);
 END;
 $_undo_links$;
 COMMENT ON FUNCTION flowguard._undo_links(bigint, bigint) IS 'Puts back links that a run wrote.';
 
 CREATE OR REPLACE FUNCTION flowguard._undo_query(p_schema text, p_table text, p_link_column text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_undo_query$
--- SQL text that puts back the links of one table from the list flowguard_undo and marks which it did.
+-- SQL text that puts back the links of one table and marks the changes. Parameters: $1 run, $2 first change. Result: rows
+-- restored, rows skipped.
 DECLARE
   v_relation regclass := to_regclass(format('%I.%I', p_schema, p_table));
   v_type     text;
@@ -665,16 +657,30 @@ BEGIN
       USING ERRCODE = 'FG101', DETAIL = 'The run wrote links of it.', HINT = 'Give the table its name back, or restore it, first.';
   END IF;
   SELECT c.type_name INTO v_type FROM flowguard._column(v_relation, p_link_column::name) c;
-  RETURN format(
-    'WITH written AS (UPDATE %1$s c SET %2$I = u.old_link::%3$s FROM pg_temp.flowguard_undo u '
-    'WHERE u.schema_name OPERATOR(pg_catalog.=) %4$L AND u.table_name OPERATOR(pg_catalog.=) %5$L '
-    'AND u.link_column OPERATOR(pg_catalog.=) %6$L AND %7$s '
-    'AND (u.new_link IS NULL AND c.%2$I IS NULL OR c.%2$I %8$s u.new_link::%3$s) RETURNING u.row_key) '
-    'UPDATE pg_temp.flowguard_undo u SET is_done = true FROM written w WHERE u.row_key OPERATOR(pg_catalog.=) w.row_key '
-    'AND u.schema_name OPERATOR(pg_catalog.=) %4$L AND u.table_name OPERATOR(pg_catalog.=) %5$L '
-    'AND u.link_column OPERATOR(pg_catalog.=) %6$L',
-    v_relation, p_link_column, v_type, p_schema, p_table, p_link_column,
-    flowguard._key_sql_match(v_relation, 'c', 'u.row_key'), flowguard._equal(v_relation, p_link_column::name));
+  RETURN format($query$
+  WITH changes AS MATERIALIZED (
+    SELECT c.change_id, c.row_key, c.old_link, c.new_link FROM flowguard.repair_change c
+     WHERE c.run_id OPERATOR(pg_catalog.=) $1 AND c.undone IS NULL AND c.change_id OPERATOR(pg_catalog.>=) $2
+       AND c.schema_name OPERATOR(pg_catalog.=) %1$L AND c.table_name OPERATOR(pg_catalog.=) %2$L
+       AND c.link_column OPERATOR(pg_catalog.=) %3$L
+  ), rows AS MATERIALIZED (
+    SELECT c.row_key, (pg_catalog.array_agg(c.old_link ORDER BY c.change_id))[1] AS old_link,
+           (pg_catalog.array_agg(c.new_link ORDER BY c.change_id DESC))[1] AS new_link
+      FROM changes c GROUP BY c.row_key
+  ), written AS (
+    UPDATE %4$s c SET %3$I = r.old_link::%5$s FROM rows r
+     WHERE %6$s AND (r.new_link IS NULL AND c.%3$I IS NULL OR c.%3$I %7$s r.new_link::%5$s)
+    RETURNING r.row_key
+  ), marked AS (
+    UPDATE flowguard.repair_change c
+       SET undone = CASE WHEN EXISTS (SELECT FROM written w WHERE w.row_key OPERATOR(pg_catalog.=) x.row_key)
+                      THEN 'restored' ELSE 'skipped' END
+      FROM changes x WHERE c.change_id OPERATOR(pg_catalog.=) x.change_id
+  )
+  SELECT (SELECT pg_catalog.count(*) FROM written),
+         (SELECT pg_catalog.count(*) FROM rows) OPERATOR(pg_catalog.-) (SELECT pg_catalog.count(*) FROM written)
+$query$, p_schema, p_table, p_link_column, v_relation, v_type, flowguard._key_sql_match(v_relation, 'c', 'r.row_key'),
+         flowguard._equal(v_relation, p_link_column::name));
 END;
 $_undo_query$;
 COMMENT ON FUNCTION flowguard._undo_query(text, text, text) IS 'SQL text that puts back the links of one table; raises FG101.';

@@ -2,6 +2,21 @@
 -- The schema that everything of PyFlowGuard lives in, and the two roles that rights are granted to.
 
 BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- Functions here run with the rights of their owner: a schema that somebody else made is no place for them.
+DO $owner$
+DECLARE
+  v_owner name;
+BEGIN
+  SELECT pg_get_userbyid(nspowner) INTO v_owner FROM pg_namespace WHERE nspname = 'flowguard';
+  IF v_owner <> current_user THEN
+    RAISE EXCEPTION 'flowguard: schema flowguard belongs to %, not to %', v_owner, current_user
+      USING ERRCODE = 'FG110', DETAIL = 'Its owner could replace what runs with your rights.',
+            HINT = format('Deploy as %I, or drop or rename the schema if it is none of PyFlowGuard''s.', v_owner);
+  END IF;
+END;
+$owner$;
 
 CREATE SCHEMA IF NOT EXISTS flowguard;
 COMMENT ON SCHEMA flowguard IS
