@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 # Modules beside the tests are imported as `engine.<name>`, which is what mypy_path makes of them too.
@@ -30,6 +30,7 @@ settings.register_profile(
     deadline=None,
     derandomize=True,
     database=None,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.register_profile("nightly", settings.get_profile("ci"), max_examples=2000, derandomize=False)
@@ -58,14 +59,33 @@ def app_template(databases: Any, engine_template: str) -> Iterator[Callable[[str
         yield make
 
 
+@pytest.fixture(scope="session")
+def shared(databases: Any, app_template: Callable[[str, str], str]) -> Iterator[Callable[[str, str], str]]:  # noqa: ANN401
+    """Give the connection string of a copy that tests share, which write rows only."""
+    with ExitStack() as stack:
+        yield cache(lambda mode, action: str(stack.enter_context(databases.new(app_template(mode, action)))))
+
+
 @pytest.fixture
-def guarded(databases: Any, app_template: Callable[[str, str], str]) -> Iterator[tables.Guarded]:  # noqa: ANN401
-    """Connect, as the plain owner, to a new copy of the small application, guarded as asked for."""
+def guarded(
+    databases: Any,  # noqa: ANN401  conftest's class
+    app_template: Callable[[str, str], str],
+    shared: Callable[[str, str], str],
+) -> Iterator[tables.Guarded]:
+    """Connect, as the plain owner, to the small application, guarded as asked for; `own`: to a new copy of it."""
     with ExitStack() as stack:
 
-        def connect(mode: str = "observe", on_master_delete: str = "keep") -> psycopg.Connection[tuple[Any, ...]]:
-            dsn = stack.enter_context(databases.new(app_template(mode, on_master_delete)))
-            return stack.enter_context(psycopg.connect(dsn, autocommit=True))
+        def connect(
+            mode: str = "observe", on_master_delete: str = "keep", *, own: bool = False
+        ) -> psycopg.Connection[tuple[Any, ...]]:
+            if own:
+                dsn = stack.enter_context(databases.new(app_template(mode, on_master_delete)))
+            else:
+                dsn = shared(mode, on_master_delete)
+            connection = stack.enter_context(psycopg.connect(dsn, autocommit=True))
+            if not own:
+                tables.clear(connection)
+            return connection
 
         yield connect
 

@@ -20,8 +20,8 @@ CREATE TABLE grandchild (id integer PRIMARY KEY, tenant integer NOT NULL, flow i
 CREATE TABLE event (id integer PRIMARY KEY, tenant integer NOT NULL, flow integer, status text DEFAULT 'live',
                     at timestamptz, note text);
 CREATE TABLE probe (id integer PRIMARY KEY, tenant integer, flow integer, at timestamptz, note text);
-INSERT INTO flow VALUES (1, 1), (2, 1), (3, 1), (9, 2);
 """
+FLOWS = "INSERT INTO flow VALUES (1, 1), (2, 1), (3, 1), (9, 2)"
 
 Guarded: TypeAlias = Callable[..., Connection]
 """The fixture `guarded`: give it mode and on_master_delete, and get a connection to a database guarded so."""
@@ -32,6 +32,7 @@ LINKS = ("parent", "child", "grandchild", "event", "probe")
 def create(connection: Connection) -> None:
     """Create the tables and the flows 1, 2, 3 of tenant 1 and 9 of tenant 2."""
     run(connection, DDL)
+    run(connection, FLOWS)
 
 
 def register(connection: Connection, *, mode: str = "observe", on_master_delete: str = "keep") -> None:
@@ -83,6 +84,16 @@ def guarded(connection: Connection, *, mode: str = "observe", on_master_delete: 
     create(connection)
     register(connection, mode=mode, on_master_delete=on_master_delete)
     guard(connection)
+
+
+def clear(connection: Connection) -> None:
+    """Bring the rows back to what create() leaves."""
+    with connection.transaction():
+        run(connection, "SELECT flowguard.bypass('between two tests')")
+        for table in (*reversed(LINKS), "flow"):
+            run(connection, f"DELETE FROM {table}")  # noqa: S608  a table of ours
+        run(connection, "DELETE FROM flowguard.privileged_transaction")
+        run(connection, FLOWS)
 
 
 def link(connection: Connection, table: str, row: int) -> Any:  # noqa: ANN401  a key, or None

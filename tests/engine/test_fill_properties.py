@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,9 +19,6 @@ from engine.worlds import TIMES, WORLDS, Choice, Refers, Shape, Times, World, as
 from hypothesis import given, note
 from hypothesis import strategies as st
 from psycopg import sql
-
-if TYPE_CHECKING:
-    from typing_extensions import LiteralString
 
 COMMA = sql.SQL(", ")
 AND = sql.SQL(" AND ")
@@ -38,7 +35,7 @@ def setting_of(world: World) -> str:
 def identifier(*names: str) -> sql.Composed:
     """Quote names for a statement with parameters, in which % is no ordinary character."""
     quoted = ['"' + name.replace('"', '""').replace("%", "%%") + '"' for name in names]
-    return COMMA.join([sql.SQL(cast("LiteralString", name)) for name in quoted])
+    return sql.Composed([sql.SQL(name) for name in quoted]).join(COMMA)
 
 
 class Writer:
@@ -178,6 +175,9 @@ class Writer:
         for _ in range(self.pick(1, 2, 3, 4)):
             shape = self.pick(*self.world.shapes[1:], *self.world.shapes[1:], *self.world.shapes)
             self.pick(*[self.insert] * 6, *[self.update] * 4, self.delete)(shape)
+        self.commit()
+
+    def commit(self) -> None:
         forbidden = self.oracle.commit()
         said = ""
         try:
@@ -188,6 +188,32 @@ class Writer:
             assert said[:5] in REFUSALS, f"{forbidden} forbid the commit, but it went through, or failed by: {said}"
         else:
             assert not said, f"nothing forbids the commit, but it was refused: {said}"
+
+    def crowd(self) -> None:
+        """Write linked sources of one tenant, and rows that have nothing but their time to find one by."""
+        masters = list(self.oracle.rows[self.world.shapes[0].table].values())[:3]
+        tenant = self.world.tenants[0]
+        child = self.world.shapes[-1]
+        for name in self.pick(*self.orders()):
+            shape = self.shapes[name]
+            for _ in range(self.pick(1, 2, 3)):
+                row = self.row(shape) | dict(zip(shape.tenants, tenant, strict=True))
+                row |= {column: None for column, kind in shape.columns.items() if isinstance(kind, Refers)}
+                row |= {
+                    link: None if shape is child else self.pick(*masters)[self.key_of_master] for link in shape.links
+                }
+                note(f"insert {name} {row}")
+                run(self.connection, "BEGIN")
+                self.write_rows(shape, [row])
+                self.commit()
+                self.compare()
+
+    def orders(self) -> list[list[str]]:
+        """Sources first; where rows may be unlinked for a while also rows first, or between two sources."""
+        sources, child = list(self.world.sources), self.world.shapes[-1].table
+        if self.world.links[0].enforce:
+            return [[*sources, *sources, child]]
+        return [[*sources, *sources, child], [child, *sources, *sources], [*sources, child, *sources, child]]
 
     # --- Comparing
 
@@ -232,6 +258,10 @@ class Writer:
                 assert answers == [row[link.column]], f"disagrees with its reference: {row}"
 
     # --- Small steps
+
+    @property
+    def key_of_master(self) -> str:
+        return self.world.links[0].master.key
 
     def read(self, shape: Shape) -> list[Row]:
         references = [name for name, kind in shape.columns.items() if isinstance(kind, Refers)]
@@ -285,3 +315,12 @@ def test_links_are_what_the_oracle_says(guarded_world: tuple[Connection, World],
         writer.transaction()
         writer.compare()
     writer.check_invariants()
+
+
+@given(data=st.data())
+def test_ties_and_the_edges_of_the_window(guarded_world: tuple[Connection, World], data: st.DataObject) -> None:
+    connection, world = guarded_world
+    clear(connection, world)
+    writer = Writer(connection, world, data)
+    writer.begin_with_masters()
+    writer.crowd()

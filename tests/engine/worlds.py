@@ -97,6 +97,8 @@ class World:
     links: Sequence[Link]
     shapes: Sequence[Shape]
     tenants: Sequence[tuple[Any, ...]]
+    sources: Sequence[str]
+    """Tables that the last table finds its links in by time."""
 
 
 # --- As the report: uuids, two tenant columns that may be NULL, a chain of references, two sources in time
@@ -207,6 +209,7 @@ SELECT flowguard.add_proximity_rule('asset', 'import', '1 hour', 'at', 'at', 'fl
             ),
         ],
         tenants=[(uuid_key(1), uuid_key(2)), (uuid_key(1), uuid_key(3)), (uuid_key(4), uuid_key(2))],
+        sources=["discovery", "import"],
     )  # fmt: skip
 
 
@@ -296,6 +299,7 @@ SELECT flowguard.add_proximity_rule('"KIND"', '"Zweites Schema"."quelle ""%"" x"
             ),
         ],
         tenants=[()],
+        sources=[source],
     )
 
 
@@ -358,6 +362,7 @@ SELECT flowguard.add_proximity_rule('item', 'batch', '90 minutes', 'at', 'at', '
             ),
         ],
         tenants=[(1,), (2,)],
+        sources=["batch"],
     )
 
 
