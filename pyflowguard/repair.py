@@ -44,7 +44,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Undone:
-    """What flowguard.undo() put back, what it left since it is not what the run wrote any more, and what is to do yet."""
+    """What flowguard.undo() put back, what it left since another value is there by now, and what is to do yet."""
 
     restored: int
     skipped: int
@@ -99,9 +99,7 @@ def repair(
     return run
 
 
-def undo(
-    run_id: int, dsn: str = "", *, max_rows: int | None = None, on_notice: NoticeHandler | None = None
-) -> Undone:
+def undo(run_id: int, dsn: str = "", *, max_rows: int | None = None, on_notice: NoticeHandler | None = None) -> Undone:
     """Put back the links that a run wrote and the rows that it took out, at most `max_rows` of them.
 
     Raises UsageError if there is no such run, EngineMissing, StatementFailed where the database forbids it (and says

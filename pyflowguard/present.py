@@ -1,0 +1,145 @@
+"""Shows on a terminal, or in a file, what the other modules return: tables and lines of text, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pyflowguard.health import Finding, Health, Level, LinkStatus, Violation
+from pyflowguard.repair import Run, Undone
+
+WIDTH = 100
+"""Columns at most, and where the output is no terminal."""
+
+_STYLES: dict[Level, str] = {"ERROR": "bold red", "WARN": "yellow", "INFO": "cyan"}
+
+
+def new_console() -> Console:
+    """Make a console on standard output: at most WIDTH columns, and no colour unless it is a terminal."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal or console.width > WIDTH:
+        console.width = WIDTH
+    return console
+
+
+def new_table(*headings: str, right: Sequence[str] = ()) -> Table:
+    """Make a table with these headings; the columns named in `right` hold figures."""
+    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+    return table
+
+
+def show_health(console: Console, health: Health) -> None:
+    """Show score, categories with what keeps them below 100, links, and violations if they were asked for."""
+    if not health.links:
+        console.print("No link is registered: there is nothing to measure. See flowguard.add_link().")
+        return
+    console.print(Text(f"Health score {health.score} of 100", style="bold"))
+    console.print()
+    table = new_table("category", "score", "what is left to fix", right=["score"])
+    for category in health.categories:
+        table.add_row(category.category, str(category.score), category.detail.replace("; ", "\n"))
+    console.print(table)
+    console.print()
+    show_links(console, health.links)
+    if health.violations:
+        console.print()
+        show_violations(console, health.violations)
+
+
+def show_links(console: Console, links: Sequence[LinkStatus]) -> None:
+    """Show how many rows of each link are what."""
+    figures = ("rows", "linked", "unlinked", "dangling", "mismatched", "coverage")
+    table = new_table("link", "mode", *figures, "guard", right=figures)
+    for link in links:
+        table.add_row(
+            link.relation if link.link_column == "master_flow_id" else f"{link.relation}.{link.link_column}",
+            link.mode,
+            *(str(count) for count in (link.total, link.linked, link.unlinked, link.dangling)),
+            str(link.mismatched + link.tenantless),
+            f"{100 * link.coverage:.1f} %",
+            guard_state(link),
+        )
+    console.print(table)
+
+
+def guard_state(link: LinkStatus) -> str:
+    """Say in two words how far a link is guarded."""
+    if not link.guarded:
+        return "none"
+    missing = [name for name, there in (("keys", link.validated), ("indexes", link.indexed)) if not there]
+    return "in place" if not missing else f"without {' and '.join(missing)}"
+
+
+def show_violations(console: Console, violations: Sequence[Violation]) -> None:
+    """Show rows that are not validly linked, and why."""
+    table = new_table("row", "kind", "reason")
+    for violation in violations:
+        key = json.dumps(violation.row_key, default=str)
+        table.add_row(f"{violation.relation} {key}", violation.kind, violation.reason.replace("; ", "\n"))
+    console.print(table)
+
+
+def show_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """Show each finding with its remedy and the key to ignore it by."""
+    if not findings:
+        console.print("Nothing found.")
+        return
+    for finding in findings:
+        heading = Text.assemble(
+            (f"{finding.level:<5}", _STYLES[finding.level]),
+            "  ",
+            (f"{finding.relation}: " if finding.relation else "", "bold"),
+            finding.description,
+        )
+        console.print(heading)
+        for label, text in (("detail:", finding.detail), ("remedy:", finding.remedy), ("key:", finding.cache_key)):
+            if text:
+                console.print(_indented(label, text))
+    counts = ", ".join(
+        f"{count} {level}" for level in _STYLES if (count := sum(finding.level == level for finding in findings))
+    )
+    console.print(f"{len(findings)} {'finding' if len(findings) == 1 else 'findings'}: {counts}.")
+
+
+def show_run(console: Console, run: Run) -> None:
+    """Show what a repair did, or would do, and how to take it back."""
+    console.print(
+        f"Dry run, taken back: {counts_of(run)}." if run.run_id is None else f"Run {run.run_id}: {counts_of(run)}."
+    )
+    if run.remaining:
+        console.print(f"{run.remaining} rows stay unlinked or dangling; flowguard.violation says why.")
+    if run.run_id is not None and run.linked + run.translated + run.quarantined + run.unlinked:
+        console.print(f"To take it back: pyflowguard undo {run.run_id}")
+
+
+def counts_of(run: Run) -> str:
+    """Give the counts of a run in words."""
+    return (
+        f"{run.linked} linked, {run.translated} translated, {run.quarantined} quarantined, {run.unlinked} unlinked, "
+        f"{run.remaining} remaining"
+    )
+
+
+def show_undone(console: Console, run_id: int, undone: Undone) -> None:
+    """Show what was put back."""
+    console.print(f"Run {run_id}: {undone.restored} restored, {undone.skipped} skipped, {undone.remaining} remaining.")
+    if undone.skipped:
+        console.print("Skipped are links that are not what the run wrote any more; see flowguard.run_change.")
+    if undone.remaining:
+        console.print(f"To go on: pyflowguard undo {run_id}")
+
+
+def _indented(label: str, text: str) -> Table:
+    """Set a text with a label in front, its later lines below its first."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=6 + len("remedy:"), justify="right", style="dim")
+    grid.add_column(overflow="fold")
+    grid.add_row(label, text)
+    return grid
