@@ -6,14 +6,19 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import timedelta
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import click
 from rich.console import Console
 
-from pyflowguard import __version__, changes
+from pyflowguard import __version__, changes, present
+from pyflowguard import demo as demonstration
+from pyflowguard import health as links
+from pyflowguard import repair as repairs
 from pyflowguard.database import Notice
 from pyflowguard.errors import ExitCode, FlowguardError
 from pyflowguard.plan import Change
@@ -240,6 +245,119 @@ def status(context: click.Context, *, dsn: str, directory: Path | None, as_json:
         context.exit(ExitCode.FINDINGS)
 
 
+@cli.command()
+@dsn_option
+@click.option("--min-score", type=click.FloatRange(0, 100), metavar="SCORE", help="Exit code 1 if the score is below.")
+@click.option(
+    "--violations", type=click.IntRange(min=1), metavar="N", help="List up to N rows that are wrong, and why."
+)
+@json_option
+@click.pass_context
+def health(context: click.Context, *, dsn: str, min_score: float | None, violations: int | None, as_json: bool) -> None:
+    """Show how true the links are: score, categories, and counts of each link."""
+    result = links.read_health(dsn, violations=violations or 0)
+    if as_json:
+        _print_json(asdict(result))
+    else:
+        present.show_health(present.new_console(), result)
+    if min_score is not None and result.score < Decimal(str(min_score)):
+        context.exit(ExitCode.FINDINGS)
+
+
+@cli.command()
+@dsn_option
+@click.option(
+    "--fail-on",
+    type=click.Choice([level.lower() for level in links.LEVELS]),
+    default="warn",
+    show_default=True,
+    help="Exit code 1 for a finding of this level, or a worse one.",
+)
+@click.option("--ignore", metavar="KEY", multiple=True, help="Leave out the finding with this key; may be repeated.")
+@json_option
+@click.pass_context
+def check(context: click.Context, *, dsn: str, fail_on: str, ignore: tuple[str, ...], as_json: bool) -> None:
+    """List what is not as it should be, with the remedy. Exit code 1 for findings."""
+    findings = links.check(dsn, ignore=ignore)
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+    else:
+        present.show_findings(present.new_console(), findings)
+    grave = links.LEVELS[: [level.lower() for level in links.LEVELS].index(fail_on) + 1]
+    if any(finding.level in grave for finding in findings):
+        context.exit(ExitCode.FINDINGS)
+
+
+@cli.command()
+@dsn_option
+@click.argument("table", required=False)
+@click.option(
+    "--link-column", default="master_flow_id", show_default=True, metavar="COLUMN", help="Which link of TABLE."
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=repairs.BATCH_SIZE,
+    show_default=True,
+    metavar="ROWS",
+    help="Rows looked at in one transaction.",
+)
+@click.option("--note", metavar="TEXT", help="What the run is for; kept with it.")
+@dry_run_option
+@json_option
+def repair(
+    *, dsn: str, table: str | None, link_column: str, batch_size: int, note: str | None, dry_run: bool, as_json: bool
+) -> None:
+    """Link what is unlinked or dangling, in TABLE or everywhere, and write down every value changed."""
+    with _Progress(quiet=as_json).shown() as progress:
+        result = repairs.repair(
+            dsn,
+            table,
+            link_column=link_column,
+            batch_size=batch_size,
+            dry_run=dry_run,
+            note=note,
+            on_progress=progress.show_repair if progress.live else None,
+            on_notice=progress.notice,
+        )
+    if as_json:
+        _print_json({**asdict(result), "dry_run": dry_run})
+    else:
+        present.show_run(present.new_console(), result)
+
+
+@cli.command()
+@dsn_option
+@click.argument("run_id", type=click.IntRange(min=1))
+@click.option(
+    "--max-rows", type=click.IntRange(min=1), metavar="ROWS", help="At most so many; called again, it goes on."
+)
+@json_option
+def undo(*, dsn: str, run_id: int, max_rows: int | None, as_json: bool) -> None:
+    """Take back what the repair RUN_ID did: its links, and the rows that it quarantined."""
+    with _Progress(quiet=as_json).shown() as progress:
+        result = repairs.undo(run_id, dsn, max_rows=max_rows, on_notice=progress.notice)
+    if as_json:
+        _print_json({"run_id": run_id, **asdict(result)})
+    else:
+        present.show_undone(present.new_console(), run_id, result)
+
+
+@cli.command()
+@click.option(
+    "--variant",
+    type=click.Choice(demonstration.VARIANTS),
+    default="orphaned",
+    show_default=True,
+    help="What the 11 wrong links hold: keys of masters that are gone, or the wrong key of one that is there.",
+)
+@click.pass_context
+def demo(context: click.Context, *, variant: demonstration.Variant) -> None:
+    """Show clean-up and guard on the report's database, on a throw-away PostgreSQL that leaves nothing behind."""
+    if not demonstration.run(present.new_console(), variant, lambda: _Progress(quiet=False).shown()):
+        context.exit(ExitCode.FINDINGS)
+
+
 class _Progress:
     """Shows steps as they come: a live line on a terminal, else a line when a step has ended; notices on stderr."""
 
@@ -267,6 +385,13 @@ class _Progress:
             how = " (picked up)" if event.action == "record" else ""
             click.echo(f"  {self.SIGNS[event.action]} {event.change.label} .. ok{how}")
 
+    def show_repair(self, progress: repairs.Progress) -> None:
+        if self.live:
+            self.live.update(
+                f"repair: {progress.linked} linked, {progress.translated} translated, "
+                f"{progress.quarantined} quarantined, {progress.unlinked} unlinked"
+            )
+
     def notice(self, notice: Notice) -> None:
         click.echo(str(notice), err=True)
 
@@ -276,7 +401,16 @@ def _names(given: tuple[Change, ...]) -> list[str]:
 
 
 def _print_json(data: object) -> None:
-    click.echo(json.dumps(data, indent=2))
+    click.echo(json.dumps(data, indent=2, default=_json_value))
+
+
+def _json_value(value: object) -> object:
+    """Give what JSON has no word for: a figure as a number, a time as ISO 8601."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} cannot be given as JSON")
 
 
 def main() -> None:
