@@ -85,7 +85,8 @@ BEGIN
    WHERE c.opcdefault
      AND c.opcintype = CASE
                          WHEN v_type = 'varchar'::regtype THEN 'text'::regtype::oid
-                         WHEN EXISTS (SELECT FROM pg_type WHERE oid = v_type AND typtype = 'e') THEN 'anyenum'::regtype::oid
+                         WHEN EXISTS (SELECT FROM pg_type WHERE oid = v_type AND typtype = 'e')
+                           THEN 'anyenum'::regtype::oid
                          ELSE v_type
                        END;
   IF v_operator IS NULL THEN
@@ -137,7 +138,8 @@ COMMENT ON FUNCTION flowguard._key_columns(oid) IS 'The key columns of an index,
 
 CREATE OR REPLACE FUNCTION flowguard._row_key(p_relation regclass) RETURNS name[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_row_key$
--- The columns that name a row: the primary key, else the narrowest unique key of NOT NULL columns. Raises FG105 without one.
+-- The columns that name a row: the primary key, else the narrowest unique key of NOT NULL columns. Raises FG105
+-- without one.
 DECLARE
   v_columns name[];
 BEGIN
@@ -221,12 +223,14 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_columns_sql$
     FROM unnest(p_columns) WITH ORDINALITY AS c (name, ordinality)
    WHERE c.name IS NOT NULL;
 $_columns_sql$;
-COMMENT ON FUNCTION flowguard._columns_sql(name[], text) IS 'A list of quoted columns for SQL text; NULL elements are left out.';
+COMMENT ON FUNCTION flowguard._columns_sql(name[], text) IS
+  'A list of quoted columns for SQL text; NULL elements are left out.';
 
 CREATE OR REPLACE FUNCTION flowguard._serialize() RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_serialize$
   SELECT pg_advisory_xact_lock(hashtextextended('flowguard registry', 0));
 $_serialize$;
-COMMENT ON FUNCTION flowguard._serialize() IS 'One change of the registry or of generated objects at a time, until commit.';
+COMMENT ON FUNCTION flowguard._serialize() IS
+  'One change of the registry or of generated objects at a time, until commit.';
 
 COMMIT;

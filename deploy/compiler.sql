@@ -1,6 +1,6 @@
 -- Deploy pyflowguard:compiler to pg
--- Turns a link and its rules into static PL/pgSQL: the function that fills and checks the link at write time, the one that
--- finds a link for a row that is there already, and those that let links follow when a source gets its own.
+-- Turns a link and its rules into static PL/pgSQL: the function that fills and checks the link at write time, the one
+-- that finds a link for a row that is there already, and those that let links follow when a source gets its own.
 -- Generated text qualifies everything, operators too, since it runs under whatever search_path the application has.
 
 BEGIN;
@@ -76,14 +76,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_read_columns$
            WHERE c.name IS NOT NULL
            GROUP BY c.name) AS x;
 $_read_columns$;
-COMMENT ON FUNCTION flowguard._read_columns(flowguard.link) IS 'The columns of the child that the rules of a link read.';
+COMMENT ON FUNCTION flowguard._read_columns(flowguard.link) IS
+  'The columns of the child that the rules of a link read.';
 
 CREATE OR REPLACE FUNCTION flowguard._row_refs(p_link flowguard.link, p_columns name[], p_style text) RETURNS text[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_row_refs$
 -- How generated code names columns of the row that it works for: a trigger by NEW, the finder by parameters.
   SELECT coalesce(array_agg(CASE
                               WHEN c.name IS NULL THEN NULL
-                              WHEN p_style = 'finder' THEN '$' || array_position(flowguard._read_columns(p_link), c.name)
+                              WHEN p_style = 'finder' THEN '$' || array_position(flowguard._read_columns(p_link),
+                                c.name)
                               ELSE p_style || '.' || quote_ident(c.name)
                             END ORDER BY c.ordinality), '{}')
     FROM unnest(p_columns) WITH ORDINALITY AS c (name, ordinality);
@@ -97,11 +99,13 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_master_match$
 DECLARE
   v_master flowguard.master := flowguard._master(p_link.master);
 BEGIN
-  RETURN flowguard._match_tenants(v_master.relation, v_master.tenant_columns, 'm.', p_link.relation, p_link.tenant_columns,
+  RETURN flowguard._match_tenants(v_master.relation, v_master.tenant_columns, 'm.', p_link.relation,
+    p_link.tenant_columns,
                                   flowguard._row_refs(p_link, p_link.tenant_columns, p_style), p_strict);
 END;
 $_master_match$;
-COMMENT ON FUNCTION flowguard._master_match(flowguard.link, text, boolean) IS 'SQL text: master m has the tenant of the row.';
+COMMENT ON FUNCTION flowguard._master_match(flowguard.link, text, boolean) IS
+  'SQL text: master m has the tenant of the row.';
 
 CREATE OR REPLACE FUNCTION flowguard._setting_name(p_link_column name) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_setting_name$
@@ -109,7 +113,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_setting_name$
   SELECT 'flowguard.' || CASE WHEN p_link_column ~ '^[a-z_][a-z0-9_]*$' THEN p_link_column ELSE 'master_flow_id' END;
 $_setting_name$;
 COMMENT ON FUNCTION flowguard._setting_name(name) IS
-  'The setting that a session rule reads: flowguard.<link column>, or flowguard.master_flow_id where that is no plain name.';
+  'The setting that a session rule reads: flowguard.<link column>, or flowguard.master_flow_id where that is no '
+  'plain name.';
 
 CREATE OR REPLACE FUNCTION flowguard._source_view_query(p_rule flowguard.rule) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_source_view_query$
@@ -119,18 +124,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_source_view_query
                   || p_rule.source_time || p_rule.source_link) AS c)),
                 p_rule.source, p_rule.source_filter);
 $_source_view_query$;
-COMMENT ON FUNCTION flowguard._source_view_query(flowguard.rule) IS 'The query of the view that holds a rule''s filter.';
+COMMENT ON FUNCTION flowguard._source_view_query(flowguard.rule) IS
+  'The query of the view that holds a rule''s filter.';
 
 CREATE OR REPLACE FUNCTION flowguard._source_view(p_link flowguard.link, p_rule flowguard.rule) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_source_view$
--- Where a proximity rule reads: the table, or a view that holds the filter as PostgreSQL parsed it. The name of the view
--- says what is in it, so that another filter is another view.
+-- Where a proximity rule reads: the table, or a view that holds the filter as PostgreSQL parsed it. The name of the
+-- view says what is in it, so that another filter is another view.
   SELECT CASE
            WHEN p_rule.source_filter IS NULL THEN p_rule.source::text
            ELSE format('flowguard.%I', p_link.stem || '_source_' || left(md5(flowguard._source_view_query(p_rule)), 8))
          END;
 $_source_view$;
-COMMENT ON FUNCTION flowguard._source_view(flowguard.link, flowguard.rule) IS 'What a proximity rule reads: a table or a view.';
+COMMENT ON FUNCTION flowguard._source_view(flowguard.link, flowguard.rule) IS
+  'What a proximity rule reads: a table or a view.';
 
 CREATE OR REPLACE FUNCTION flowguard._view_sql(p_link flowguard.link, p_rule flowguard.rule) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_view_sql$
@@ -147,7 +154,8 @@ COMMENT ON FUNCTION flowguard._view_sql(flowguard.link, flowguard.rule) IS
 
 CREATE OR REPLACE FUNCTION flowguard._sync_views() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_sync_views$
--- Makes the views of the filters of all rules, and drops those of rules that are gone: repair needs them before guard().
+-- Makes the views of the filters of all rules, and drops those of rules that are gone: repair needs them before
+-- guard().
 DECLARE
   v_statement text;
 BEGIN
@@ -174,8 +182,8 @@ CREATE OR REPLACE FUNCTION flowguard._nearest_query(
   p_link flowguard.link, p_rule flowguard.rule, p_style text
 ) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_nearest_query$
--- The nearest row of the source with a link to a master of the row's tenant: one step back in the index, one forward, and
--- the nearer of the two; on a tie the earlier, then the smaller key. Columns: link, and at for the time.
+-- The nearest row of the source with a link to a master of the row's tenant: one step back in the index, one forward,
+-- and the nearer of the two; on a tie the earlier, then the smaller key. Columns: link, and at for the time.
 DECLARE
   v_master flowguard.master := flowguard._master(p_link.master);
   v_key    name[] := flowguard._row_key(p_rule.source);
@@ -194,10 +202,12 @@ BEGIN
                              flowguard._row_refs(p_link, p_link.tenant_columns, p_style), true));
   RETURN format(
     E'SELECT n.link, n.at FROM (\n'
-    '       (%1$s AND s.%2$I OPERATOR(pg_catalog.<=) %3$s AND s.%2$I OPERATOR(pg_catalog.>=) (%3$s OPERATOR(pg_catalog.-) %4$s)\n'
+    '       (%1$s AND s.%2$I OPERATOR(pg_catalog.<=) %3$s AND s.%2$I OPERATOR(pg_catalog.>=) (%3$s '
+      'OPERATOR(pg_catalog.-) %4$s)\n'
     '         ORDER BY s.%2$I DESC, %5$s LIMIT 1)\n'
     '       UNION ALL\n'
-    '       (%1$s AND s.%2$I OPERATOR(pg_catalog.>) %3$s AND s.%2$I OPERATOR(pg_catalog.<=) (%3$s OPERATOR(pg_catalog.+) %4$s)\n'
+    '       (%1$s AND s.%2$I OPERATOR(pg_catalog.>) %3$s AND s.%2$I OPERATOR(pg_catalog.<=) (%3$s '
+      'OPERATOR(pg_catalog.+) %4$s)\n'
     '         ORDER BY s.%2$I, %5$s LIMIT 1)) n\n'
     '     ORDER BY CASE WHEN n.at OPERATOR(pg_catalog.<=) %3$s THEN %3$s OPERATOR(pg_catalog.-) n.at\n'
     '                   ELSE n.at OPERATOR(pg_catalog.-) %3$s END, n.at\n'
@@ -244,18 +254,20 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_time_is_usable
   SELECT format('%1$s OPERATOR(pg_catalog.>) ''4000-01-01 00:00:00+00 BC'' AND %1$s OPERATOR(pg_catalog.<) '
                 '''290000-01-01 00:00:00+00''', p_time);
 $_time_is_usable$;
-COMMENT ON FUNCTION flowguard._time_is_usable(text) IS 'SQL text: a time is known, finite and leaves room for a window.';
+COMMENT ON FUNCTION flowguard._time_is_usable(text) IS
+  'SQL text: a time is known, finite and leaves room for a window.';
 
 CREATE OR REPLACE FUNCTION flowguard._nearest_lookup(
   p_link flowguard.link, p_rule flowguard.rule, p_style text, p_find text
 ) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_nearest_lookup$
--- PL/pgSQL text: the nearest row of the source, in short steps, each one descent of an index: the latest row that is not
--- after, the earliest after, the smaller key among equal times, the master. Only where that master is missing is the whole
--- question asked again as one query, which passes over such rows.
+-- PL/pgSQL text: the nearest row of the source, in short steps, each one descent of an index: the latest row that is
+-- not after, the earliest after, the smaller key among equal times, the master. Only where that master is missing is
+-- the whole question asked again as one query, which passes over such rows.
 DECLARE
   v_time text := (flowguard._row_refs(p_link, ARRAY[p_rule.time_column], p_style))[1];
-  v_from text := format('FROM %s s WHERE s.%I IS NOT NULL%s', flowguard._source_view(p_link, p_rule), p_rule.source_link,
+  v_from text := format('FROM %s s WHERE s.%I IS NOT NULL%s', flowguard._source_view(p_link, p_rule),
+    p_rule.source_link,
                         flowguard._match_tenants(p_rule.source, p_rule.source_tenant_columns, 's.', p_link.relation,
                                                  p_link.tenant_columns,
                                                  flowguard._row_refs(p_link, p_link.tenant_columns, p_style), true));
@@ -283,7 +295,8 @@ BEGIN
      %11$s) x;
         END IF;
       END IF;
-$text$, p_rule."position", p_rule.source, flowguard._time_is_usable(v_time), p_rule.source_link, p_rule.source_time, v_from,
+$text$, p_rule."position", p_rule.source, flowguard._time_is_usable(v_time), p_rule.source_link, p_rule.source_time,
+  v_from,
         v_time, flowguard._window_sql(p_rule), flowguard._columns_sql(flowguard._row_key(p_rule.source), 's.'), p_find,
         flowguard._nearest_query(p_link, p_rule, p_style));
 END;
@@ -297,7 +310,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_lookup_variables$
   SELECT coalesce(string_agg(format(E'  v_before_%1$s %2$s;\n  v_after_%1$s %2$s;\n', r."position", c.type_name), ''
                              ORDER BY r."position"), '')
     FROM flowguard._rules(p_link) r
-   CROSS JOIN LATERAL (SELECT format_type(x.type, NULL) AS type_name FROM flowguard._column(r.source, r.source_time) x) AS c
+   CROSS JOIN LATERAL (SELECT format_type(x.type, NULL) AS type_name FROM flowguard._column(r.source,
+     r.source_time) x) AS c
    WHERE r.kind = 'proximity';
 $_lookup_variables$;
 COMMENT ON FUNCTION flowguard._lookup_variables(flowguard.link) IS 'Declarations for the text of a link''s look-up.';
@@ -354,9 +368,11 @@ BEGIN
           '      IF v_reference IS NOT NULL THEN\n'
           '        %s;\n'
           '      END IF;\n',
-          r_rule."position", r_rule.source, r_rule.via_column, v_via, r_rule.source_link, r_rule.source, r_rule.source_key,
+          r_rule."position", r_rule.source, r_rule.via_column, v_via, r_rule.source_link, r_rule.source,
+            r_rule.source_key,
           flowguard._equal(r_rule.source, r_rule.source_key), v_via,
-          flowguard._match_tenants(r_rule.source, r_rule.source_tenant_columns, 's.', p_link.relation, p_link.tenant_columns,
+          flowguard._match_tenants(r_rule.source, r_rule.source_tenant_columns, 's.', p_link.relation,
+            p_link.tenant_columns,
                                    flowguard._row_refs(p_link, p_link.tenant_columns, p_style), false),
           v_find);
       END IF;
@@ -429,8 +445,8 @@ COMMENT ON FUNCTION flowguard._unknown_tenant_sql(flowguard.link, text) IS
 
 CREATE OR REPLACE FUNCTION flowguard._fill_body(p_link flowguard.link) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_fill_body$
--- The body of the trigger function of a link. BEFORE: fills NEW. AFTER, at commit: tries the rules (but for the session's)
--- once more on the row as it is by then, and in enforce refuses what is still unlinked.
+-- The body of the trigger function of a link. BEFORE: fills NEW. AFTER, at commit: tries the rules (but for the
+-- session's) once more on the row as it is by then, and in enforce refuses what is still unlinked.
 DECLARE
   v_unknown text := flowguard._unknown_tenant_sql(p_link, 'NEW.');
   v_done    text := '    IF NEW.%1$I IS NOT NULL THEN
@@ -462,7 +478,8 @@ BEGIN
     END IF;
   END IF;
   RETURN format($body$
--- Generated by flowguard.guard() for link %1$s of %2$s, mode %4$s: to change it, change the rules and call guard() again.
+-- Generated by flowguard.guard() for link %1$s of %2$s, mode %4$s: to change it, change the rules and call guard()
+-- again.
 #variable_conflict use_column
 DECLARE
   v_link        %2$s.%1$I%%TYPE;
@@ -503,16 +520,21 @@ $body$, p_link.link_column, p_link.relation, flowguard._row_key_sql(p_link.relat
          CASE WHEN v_asks THEN E'  v_ask_session boolean := true;\n' ELSE '' END);
 END;
 $_fill_body$;
-COMMENT ON FUNCTION flowguard._fill_body(flowguard.link) IS 'The body of the trigger function that fills and checks a link.';
+COMMENT ON FUNCTION flowguard._fill_body(flowguard.link) IS
+  'The body of the trigger function that fills and checks a link.';
 
 CREATE OR REPLACE FUNCTION flowguard._finder_body(p_link flowguard.link) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_finder_body$
-  SELECT format(E'\n-- Generated by flowguard.guard() for link %1$s of %2$s: what its rules yield for a row, the session''s left out.\n'
+  SELECT format(E'\n-- Generated by flowguard.guard() for link %1$s of %2$s: what its rules yield for a row, the '
+    'session''s left out.\n'
                 '#variable_conflict use_column\n'
-                'DECLARE\n  v_link      %2$s.%1$I%%TYPE;\n  v_reference %2$s.%1$I%%TYPE;\n%4$sBEGIN\n%3$s  RETURN v_link;\nEND;\n',
-                p_link.link_column, p_link.relation, flowguard._lookup(p_link, 'finder'), flowguard._lookup_variables(p_link));
+                'DECLARE\n  v_link      %2$s.%1$I%%TYPE;\n  v_reference %2$s.%1$I%%TYPE;\n%4$sBEGIN\n%3$s  RETURN '
+                  'v_link;\nEND;\n',
+                p_link.link_column, p_link.relation, flowguard._lookup(p_link, 'finder'),
+                  flowguard._lookup_variables(p_link));
 $_finder_body$;
-COMMENT ON FUNCTION flowguard._finder_body(flowguard.link) IS 'The body of the function that finds a link for given columns.';
+COMMENT ON FUNCTION flowguard._finder_body(flowguard.link) IS
+  'The body of the function that finds a link for given columns.';
 
 CREATE OR REPLACE FUNCTION flowguard._finder_signature(p_link flowguard.link) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_finder_signature$
@@ -525,8 +547,8 @@ COMMENT ON FUNCTION flowguard._finder_signature(flowguard.link) IS 'Name and par
 
 CREATE OR REPLACE FUNCTION flowguard._is_direct(p_link flowguard.link, p_rule flowguard.rule) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_direct$
--- Whether no other rule has a say before this reference: then a late link may simply be written, for the foreign keys prove
--- it at commit. Any other rule has to ask the finder.
+-- Whether no other rule has a say before this reference: then a late link may simply be written, for the foreign keys
+-- prove it at commit. Any other rule has to ask the finder.
   SELECT p_rule.kind = 'reference' AND NOT EXISTS (
     SELECT FROM flowguard._rules(p_link) r WHERE r."position" < p_rule."position" AND r.kind <> 'session');
 $_is_direct$;
@@ -568,7 +590,8 @@ $_follow_target$;
 COMMENT ON FUNCTION flowguard._follow_target(flowguard.link, flowguard.rule, text, boolean) IS
   'SQL text: the child rows that a change of a rule''s source concerns.';
 
-CREATE OR REPLACE FUNCTION flowguard._follow_still(p_link flowguard.link, p_rule flowguard.rule, p_alias text) RETURNS text
+CREATE OR REPLACE FUNCTION flowguard._follow_still(p_link flowguard.link, p_rule flowguard.rule, p_alias text)
+RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_follow_still$
 -- SQL text: the child row is unlinked or, for a reference, carries the link that the source had.
   SELECT CASE p_rule.kind
@@ -647,7 +670,8 @@ BEGIN
     %7$s
       RETURNING %8$s AS row_key, f.old_link, c.%1$I AS new_link
     )
-    INSERT INTO flowguard.repair_change (run_id, schema_name, table_name, link_column, row_key, kind, rule, old_link, new_link)
+    INSERT INTO flowguard.repair_change (run_id, schema_name, table_name, link_column, row_key, kind, rule, old_link,
+      new_link)
     SELECT v_run, %9$L, %10$L, %11$L, m.row_key, 'followed', %3$s,
            m.old_link::pg_catalog.text, m.new_link::pg_catalog.text
       FROM moved m;

@@ -1,5 +1,6 @@
 -- Deploy pyflowguard:diagnosis to pg
--- What is wrong with a row, and why it has no link: for the error at commit, flowguard.violation and the counts of health.
+-- What is wrong with a row, and why it has no link: for the error at commit, flowguard.violation and the counts of
+-- health.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -16,7 +17,8 @@ $_key_sql_match$;
 COMMENT ON FUNCTION flowguard._key_sql_match(regclass, text, text) IS 'SQL text: a row has the key that a jsonb holds.';
 
 CREATE OR REPLACE FUNCTION flowguard._why_rule(
-  p_link flowguard.link, p_rule flowguard.rule, p_row_key jsonb, OUT reason text, OUT ambiguous boolean, OUT final boolean
+  p_link flowguard.link, p_rule flowguard.rule, p_row_key jsonb, OUT reason text, OUT ambiguous boolean,
+    OUT final boolean
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_why_rule$
 -- What one rule finds for a row. final: no later rule is asked.
 DECLARE
@@ -43,10 +45,12 @@ BEGIN
   IF p_rule.kind = 'reference' THEN
     EXECUTE format(
       'SELECT c.%1$I::text, x.found IS NOT NULL, coalesce(x.same, false), x.link FROM %2$s c '
-      'LEFT JOIN LATERAL (SELECT true AS found, (true%3$s) AS same, s.%4$I::text AS link FROM %5$s s WHERE s.%6$I %7$s c.%1$I '
+      'LEFT JOIN LATERAL (SELECT true AS found, (true%3$s) AS same, s.%4$I::text AS link FROM %5$s s WHERE s.%6$I %7$s '
+        'c.%1$I '
       'ORDER BY 2 DESC LIMIT 1) x ON true WHERE %8$s',
       p_rule.via_column, p_link.relation,
-      flowguard._match_tenants(p_rule.source, p_rule.source_tenant_columns, 's.', p_link.relation, p_link.tenant_columns,
+      flowguard._match_tenants(p_rule.source, p_rule.source_tenant_columns, 's.', p_link.relation,
+        p_link.tenant_columns,
                                flowguard._row_refs(p_link, p_link.tenant_columns, 'c'), false),
       p_rule.source_link, p_rule.source, p_rule.source_key, flowguard._equal(p_rule.source, p_rule.source_key),
       flowguard._key_sql_match(p_link.relation, 'c', '$1'))
@@ -65,7 +69,8 @@ BEGIN
               END;
     IF v_found AND v_same AND v_link IS NOT NULL THEN
       EXECUTE format('SELECT true FROM %s c JOIN %s m ON m.%I::text OPERATOR(pg_catalog.=) $2%s WHERE %s',
-                     p_link.relation, v_master.relation, v_master.key_column, flowguard._master_match(p_link, 'c', false),
+                     p_link.relation, v_master.relation, v_master.key_column, flowguard._master_match(p_link, 'c',
+                       false),
                      flowguard._key_sql_match(p_link.relation, 'c', '$1'))
         INTO v_found USING p_row_key, v_link;
       IF v_found THEN
@@ -88,13 +93,15 @@ BEGIN
   ELSE
     v_wide := p_rule;
     v_wide.within := interval '1000000 hours';
-    EXECUTE format('SELECT x.link::text, x.at::text, CASE WHEN x.at <= c.%1$I THEN c.%1$I - x.at ELSE x.at - c.%1$I END '
+    EXECUTE format('SELECT x.link::text, x.at::text, CASE WHEN x.at <= c.%1$I THEN c.%1$I - x.at ELSE x.at - c.%1$I '
+      'END '
                    'FROM %2$s c CROSS JOIN LATERAL (%3$s) x WHERE %4$s', p_rule.time_column, p_link.relation,
                    flowguard._nearest_query(p_link, v_wide, 'c'), flowguard._key_sql_match(p_link.relation, 'c', '$1'))
       INTO v_near, v_at, v_far USING p_row_key;
     IF v_near IS NULL THEN
       reason := format('%s has no linked row of its tenant%s', p_rule.source,
-                       CASE WHEN p_rule.source_filter IS NULL THEN '' ELSE format(' with %s', p_rule.source_filter) END);
+                       CASE WHEN p_rule.source_filter IS NULL THEN '' ELSE format(' with %s',
+                         p_rule.source_filter) END);
     ELSIF v_far > p_rule.within THEN
       reason := format('the nearest row of %s is of %s, %s away; the window is %s', p_rule.source, v_at, v_far,
                        p_rule.within);
@@ -106,8 +113,10 @@ BEGIN
           INTO ambiguous USING p_row_key, v_near;
       END IF;
       reason := CASE
-                  WHEN ambiguous THEN format('rows of %s within %s lead to more than one master', p_rule.source, p_rule.within)
-                  ELSE format('the nearest row of %s is of %s and leads to %s by now; call flowguard.repair(%L)', p_rule.source,
+                  WHEN ambiguous THEN format('rows of %s within %s lead to more than one master', p_rule.source,
+                    p_rule.within)
+                  ELSE format('the nearest row of %s is of %s and leads to %s by now; call flowguard.repair(%L)',
+                    p_rule.source,
                               v_at, v_near, p_link.relation)
                 END;
       final := true;
@@ -115,7 +124,8 @@ BEGIN
   END IF;
 END;
 $_why_rule$;
-COMMENT ON FUNCTION flowguard._why_rule(flowguard.link, flowguard.rule, jsonb) IS 'What one rule of a link finds for a row.';
+COMMENT ON FUNCTION flowguard._why_rule(flowguard.link, flowguard.rule, jsonb) IS
+  'What one rule of a link finds for a row.';
 
 CREATE OR REPLACE FUNCTION flowguard._why(
   p_link flowguard.link, p_row_key jsonb, OUT reason text, OUT ambiguous boolean
@@ -152,7 +162,8 @@ BEGIN
     RETURN '';
   END IF;
   EXECUTE format('SELECT concat_ws('', '', %s) FROM %s c WHERE %s',
-                 (SELECT string_agg(format('%L || coalesce(c.%I::text, ''NULL'')', c.name || ' = ', c.name), ', ' ORDER BY c.name)
+                 (SELECT string_agg(format('%L || coalesce(c.%I::text, ''NULL'')', c.name || ' = ', c.name), ', '
+                   ORDER BY c.name)
                     FROM unnest(v_columns) AS c (name)),
                  p_link.relation, flowguard._key_sql_match(p_link.relation, 'c', '$1'))
     INTO v_text USING p_row_key;
@@ -161,7 +172,8 @@ END;
 $_tenant_text$;
 COMMENT ON FUNCTION flowguard._tenant_text(flowguard.link, jsonb) IS 'Tenant and times of a row, for a message.';
 
-CREATE OR REPLACE FUNCTION flowguard._refuse_unlinked(p_relation regclass, p_link_column name, p_row_key jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION flowguard._refuse_unlinked(p_relation regclass, p_link_column name, p_row_key jsonb)
+RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_refuse_unlinked$
 -- Raises FG001 at commit for a row of an enforced link that is still unlinked.
 DECLARE
@@ -174,24 +186,29 @@ BEGIN
           HINT = format('Set %I to the key of a master of %s, or run "SET LOCAL %s = ''<key>''" before writing; '
                         'a flowguard_admin may call flowguard.bypass(reason).',
                         p_link_column, v_link.master, flowguard._setting_name(p_link_column)),
-          SCHEMA = (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_relation),
+          SCHEMA = (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.oid = p_relation),
           TABLE = (SELECT c.relname FROM pg_class c WHERE c.oid = p_relation), COLUMN = p_link_column;
 END;
 $_refuse_unlinked$;
-COMMENT ON FUNCTION flowguard._refuse_unlinked(regclass, name, jsonb) IS 'Raises FG001: a row of an enforced link is unlinked.';
+COMMENT ON FUNCTION flowguard._refuse_unlinked(regclass, name, jsonb) IS
+  'Raises FG001: a row of an enforced link is unlinked.';
 
-CREATE OR REPLACE FUNCTION flowguard._refuse_tenantless(p_relation regclass, p_link_column name, p_row_key jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION flowguard._refuse_tenantless(p_relation regclass, p_link_column name, p_row_key jsonb)
+RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_refuse_tenantless$
 -- Raises FG002 at commit for a row of an enforced link that has a link but does not know its tenant.
 DECLARE
   v_link flowguard.link := flowguard._link(p_relation, p_link_column);
 BEGIN
-  RAISE EXCEPTION 'flowguard: row % of table % has a % but not its whole tenant', p_row_key, p_relation, quote_ident(p_link_column)
+  RAISE EXCEPTION 'flowguard: row % of table % has a % but not its whole tenant', p_row_key, p_relation,
+    quote_ident(p_link_column)
     USING ERRCODE = 'FG002',
           DETAIL = flowguard._tenant_text(v_link, p_row_key) || 'Whether its master is of its tenant cannot be proved.',
           HINT = format('Set %s; a flowguard_admin may call flowguard.bypass(reason).',
                         flowguard._columns_sql(v_link.tenant_columns)),
-          SCHEMA = (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_relation),
+          SCHEMA = (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.oid = p_relation),
           TABLE = (SELECT c.relname FROM pg_class c WHERE c.oid = p_relation);
 END;
 $_refuse_tenantless$;
@@ -200,7 +217,8 @@ COMMENT ON FUNCTION flowguard._refuse_tenantless(regclass, name, jsonb) IS
 
 CREATE OR REPLACE FUNCTION flowguard._judged_rows(p_link flowguard.link) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_judged_rows$
--- SQL text for FROM: each child row c with its master m and, for each rule that must agree, the row a<position> referred to.
+-- SQL text for FROM: each child row c with its master m and, for each rule that must agree, the row a<position>
+-- referred to.
 DECLARE
   v_master flowguard.master := flowguard._master(p_link.master);
   v_text   text;
@@ -221,18 +239,21 @@ COMMENT ON FUNCTION flowguard._judged_rows(flowguard.link) IS
 
 CREATE OR REPLACE FUNCTION flowguard._judgement(p_link flowguard.link) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_judgement$
--- SQL text over _judged_rows(): unlinked, dangling, mismatched, tenantless (linked, but its tenant is not known) or linked.
+-- SQL text over _judged_rows(): unlinked, dangling, mismatched, tenantless (linked, but its tenant is not known) or
+-- linked.
 DECLARE
   v_master  flowguard.master := flowguard._master(p_link.master);
   v_differs text;
 BEGIN
-  SELECT string_agg(format(' OR a%1$s.%2$I IS NOT NULL AND (a%1$s.%3$I IS NULL OR NOT a%1$s.%3$I %4$s c.%5$I)', r."position",
+  SELECT string_agg(format(' OR a%1$s.%2$I IS NOT NULL AND (a%1$s.%3$I IS NULL OR NOT a%1$s.%3$I %4$s c.%5$I)',
+    r."position",
                            r.source_key, r.source_link, flowguard._equal(r.source, r.source_link), p_link.link_column),
                     '' ORDER BY r."position")
     INTO v_differs FROM flowguard._rules(p_link) r WHERE r.agree;
   RETURN format('CASE WHEN c.%1$I IS NULL THEN ''unlinked'' WHEN m.%2$I IS NULL THEN ''dangling'' '
                 'WHEN NOT (true%3$s)%4$s THEN ''mismatched'' WHEN %5$s THEN ''tenantless'' ELSE ''linked'' END',
-                p_link.link_column, v_master.key_column, flowguard._master_match(p_link, 'c', false), coalesce(v_differs, ''),
+                p_link.link_column, v_master.key_column, flowguard._master_match(p_link, 'c', false),
+                  coalesce(v_differs, ''),
                 coalesce(flowguard._unknown_tenant_sql(p_link, 'c.'), 'false'));
 END;
 $_judgement$;

@@ -9,7 +9,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_all_known$
   SELECT coalesce(bool_and(c.name IS NOT NULL AND flowguard._is_not_null(p_relation, c.name)), true)
     FROM unnest(p_columns) AS c (name);
 $_all_known$;
-COMMENT ON FUNCTION flowguard._all_known(regclass, name[]) IS 'Whether the table has all these columns, declared NOT NULL.';
+COMMENT ON FUNCTION flowguard._all_known(regclass, name[]) IS
+  'Whether the table has all these columns, declared NOT NULL.';
 
 CREATE OR REPLACE FUNCTION flowguard._index_sql(
   p_relation regclass, p_columns name[], p_unique boolean, p_where text DEFAULT NULL, p_newest_first name DEFAULT NULL,
@@ -21,16 +22,19 @@ DECLARE
 BEGIN
   SELECT relname INTO STRICT v_table FROM pg_class WHERE oid = p_relation;
   name := flowguard._fit('flowguard_' || v_table || '_' || array_to_string(p_columns, '_')
-                         || CASE WHEN p_where IS NOT NULL THEN '_unlinked_idx' WHEN p_newest_first IS NOT NULL THEN '_newest_idx'
+                         || CASE WHEN p_where IS NOT NULL THEN '_unlinked_idx' WHEN p_newest_first IS NOT NULL
+                           THEN '_newest_idx'
                                 WHEN p_unique THEN '_key' ELSE '_idx' END);
   verb := CASE WHEN p_unique THEN 'CREATE UNIQUE INDEX ' ELSE 'CREATE INDEX ' END;
   definition := format('%I ON %s (%s)%s', name, p_relation,
-                       (SELECT string_agg(quote_ident(c.name) || CASE WHEN c.name = p_newest_first THEN ' DESC' ELSE '' END, ', '
+                       (SELECT string_agg(quote_ident(c.name) || CASE WHEN c.name = p_newest_first THEN ' DESC'
+                         ELSE '' END, ', '
                                           ORDER BY c.n) FROM unnest(p_columns) WITH ORDINALITY AS c (name, n)),
                        coalesce(' WHERE ' || p_where, ''));
 END;
 $_index_sql$;
-COMMENT ON FUNCTION flowguard._index_sql(regclass, name[], boolean, text, name) IS 'Name and definition of an index that we make.';
+COMMENT ON FUNCTION flowguard._index_sql(regclass, name[], boolean, text, name) IS
+  'Name and definition of an index that we make.';
 
 CREATE OR REPLACE FUNCTION flowguard._wanted_indexes(p_link flowguard.link)
 RETURNS TABLE (relation regclass, name text, verb text, definition text)
@@ -54,7 +58,8 @@ BEGIN
       UNION ALL
       -- What a re-link of the referenced row must lock, and target of the key that proves agreement.
       SELECT 3, r.source, CASE WHEN flowguard._by_tenant(p_link, r)
-                            THEN r.source_tenant_columns ELSE '{}' END || r.source_key || r.source_link, true, NULL, NULL
+                            THEN r.source_tenant_columns ELSE '{}' END || r.source_key || r.source_link, true, NULL,
+                              NULL
         FROM flowguard._rules(p_link) r
        WHERE r.kind = 'reference' AND NOT (r.source = v_master.relation AND r.source_link = v_master.key_column)
       UNION ALL
@@ -109,7 +114,8 @@ $_delete_action$;
 COMMENT ON FUNCTION flowguard._delete_action(text) IS 'on_master_delete as pg_constraint.confdeltype says it.';
 
 CREATE OR REPLACE FUNCTION flowguard._own_keys(p_link flowguard.link)
-RETURNS TABLE (conname name, definition text, validated boolean, comment text, columns name[], target_columns name[], kept boolean)
+RETURNS TABLE (conname name, definition text, validated boolean, comment text, columns name[], target_columns name[],
+  kept boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_own_keys$
 -- The application's own foreign keys from the link to its master, and whether they say what on_master_delete asks for.
 -- Raises FG109 where one points to another column of the master.
@@ -204,7 +210,8 @@ BEGIN
     RETURN NEXT;
   END IF;
   IF p_link.mode = 'enforce' THEN
-    FOR r_rule IN SELECT * FROM flowguard._rules(p_link) r WHERE r.kind = 'reference' AND r.agree ORDER BY r."position" LOOP
+    FOR r_rule IN SELECT * FROM flowguard._rules(p_link) r WHERE r.kind = 'reference' AND r.agree
+      ORDER BY r."position" LOOP
       name := flowguard._fit(format('flowguard_%s_%s_fkey', p_link.stem, r_rule.via_column));
       target := r_rule.source;
       definition := flowguard._key_sql(
@@ -218,13 +225,14 @@ BEGIN
 END;
 $_wanted_keys$;
 COMMENT ON FUNCTION flowguard._wanted_keys(flowguard.link) IS
-  'The foreign keys that prove a link: tenant and link to the master, the link alone where a tenant may be NULL, and in '
-  'enforce reference and link to the referenced row.';
+  'The foreign keys that prove a link: tenant and link to the master, the link alone where a tenant may be NULL, and '
+  'in enforce reference and link to the referenced row.';
 
 CREATE OR REPLACE FUNCTION flowguard._wanted_functions(p_link flowguard.link)
 RETURNS TABLE (signature text, returns text, is_definer boolean, body text, description text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_functions$
-  SELECT flowguard._finder_signature(p_link), (SELECT c.type_name FROM flowguard._column(p_link.relation, p_link.link_column) c),
+  SELECT flowguard._finder_signature(p_link), (SELECT c.type_name FROM flowguard._column(p_link.relation,
+    p_link.link_column) c),
          false, flowguard._finder_body(p_link), 'what the rules of the link yield for a row'
    WHERE EXISTS (SELECT FROM flowguard._rules(p_link) r WHERE r.kind <> 'session')
      AND flowguard._read_columns(p_link) <> '{}'
@@ -244,13 +252,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_changed_sql$
   SELECT string_agg(format('OLD.%1$I%2$s IS DISTINCT FROM NEW.%1$I%2$s', a.attname,
                            CASE WHEN EXISTS (SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod
                                               WHERE m.amname = 'btree' AND o.opcdefault AND o.opcintype = a.atttypid)
-                                  OR t.typtype IN ('d', 'e', 'c') OR t.typcategory = 'A' OR a.atttypid = 'varchar'::regtype
+                                  OR t.typtype IN ('d', 'e', 'c') OR t.typcategory = 'A'
+                                    OR a.atttypid = 'varchar'::regtype
                              THEN '' ELSE '::text' END), ' OR ' ORDER BY a.attnum)
     FROM pg_attribute a
     JOIN pg_type t ON t.oid = a.atttypid
    WHERE a.attrelid = p_relation AND a.attname = ANY (p_columns);
 $_changed_sql$;
-COMMENT ON FUNCTION flowguard._changed_sql(regclass, name[]) IS 'SQL text for a trigger''s WHEN: one of the columns changes.';
+COMMENT ON FUNCTION flowguard._changed_sql(regclass, name[]) IS
+  'SQL text for a trigger''s WHEN: one of the columns changes.';
 
 CREATE OR REPLACE FUNCTION flowguard._wanted_triggers(p_link flowguard.link)
 RETURNS TABLE (relation regclass, name text, statement text)
@@ -272,7 +282,8 @@ BEGIN
   IF EXISTS (SELECT FROM flowguard._rules(p_link)) THEN
     v_changed := flowguard._changed_sql(relation, flowguard._read_columns(p_link));
     SELECT string_agg(format('(NEW.%1$I IS NOT NULL AND %2$s)', r.via_column,
-                             flowguard._changed_sql(p_link.relation, ARRAY[r.via_column])), ' OR ' ORDER BY r."position")
+                             flowguard._changed_sql(p_link.relation, ARRAY[r.via_column])), ' OR '
+                               ORDER BY r."position")
       INTO v_moved FROM flowguard._rules(p_link) r WHERE r.agree;
     name := '~flowguard_' || p_link.stem || '_insert';
     statement := format('CREATE OR REPLACE TRIGGER %I BEFORE INSERT ON %s FOR EACH ROW WHEN (NEW.%I IS NULL) %s',
@@ -283,7 +294,8 @@ BEGIN
                         'WHEN (NEW.%3$I IS NULL AND (OLD.%3$I IS NOT NULL%4$s)%5$s) %6$s',
                         name, relation, p_link.link_column, coalesce(' OR ' || v_changed, ''),
                         CASE WHEN v_moved IS NULL THEN ''
-                             ELSE format(' OR NEW.%1$I IS NOT DISTINCT FROM OLD.%1$I AND (%2$s)', p_link.link_column, v_moved) END,
+                             ELSE format(' OR NEW.%1$I IS NOT DISTINCT FROM OLD.%1$I AND (%2$s)', p_link.link_column,
+                               v_moved) END,
                         v_fill);
     RETURN NEXT;
   END IF;
@@ -311,7 +323,8 @@ BEGIN
              SELECT FROM flowguard._foreign_keys(p_link.relation, r_rule.via_column) k
               WHERE k.target = r_rule.source AND k.target_column = r_rule.source_key AND NOT k.is_deferrable)),
           ('update', format(CASE r_rule.kind
-                              WHEN 'reference' THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I OR NEW.%1$I IS NOT NULL AND (%2$s)'
+                              WHEN 'reference' THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I OR NEW.%1$I IS NOT NULL AND '
+                                '(%2$s)'
                               ELSE 'NEW.%1$I IS NOT NULL AND (OLD.%1$I IS DISTINCT FROM NEW.%1$I OR %2$s)' END,
                             r_rule.source_link, v_changed), true)
         ) AS e (event, condition, is_needed)
@@ -321,7 +334,8 @@ BEGIN
       statement := format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s FOR EACH ROW WHEN (%s) %s',
                           name, upper(r_event.event), relation, r_event.condition, v_follow);
       RETURN NEXT;
-      -- The finder yields only a master that is there; the source may have got its link before that. Asked again at commit.
+      -- The finder yields only a master that is there; the source may have got its link before that. Asked again at
+      -- commit.
       IF NOT flowguard._is_direct(p_link, r_rule) AND r_rule.source <> v_master.relation THEN
         name := name || '_commit';
         statement := format('CREATE CONSTRAINT TRIGGER %I AFTER %s ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW '
@@ -332,7 +346,8 @@ BEGIN
   END LOOP;
 END;
 $_wanted_triggers$;
-COMMENT ON FUNCTION flowguard._wanted_triggers(flowguard.link) IS 'The triggers that call the functions generated for a link.';
+COMMENT ON FUNCTION flowguard._wanted_triggers(flowguard.link) IS
+  'The triggers that call the functions generated for a link.';
 
 CREATE OR REPLACE FUNCTION flowguard._stamp_trigger(p_relation regclass, p_name name, p_hash text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_stamp_trigger$
@@ -344,7 +359,8 @@ BEGIN
                           WHERE t.tgrelid = p_relation AND t.tgname = p_name)));
 END;
 $_stamp_trigger$;
-COMMENT ON FUNCTION flowguard._stamp_trigger(regclass, name, text) IS 'Notes in a trigger''s comment what it was made from.';
+COMMENT ON FUNCTION flowguard._stamp_trigger(regclass, name, text) IS
+  'Notes in a trigger''s comment what it was made from.';
 
 CREATE OR REPLACE FUNCTION flowguard._trigger_status(p_relation regclass, p_name name, p_statement text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_trigger_status$
@@ -353,7 +369,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_trigger_status$
               WHEN t.tgenabled = 'D' THEN 'disabled'
               WHEN t.tgenabled <> 'O'
                    OR obj_description(t.oid, 'pg_trigger')
-                      IS DISTINCT FROM format('Generated by PyFlowGuard %s %s', md5(p_statement), md5(pg_get_triggerdef(t.oid)))
+                      IS DISTINCT FROM format('Generated by PyFlowGuard %s %s', md5(p_statement),
+                        md5(pg_get_triggerdef(t.oid)))
               THEN 'outdated'
               ELSE 'installed'
             END
@@ -378,7 +395,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
      WHERE (l.guarded OR (l.relation, l.link_column) = (p_link.relation, p_link.link_column)) AND flowguard._is_alive(l)
        AND (l.guarded OR p_link.guarded)
   ), gone (n, statement, lock) AS (
-    SELECT 1, format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass), format('ACCESS EXCLUSIVE on %s', t.tgrelid::regclass)
+    SELECT 1, format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass), format('ACCESS EXCLUSIVE on %s',
+      t.tgrelid::regclass)
       FROM pg_trigger t
      WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND flowguard._is_ours(t.tgname)
        AND (t.tgrelid, t.tgname::text) NOT IN (
@@ -386,9 +404,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
     UNION ALL
     SELECT 2, format('DROP FUNCTION %s', p.oid::regprocedure), 'none'
       FROM pg_proc p
-     WHERE p.pronamespace = 'flowguard'::regnamespace AND obj_description(p.oid, 'pg_proc') LIKE 'Generated by PyFlowGuard%'
+     WHERE p.pronamespace = 'flowguard'::regnamespace AND obj_description(p.oid,
+       'pg_proc') LIKE 'Generated by PyFlowGuard%'
        AND p.oid NOT IN (SELECT w.oid FROM needing n CROSS JOIN LATERAL (
-             SELECT to_regprocedure(f.signature)::oid AS oid FROM flowguard._wanted_functions(n.link) f) w WHERE w.oid IS NOT NULL)
+             SELECT to_regprocedure(f.signature)::oid AS oid FROM flowguard._wanted_functions(n.link) f) w
+               WHERE w.oid IS NOT NULL)
     UNION ALL
     SELECT 3, format('ALTER TABLE %s DROP CONSTRAINT %I', c.conrelid::regclass, c.conname),
            format('ACCESS EXCLUSIVE on %s and %s', c.conrelid::regclass, c.confrelid::regclass)
@@ -406,7 +426,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
   )
   SELECT g.statement, g.lock FROM gone g ORDER BY g.n, g.statement;
 $_obsolete$;
-COMMENT ON FUNCTION flowguard._obsolete(flowguard.link) IS 'Statements that remove what no guarded link needs any more.';
+COMMENT ON FUNCTION flowguard._obsolete(flowguard.link) IS
+  'Statements that remove what no guarded link needs any more.';
 
 CREATE OR REPLACE FUNCTION flowguard._check_rights(p_link flowguard.link) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_rights$
@@ -418,9 +439,11 @@ BEGIN
   FOR r_table IN
     SELECT c.oid::regclass AS relation, c.relrowsecurity, c.relforcerowsecurity,
            pg_has_role(current_user, c.relowner, 'USAGE') AS is_owner, t.is_made,
-           has_table_privilege(current_user, c.oid, 'SELECT') AND (NOT t.is_locked OR has_table_privilege(current_user, c.oid, 'UPDATE'))
+           has_table_privilege(current_user, c.oid, 'SELECT') AND (NOT t.is_locked OR has_table_privilege(current_user,
+             c.oid, 'UPDATE'))
              AS is_allowed,
-           (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.rolname = current_user) AS is_exempt, t.is_locked
+           (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.rolname = current_user) AS is_exempt,
+             t.is_locked
       FROM (SELECT p_link.relation AS id, true AS is_locked, true AS is_made
             UNION SELECT p_link.master, false, false
             UNION SELECT r.source, r.kind = 'reference' AND r.source <> p_link.master, true
@@ -431,21 +454,26 @@ BEGIN
     IF r_table.is_made AND NOT r_table.is_owner THEN
       RAISE EXCEPTION 'flowguard: % does not own table %', current_user, r_table.relation
         USING ERRCODE = 'FG110', DETAIL = 'Only the owner of a table can give it triggers, keys and indexes.',
-              HINT = format('Run guard() as the owner, or "GRANT <owner of %s> TO %I".', r_table.relation, current_user);
+              HINT = format('Run guard() as the owner, or "GRANT <owner of %s> TO %I".', r_table.relation,
+                current_user);
     ELSIF NOT r_table.is_allowed THEN
       RAISE EXCEPTION 'flowguard: % may not %s table %', current_user,
                       CASE WHEN r_table.is_locked THEN 'read and lock' ELSE 'read' END, r_table.relation
         USING ERRCODE = 'FG110', DETAIL = 'The generated functions run with the rights of whoever calls guard().',
-              HINT = format('Run "GRANT SELECT%s ON %s TO %I".', CASE WHEN r_table.is_locked THEN ', UPDATE' ELSE '' END,
+              HINT = format('Run "GRANT SELECT%s ON %s TO %I".', CASE WHEN r_table.is_locked THEN ', UPDATE'
+                ELSE '' END,
                             r_table.relation, current_user);
-    ELSIF r_table.relrowsecurity AND NOT r_table.is_exempt AND (r_table.relforcerowsecurity OR NOT r_table.is_owner) THEN
+    ELSIF r_table.relrowsecurity AND NOT r_table.is_exempt AND (r_table.relforcerowsecurity
+      OR NOT r_table.is_owner) THEN
       RAISE EXCEPTION 'flowguard: row security hides rows of table % from %', r_table.relation, current_user
         USING ERRCODE = 'FG110',
               DETAIL = 'The generated functions run with the rights of whoever calls guard() and must see every row.',
               HINT = CASE WHEN r_table.is_owner
-                       THEN format('Run "ALTER TABLE %s NO FORCE ROW LEVEL SECURITY", or have guard() called by a role with BYPASSRLS.',
+                       THEN format('Run "ALTER TABLE %s NO FORCE ROW LEVEL SECURITY", or have guard() called by a role '
+                         'with BYPASSRLS.',
                                    r_table.relation)
-                       ELSE format('Have guard() called by the owner of %s or by a role with BYPASSRLS.', r_table.relation) END;
+                       ELSE format('Have guard() called by the owner of %s or by a role with BYPASSRLS.',
+                         r_table.relation) END;
     END IF;
   END LOOP;
 END;
@@ -453,7 +481,8 @@ $_check_rights$;
 COMMENT ON FUNCTION flowguard._check_rights(flowguard.link) IS
   'Raises FG110 where the caller may not read, lock or change what a guard needs, or row security hides rows from it.';
 
-CREATE OR REPLACE FUNCTION flowguard._replace_key(p_relation regclass, p_constraint name, p_link_column name) RETURNS void
+CREATE OR REPLACE FUNCTION flowguard._replace_key(p_relation regclass, p_constraint name, p_link_column name)
+RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_replace_key$
 -- Drops a foreign key of the application in favour of ours, and keeps what it takes to put it back.
 BEGIN
@@ -513,12 +542,14 @@ BEGIN
        SELECT 1 AS k,
               format(CASE WHEN p_online THEN 'DROP INDEX CONCURRENTLY %s.%I' ELSE 'DROP INDEX %s.%I' END,
                      t.relnamespace::regnamespace, w.name) AS statement,
-              format(CASE WHEN p_online THEN 'SHARE UPDATE EXCLUSIVE on %s' ELSE 'ACCESS EXCLUSIVE on %s' END, w.relation) AS lock,
+              format(CASE WHEN p_online THEN 'SHARE UPDATE EXCLUSIVE on %s' ELSE 'ACCESS EXCLUSIVE on %s' END,
+                w.relation) AS lock,
               NOT p_online AS in_transaction
         WHERE NOT i.indisvalid
        UNION ALL
        SELECT 2, w.verb || CASE WHEN p_online AND t.relkind <> 'p' THEN 'CONCURRENTLY ' ELSE '' END || w.definition,
-              format(CASE WHEN p_online AND t.relkind <> 'p' THEN 'SHARE UPDATE EXCLUSIVE on %s' ELSE 'SHARE on %s' END, w.relation),
+              format(CASE WHEN p_online AND t.relkind <> 'p' THEN 'SHARE UPDATE EXCLUSIVE on %s'
+                ELSE 'SHARE on %s' END, w.relation),
               NOT p_online OR t.relkind = 'p'
         WHERE i.indisvalid IS DISTINCT FROM true
      ) AS x
@@ -530,7 +561,8 @@ BEGIN
   -- 2. keys: added without a look at present rows, then validated without a lock that writers would wait for
   SELECT relkind = 'p' INTO v_partitioned FROM pg_class WHERE oid = p_link.relation;
   FOR r_wanted IN SELECT * FROM flowguard._wanted_keys(p_link) LOOP
-    SELECT c.convalidated, regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', '') = r_wanted.definition AS is_same
+    SELECT c.convalidated, regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$',
+      '') = r_wanted.definition AS is_same
       INTO v_found
       FROM pg_constraint c WHERE c.conrelid = p_link.relation AND c.conname = r_wanted.name;
     IF FOUND AND NOT v_found.is_same THEN
@@ -544,7 +576,8 @@ BEGIN
     END IF;
     IF (v_found.is_same AND v_found.convalidated) IS DISTINCT FROM true AND NOT v_partitioned THEN
       RETURN QUERY SELECT 0, format('ALTER TABLE %s VALIDATE CONSTRAINT %I', p_link.relation, r_wanted.name),
-                          format('SHARE UPDATE EXCLUSIVE on %s, ROW SHARE on %s', p_link.relation, r_wanted.target), true;
+                          format('SHARE UPDATE EXCLUSIVE on %s, ROW SHARE on %s', p_link.relation, r_wanted.target),
+                            true;
     END IF;
   END LOOP;
   RETURN QUERY
@@ -562,7 +595,8 @@ BEGIN
     SELECT 0, format('CREATE OR REPLACE FUNCTION %1$s RETURNS %2$s LANGUAGE plpgsql%3$s AS %4$L; '
                      'REVOKE ALL ON FUNCTION %1$s FROM PUBLIC; COMMENT ON FUNCTION %1$s IS %5$L',
                      f.signature, f.returns, CASE WHEN f.is_definer THEN ' SECURITY DEFINER' ELSE '' END, f.body,
-                     format('Generated by PyFlowGuard for link %I of %s: %s.', p_link.link_column, p_link.relation, f.description)),
+                     format('Generated by PyFlowGuard for link %I of %s: %s.', p_link.link_column, p_link.relation,
+                       f.description)),
            'none', true
       FROM flowguard._wanted_functions(p_link) f
      WHERE flowguard._function_status(f.signature, f.is_definer, f.body) <> 'installed';
@@ -575,15 +609,18 @@ BEGIN
                      w.statement, w.relation, w.name, md5(w.statement),
                      CASE WHEN s.status = 'missing' OR x.is_replaced THEN ''
                           ELSE format('; ALTER TABLE %s ENABLE TRIGGER %I', w.relation, w.name) END),
-           format(CASE WHEN x.is_replaced THEN 'ACCESS EXCLUSIVE on %s' ELSE 'SHARE ROW EXCLUSIVE on %s' END, w.relation), true
+           format(CASE WHEN x.is_replaced THEN 'ACCESS EXCLUSIVE on %s' ELSE 'SHARE ROW EXCLUSIVE on %s' END,
+             w.relation), true
       FROM flowguard._wanted_triggers(p_link) w
      CROSS JOIN LATERAL flowguard._trigger_status(w.relation, w.name, w.statement) AS s (status)
-     CROSS JOIN LATERAL (SELECT w.statement LIKE 'CREATE CONSTRAINT TRIGGER %' AND s.status <> 'missing') AS x (is_replaced)
+     CROSS JOIN LATERAL (SELECT w.statement LIKE 'CREATE CONSTRAINT TRIGGER %'
+       AND s.status <> 'missing') AS x (is_replaced)
      WHERE s.status <> 'installed';
 
   -- 5. the registry says that all this is meant to be there; then what is not meant any more goes
   IF NOT p_link.guarded THEN
-    RETURN QUERY SELECT 0, format('UPDATE flowguard.link SET guarded = true WHERE relation = %L::regclass AND link_column = %L',
+    RETURN QUERY SELECT 0,
+      format('UPDATE flowguard.link SET guarded = true WHERE relation = %L::regclass AND link_column = %L',
                                   p_link.relation, p_link.link_column), 'none', true;
     p_link.guarded := true;
   END IF;
@@ -606,10 +643,10 @@ BEGIN
 END;
 $guard_plan$;
 COMMENT ON FUNCTION flowguard.guard_plan(regclass, name) IS
-  'The statements that are missing for a link to be guarded as its rules say, in order, each with the strongest lock it '
-  'takes and whether it may run inside a transaction. To be run one by one; guard() runs them in one transaction. No rows: '
-  'nothing is missing. A VALIDATE that fails names rows for repair. '
-  'Errors: FG107 no such link, FG109 a foreign key points elsewhere, FG110 rights.';
+  'The statements that are missing for a link to be guarded as its rules say, in order, each with the strongest lock '
+  'it takes and whether it may run inside a transaction. To be run one by one; guard() runs them in one transaction. '
+  'No rows: nothing is missing. A VALIDATE that fails names rows for repair. Errors: FG107 no such link, FG109 a '
+  'foreign key points elsewhere, FG110 rights.';
 
 CREATE OR REPLACE FUNCTION flowguard.guard(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS TABLE (step integer, statement text, lock text, in_transaction boolean)
@@ -634,7 +671,8 @@ BEGIN
         EXECUTE statement;
       EXCEPTION WHEN foreign_key_violation THEN
         RAISE NOTICE 'table %: a key stays NOT VALID, for present rows violate it: %', v_link.relation, SQLERRM
-          USING HINT = format('See flowguard.violation, run "CALL flowguard.repair(%L)", then flowguard.guard(%L) again.',
+          USING HINT = format('See flowguard.violation, run "CALL flowguard.repair(%L)", then flowguard.guard(%L) '
+            'again.',
                               v_link.relation, v_link.relation);
         CONTINUE;
       END;
@@ -646,10 +684,10 @@ BEGIN
 END;
 $guard$;
 COMMENT ON FUNCTION flowguard.guard(regclass, name) IS
-  'Makes a link guarded as its rules say: runs what guard_plan() lists, in one transaction, and returns it; no rows where '
-  'nothing was missing. A key that present rows violate stays NOT VALID, with a NOTICE, and binds new rows; after repair, '
-  'guard() again validates it. Takes SHARE ROW EXCLUSIVE on the tables. '
-  'Errors: FG107 no such link, FG109 a foreign key points elsewhere, FG110 rights.';
+  'Makes a link guarded as its rules say: runs what guard_plan() lists, in one transaction, and returns it; no rows '
+  'where nothing was missing. A key that present rows violate stays NOT VALID, with a NOTICE, and binds new rows; '
+  'after repair, guard() again validates it. Takes SHARE ROW EXCLUSIVE on the tables. Errors: FG107 no such link, '
+  'FG109 a foreign key points elsewhere, FG110 rights.';
 
 CREATE OR REPLACE FUNCTION flowguard.unguard(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS SETOF text
@@ -675,14 +713,15 @@ BEGIN
     DELETE FROM flowguard.replaced_constraint c
      WHERE c.relation = v_link.relation AND c.link_column = v_link.link_column RETURNING c.*
   LOOP
-    PERFORM flowguard._add_key_back(r_key.relation, r_key.constraint_name, r_key.definition, r_key.validated, r_key.comment);
+    PERFORM flowguard._add_key_back(r_key.relation, r_key.constraint_name, r_key.definition, r_key.validated,
+      r_key.comment);
     RETURN NEXT format('ALTER TABLE %s ADD CONSTRAINT %I %s', r_key.relation, r_key.constraint_name, r_key.definition);
   END LOOP;
 END;
 $unguard$;
 COMMENT ON FUNCTION flowguard.unguard(regclass, name) IS
-  'Takes away triggers, functions, keys and indexes that guard() made for a link and no other link needs, and puts back the '
-  'keys that it replaced; returns what it ran. The link stays registered. Errors: FG107.';
+  'Takes away triggers, functions, keys and indexes that guard() made for a link and no other link needs, and puts '
+  'back the keys that it replaced; returns what it ran. The link stays registered. Errors: FG107.';
 
 CREATE OR REPLACE FUNCTION flowguard.drop_link(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS flowguard.link
@@ -749,9 +788,11 @@ BEGIN
     IF v_count.linked < v_count.total THEN
       RAISE EXCEPTION 'flowguard: link %.% cannot be enforced yet', v_link.relation, quote_ident(v_link.link_column)
         USING ERRCODE = 'FG113',
-              DETAIL = format('Of %s rows %s are unlinked, %s dangling, %s mismatched and %s without a tenant.', v_count.total,
+              DETAIL = format('Of %s rows %s are unlinked, %s dangling, %s mismatched and %s without a tenant.',
+                v_count.total,
                               v_count.unlinked, v_count.dangling, v_count.mismatched, v_count.tenantless),
-              HINT = format('See flowguard.violation, run "CALL flowguard.repair(%L)", then set the mode again.', v_link.relation);
+              HINT = format('See flowguard.violation, run "CALL flowguard.repair(%L)", then set the mode again.',
+                v_link.relation);
     END IF;
   END IF;
   UPDATE flowguard.link l SET mode = p_mode WHERE l.relation = v_link.relation AND l.link_column = v_link.link_column;
@@ -763,8 +804,8 @@ BEGIN
 END;
 $set_mode$;
 COMMENT ON FUNCTION flowguard.set_mode(regclass, text, name) IS
-  'Sets the mode of a link, observe or enforce, and brings a guarded link up to date. Returns the link. '
-  'Errors: FG104 no such mode, FG107 no such link, FG113 rows are unlinked or wrong.';
+  'Sets the mode of a link, observe or enforce, and brings a guarded link up to date. Returns the link. Errors: '
+  'FG104 no such mode, FG107 no such link, FG113 rows are unlinked or wrong.';
 
 CREATE OR REPLACE FUNCTION flowguard._set_paused(p_relation regclass, p_link_column name, p_paused boolean)
 RETURNS flowguard.link
@@ -788,19 +829,22 @@ END;
 $_set_paused$;
 COMMENT ON FUNCTION flowguard._set_paused(regclass, name, boolean) IS 'What pause() and resume() share; raises FG107.';
 
-CREATE OR REPLACE FUNCTION flowguard.pause(relation regclass, link_column name DEFAULT 'master_flow_id') RETURNS flowguard.link
+CREATE OR REPLACE FUNCTION flowguard.pause(relation regclass, link_column name DEFAULT 'master_flow_id')
+RETURNS flowguard.link
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $pause$
   SELECT flowguard._set_paused($1, $2, true);
 $pause$;
 COMMENT ON FUNCTION flowguard.pause(regclass, name) IS
-  'Makes the triggers of a link do nothing, until resume(): function bodies are replaced, no table is locked. Foreign keys '
-  'go on to hold. Returns the link. Errors: FG107 no such link, or not guarded.';
+  'Makes the triggers of a link do nothing, until resume(): function bodies are replaced, no table is locked. '
+  'Foreign keys go on to hold. Returns the link. Errors: FG107 no such link, or not guarded.';
 
-CREATE OR REPLACE FUNCTION flowguard.resume(relation regclass, link_column name DEFAULT 'master_flow_id') RETURNS flowguard.link
+CREATE OR REPLACE FUNCTION flowguard.resume(relation regclass, link_column name DEFAULT 'master_flow_id')
+RETURNS flowguard.link
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $resume$
   SELECT flowguard._set_paused($1, $2, false);
 $resume$;
 COMMENT ON FUNCTION flowguard.resume(regclass, name) IS
-  'Ends pause(). Rows written meanwhile are listed in flowguard.violation; repair links them. Returns the link. Errors: FG107.';
+  'Ends pause(). Rows written meanwhile are listed in flowguard.violation; repair links them. Returns the link. '
+  'Errors: FG107.';
 
 COMMIT;

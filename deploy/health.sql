@@ -1,7 +1,7 @@
 -- Deploy pyflowguard:health to pg
 -- How true the links are: counts, violations row by row, a score, and findings with their remedy.
--- The functions that read application tables are SECURITY DEFINER, so that flowguard_viewer sees figures without rights on
--- the tables themselves; they run with row_security = off: an error, never a partial count.
+-- The functions that read application tables are SECURITY DEFINER, so that flowguard_viewer sees figures without
+-- rights on the tables themselves; they run with row_security = off: an error, never a partial count.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -15,7 +15,8 @@ CREATE TABLE IF NOT EXISTS flowguard.violation_seen (
   seen_at     timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (schema_name, table_name, link_column, row_key, kind)
 );
-COMMENT ON TABLE flowguard.violation_seen IS 'When each violation that is still there was first seen by check_all() or repair().';
+COMMENT ON TABLE flowguard.violation_seen IS
+  'When each violation that is still there was first seen by check_all() or repair().';
 COMMENT ON COLUMN flowguard.violation_seen.schema_name IS 'Schema of the table at that time.';
 COMMENT ON COLUMN flowguard.violation_seen.table_name IS 'Name of the table at that time.';
 COMMENT ON COLUMN flowguard.violation_seen.link_column IS 'The link.';
@@ -23,7 +24,8 @@ COMMENT ON COLUMN flowguard.violation_seen.row_key IS 'The row''s key, by column
 COMMENT ON COLUMN flowguard.violation_seen.kind IS 'What is wrong with it.';
 COMMENT ON COLUMN flowguard.violation_seen.seen_at IS 'When it was first seen.';
 
-CREATE OR REPLACE FUNCTION flowguard._keys_proved(p_link flowguard.link, OUT wanted integer, OUT present integer, OUT validated integer)
+CREATE OR REPLACE FUNCTION flowguard._keys_proved(p_link flowguard.link, OUT wanted integer, OUT present integer,
+  OUT validated integer)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_keys_proved$
 -- The foreign keys that prove a link: how many there should be, are there, and are validated.
   SELECT count(*)::integer, count(c.oid)::integer, (count(*) FILTER (WHERE c.convalidated))::integer
@@ -35,7 +37,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_keys_proved$
     LEFT JOIN pg_constraint c ON c.conrelid = p_link.relation AND c.conname = w.name
                              AND regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', '') = w.definition;
 $_keys_proved$;
-COMMENT ON FUNCTION flowguard._keys_proved(flowguard.link) IS 'How many foreign keys of a link are wanted, present, validated.';
+COMMENT ON FUNCTION flowguard._keys_proved(flowguard.link) IS
+  'How many foreign keys of a link are wanted, present, validated.';
 
 CREATE OR REPLACE FUNCTION flowguard._indexes_ready(p_link flowguard.link, OUT wanted integer, OUT present integer)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_indexes_ready$
@@ -43,7 +46,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_indexes_ready$
   SELECT count(*)::integer + 1,
          (count(*) FILTER (WHERE i.indisvalid))::integer
            + (coalesce(flowguard._find_index(p_link.relation, ARRAY[p_link.link_column], false, false),
-                       flowguard._find_index(p_link.relation, ARRAY[p_link.link_column], false, true)) IS NOT NULL)::integer
+                       flowguard._find_index(p_link.relation, ARRAY[p_link.link_column], false,
+                         true)) IS NOT NULL)::integer
     FROM flowguard._wanted_indexes(p_link) w
     JOIN pg_class t ON t.oid = w.relation
     LEFT JOIN pg_index i ON i.indrelid = w.relation
@@ -66,8 +70,10 @@ COMMENT ON FUNCTION flowguard._triggers_ready(flowguard.link) IS
   'How many triggers and functions of a link are wanted, and are enabled and current.';
 
 CREATE OR REPLACE FUNCTION flowguard._link_status()
-RETURNS TABLE (relation regclass, link_column name, mode text, total bigint, linked bigint, unlinked bigint, dangling bigint,
-               mismatched bigint, tenantless bigint, coverage numeric, validated boolean, indexed boolean, guarded boolean)
+RETURNS TABLE (relation regclass, link_column name, mode text, total bigint, linked bigint, unlinked bigint,
+  dangling bigint,
+               mismatched bigint, tenantless bigint, coverage numeric, validated boolean, indexed boolean,
+                 guarded boolean)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $_link_status$
 -- SECURITY DEFINER: figures for whoever may see the view, without rights on the tables.
   SELECT l.relation, l.link_column, l.mode, c.total, c.linked, c.unlinked, c.dangling, c.mismatched, c.tenantless,
@@ -82,9 +88,10 @@ COMMENT ON FUNCTION flowguard._link_status() IS 'What the view flowguard.link_st
 
 CREATE OR REPLACE VIEW flowguard.link_status AS SELECT * FROM flowguard._link_status();
 COMMENT ON VIEW flowguard.link_status IS
-  'One row for each link: rows in all, validly linked, unlinked (NULL), dangling (no such master), mismatched (a master of '
-  'another tenant, or another than the referenced row''s) and tenantless (linked, but the row does not know its tenant); '
-  'coverage = linked / total, 1 for an empty table; whether its foreign keys are validated and its indexes there.';
+  'One row for each link: rows in all, validly linked, unlinked (NULL), dangling (no such master), mismatched (a '
+  'master of another tenant, or another than the referenced row''s) and tenantless (linked, but the row does not '
+  'know its tenant); coverage = linked / total, 1 for an empty table; whether its foreign keys are validated and its '
+  'indexes there.';
 
 CREATE OR REPLACE FUNCTION flowguard._why_dangling(
   p_link flowguard.link, p_row_key jsonb, OUT reason text, OUT ambiguous boolean
@@ -99,7 +106,8 @@ DECLARE
 BEGIN
   EXECUTE format('SELECT c.%I::text FROM %s c WHERE %s', p_link.link_column, p_link.relation,
                  flowguard._key_sql_match(p_link.relation, 'c', '$1')) INTO v_link USING p_row_key;
-  SELECT string_agg(format('m.%I %s c.%I', k.name, flowguard._equal(v_master.relation, k.name), p_link.link_column), ' OR ')
+  SELECT string_agg(format('m.%I %s c.%I', k.name, flowguard._equal(v_master.relation, k.name), p_link.link_column),
+    ' OR ')
     INTO v_match FROM unnest(v_master.alternate_keys) AS k (name);
   IF v_match IS NOT NULL THEN
     EXECUTE format('SELECT count(*), min(m.%I::text) FROM %s c JOIN %s m ON (%s)%s WHERE %s', v_master.key_column,
@@ -109,7 +117,8 @@ BEGIN
   END IF;
   ambiguous := v_hits > 1;
   reason := format('%I = %s is no %I of %s', p_link.link_column, v_link, v_master.key_column, v_master.relation)
-         || CASE WHEN v_hits = 1 THEN format('; it is another key of the master %s, to which repair translates it', v_key)
+         || CASE WHEN v_hits = 1 THEN format('; it is another key of the master %s, to which repair translates it',
+           v_key)
                  WHEN v_hits > 1 THEN format('; it is another key of %s masters', v_hits)
                  ELSE '; ' || (flowguard._why(p_link, p_row_key)).reason END;
 END;
@@ -208,8 +217,8 @@ COMMENT ON FUNCTION flowguard._violations() IS 'What the view flowguard.violatio
 
 CREATE OR REPLACE VIEW flowguard.violation AS SELECT * FROM flowguard._violations();
 COMMENT ON VIEW flowguard.violation IS
-  'Rows that are not validly linked, computed from the tables: unlinked, ambiguous (more than one master may be meant), '
-  'dangling, mismatched or tenantless, each with the reason, and when check_all() or repair() first saw it.';
+  'Rows that are not validly linked, computed from the tables: unlinked, ambiguous (more than one master may be '
+  'meant), dangling, mismatched or tenantless, each with the reason, and when check_all() or repair() first saw it.';
 
 CREATE OR REPLACE FUNCTION flowguard._note_violations() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $_note_violations$
@@ -220,7 +229,8 @@ BEGIN
     RETURN;
   END IF;
   WITH present AS MATERIALIZED (
-    SELECT n.nspname::text AS schema_name, c.relname::text AS table_name, l.link_column::text AS link_column, w.row_key, w.kind
+    SELECT n.nspname::text AS schema_name, c.relname::text AS table_name, l.link_column::text AS link_column,
+      w.row_key, w.kind
       FROM flowguard._link_order() l
       JOIN pg_class c ON c.oid = l.relation
       JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -246,8 +256,8 @@ COMMENT ON FUNCTION flowguard._share(numeric, numeric) IS 'A part of a whole in 
 
 CREATE OR REPLACE FUNCTION flowguard._row_health(p_link flowguard.link, OUT tenant_true bigint, OUT complete bigint)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_row_health$
--- Rows whose tenant is known, is one that exists (as the table's own foreign keys on the tenant columns say), and is that
--- of the master; and rows with complete tenant and time columns of which none was updated before it was made.
+-- Rows whose tenant is known, is one that exists (as the table's own foreign keys on the tenant columns say), and is
+-- that of the master; and rows with complete tenant and time columns of which none was updated before it was made.
 DECLARE
   v_tenant   text;
   v_exists   text;
@@ -255,10 +265,12 @@ DECLARE
 BEGIN
   SELECT coalesce(string_agg(format('c.%I IS NOT NULL', t.name), ' AND ' ORDER BY t.n), 'true')
     INTO v_tenant FROM unnest(p_link.tenant_columns) WITH ORDINALITY AS t (name, n) WHERE t.name IS NOT NULL;
-  SELECT coalesce(string_agg(format(' AND EXISTS (SELECT FROM %s t WHERE %s)', k.confrelid::regclass, k.joined), ''), '')
+  SELECT coalesce(string_agg(format(' AND EXISTS (SELECT FROM %s t WHERE %s)', k.confrelid::regclass, k.joined), ''),
+    '')
     INTO v_exists
     FROM (SELECT f.oid, f.confrelid,
-                 string_agg(format('t.%I OPERATOR(%I.%s) c.%I', ta.attname, n.nspname, o.oprname, a.attname), ' AND ' ORDER BY x.i) AS joined
+                 string_agg(format('t.%I OPERATOR(%I.%s) c.%I', ta.attname, n.nspname, o.oprname, a.attname), ' AND '
+                   ORDER BY x.i) AS joined
             FROM pg_constraint f
            CROSS JOIN LATERAL unnest(f.conkey, f.confkey, f.conpfeqop) WITH ORDINALITY AS x (own, other, operator, i)
             JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = x.own
@@ -330,7 +342,8 @@ COMMENT ON FUNCTION flowguard._round_score(numeric) IS 'A score with one decimal
 
 CREATE OR REPLACE VIEW flowguard.health_category AS
   SELECT c.category, flowguard._round_score(coalesce(avg(h.score), 100)) AS score, 0.2 AS weight,
-         coalesce(string_agg(format('%s.%s: %s', h.relation, h.link_column, h.detail), '; ' ORDER BY h.score, h.relation::text)
+         coalesce(string_agg(format('%s.%s: %s', h.relation, h.link_column, h.detail), '; ' ORDER BY h.score,
+           h.relation::text)
                     FILTER (WHERE h.score < 100), 'nothing to fix') AS detail
     FROM unnest(ARRAY['tenant isolation', 'foreign-key integrity', 'master-flow linkage', 'data quality', 'readiness'])
          WITH ORDINALITY AS c (category, n)
@@ -338,8 +351,8 @@ CREATE OR REPLACE VIEW flowguard.health_category AS
    GROUP BY c.category, c.n
    ORDER BY c.n;
 COMMENT ON VIEW flowguard.health_category IS
-  'The five categories of health, each the mean over all links in percent (an empty table counts 100), its weight in the '
-  'score, and what keeps it below 100.';
+  'The five categories of health, each the mean over all links in percent (an empty table counts 100), its weight in '
+  'the score, and what keeps it below 100.';
 
 CREATE OR REPLACE FUNCTION flowguard.health_score() RETURNS numeric
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $health_score$
@@ -348,9 +361,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $health_score$
     FROM (SELECT avg(h.score) AS score FROM flowguard._health() h GROUP BY h.category) AS c;
 $health_score$;
 COMMENT ON FUNCTION flowguard.health_score() IS
-  'The health of all links from 0 to 100, one decimal: the mean of tenant isolation, foreign-key integrity, master-flow '
-  'linkage, data quality and readiness, each the mean over links. 100.0 only where nothing is left to fix. 42501 where row '
-  'security would hide rows.';
+  'The health of all links from 0 to 100, one decimal: the mean of tenant isolation, foreign-key integrity, '
+  'master-flow linkage, data quality and readiness, each the mean over links. 100.0 only where nothing is left to '
+  'fix. 42501 where row security would hide rows.';
 
 CREATE OR REPLACE FUNCTION flowguard.check_all()
 RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text)
@@ -365,7 +378,8 @@ DECLARE
 BEGIN
   PERFORM flowguard._note_violations();
   RETURN QUERY
-    SELECT 'table_gone', 'ERROR', l.relation::text, 'a link, its master or a source of its rules names a table that is gone',
+    SELECT 'table_gone', 'ERROR', l.relation::text,
+      'a link, its master or a source of its rules names a table that is gone',
            format('link %I, stem %s, master %s', l.link_column, l.stem, l.master),
            format('DELETE FROM flowguard.link WHERE stem = %L', l.stem), 'table_gone:' || l.stem
       FROM flowguard.link l WHERE NOT flowguard._is_alive(l);
@@ -380,32 +394,39 @@ BEGIN
              x.remedy, x.name || v_key
         FROM (VALUES
           ('unlinked_rows', CASE r_link.mode WHEN 'enforce' THEN 'ERROR' ELSE 'WARN' END, 'unlinked', r_count.unlinked,
-           'are unlinked', format('CALL flowguard.repair(%L, link_column => %L); see flowguard.violation for the reasons',
+           'are unlinked', format('CALL flowguard.repair(%L, link_column => %L); see flowguard.violation for the '
+             'reasons',
                                   r_link.relation, r_link.link_column)),
           ('dangling_links', 'ERROR', 'dangling', r_count.dangling, 'point to no master',
            format('CALL flowguard.repair(%L, link_column => %L)', r_link.relation, r_link.link_column)),
           ('mismatched_links', 'ERROR', 'mismatched', r_count.mismatched,
            'point to a master of another tenant, or to another than the row they refer to',
            'see flowguard.violation, then set each link to the right key'),
-          ('tenantless_links', CASE r_link.mode WHEN 'enforce' THEN 'ERROR' ELSE 'WARN' END, 'tenantless', r_count.tenantless,
+          ('tenantless_links', CASE r_link.mode WHEN 'enforce' THEN 'ERROR' ELSE 'WARN' END, 'tenantless',
+            r_count.tenantless,
            'have a link but not their whole tenant',
            format('UPDATE %s SET %s', r_link.relation, flowguard._columns_sql(r_link.tenant_columns)))
         ) AS x (name, level, kind, rows, what, remedy)
        WHERE x.rows > 0;
     IF NOT r_link.guarded THEN
-      RETURN QUERY SELECT 'not_guarded', 'WARN', r_link.relation::text, 'the link is registered but not guarded', NULL::text,
-                          format('SELECT flowguard.guard(%L, %L)', r_link.relation, r_link.link_column), 'not_guarded' || v_key;
+      RETURN QUERY SELECT 'not_guarded', 'WARN', r_link.relation::text, 'the link is registered but not guarded',
+        NULL::text,
+                          format('SELECT flowguard.guard(%L, %L)', r_link.relation, r_link.link_column), 'not_guarded'
+                            || v_key;
       CONTINUE;
     END IF;
     IF r_link.paused THEN
       RETURN QUERY SELECT 'paused', 'WARN', r_link.relation::text, 'the guard is paused', NULL::text,
-                          format('SELECT flowguard.resume(%L, %L)', r_link.relation, r_link.link_column), 'paused' || v_key;
+                          format('SELECT flowguard.resume(%L, %L)', r_link.relation, r_link.link_column), 'paused'
+                            || v_key;
     END IF;
     r_keys := flowguard._keys_proved(r_link);
     IF r_keys.present = r_keys.wanted AND r_keys.validated < r_keys.wanted THEN
       RETURN QUERY SELECT 'key_not_validated', 'WARN', r_link.relation::text,
-                          format('%s of %s foreign keys are not validated', r_keys.wanted - r_keys.validated, r_keys.wanted),
-                          NULL::text, format('CALL flowguard.repair(%L, link_column => %L), then SELECT flowguard.guard(%L, %L)',
+                          format('%s of %s foreign keys are not validated', r_keys.wanted - r_keys.validated,
+                            r_keys.wanted),
+                          NULL::text, format('CALL flowguard.repair(%L, link_column => %L), then SELECT '
+                            'flowguard.guard(%L, %L)',
                                              r_link.relation, r_link.link_column, r_link.relation, r_link.link_column),
                           'key_not_validated' || v_key;
     END IF;
@@ -426,7 +447,8 @@ BEGIN
      WHERE r.status = 'stopped'
         OR r.status = 'running' AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = r.pid);
   RETURN QUERY
-    SELECT 'rows_in_quarantine', 'INFO', q.schema_name || '.' || q.table_name, format('%s rows are held in quarantine', count(*)),
+    SELECT 'rows_in_quarantine', 'INFO', q.schema_name || '.' || q.table_name, format('%s rows are held in quarantine',
+      count(*)),
            format('runs %s', string_agg(DISTINCT q.run_id::text, ', ')),
            format('SELECT * FROM flowguard.undo(%s) puts those of a run back', min(q.run_id)),
            format('rows_in_quarantine:%s.%s', q.schema_name, q.table_name)
@@ -441,9 +463,9 @@ BEGIN
 END;
 $check_all$;
 COMMENT ON FUNCTION flowguard.check_all() IS
-  'Everything that is not as it should be, one row each: name, level (ERROR, WARN, INFO), relation, description, detail, '
-  'remedy as a statement, and a key that stays the same for an ignore list. No ERROR and no WARN: all is well. Also notes '
-  'when each violation was first seen, where it may write. 42501 where row security would hide rows.';
+  'Everything that is not as it should be, one row each: name, level (ERROR, WARN, INFO), relation, description, '
+  'detail, remedy as a statement, and a key that stays the same for an ignore list. No ERROR and no WARN: all is '
+  'well. Also notes when each violation was first seen, where it may write. 42501 where row security would hide rows.';
 
 CREATE OR REPLACE FUNCTION flowguard.version() RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $version$

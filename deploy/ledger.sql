@@ -1,6 +1,6 @@
 -- Deploy pyflowguard:ledger to pg
--- What was changed by whom: runs of repair with every value they wrote, rows taken out, and transactions that were let past
--- the guard. Tables are named by text here: the ledger outlives what it speaks of.
+-- What was changed by whom: runs of repair with every value they wrote, rows taken out, and transactions that were
+-- let past the guard. Tables are named by text here: the ledger outlives what it speaks of.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -60,7 +60,8 @@ CREATE TABLE IF NOT EXISTS flowguard.quarantined_row (
 );
 COMMENT ON TABLE flowguard.quarantined_row IS
   'Rows that a run took out, and columns that their removal set; read it through the view flowguard.quarantine.';
-CREATE INDEX IF NOT EXISTS quarantined_row_run_id_quarantine_id_idx ON flowguard.quarantined_row (run_id, quarantine_id);
+CREATE INDEX IF NOT EXISTS quarantined_row_run_id_quarantine_id_idx ON flowguard.quarantined_row (run_id,
+  quarantine_id);
 
 CREATE TABLE IF NOT EXISTS flowguard.privileged_transaction (
   id         bigint      NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -72,8 +73,8 @@ CREATE TABLE IF NOT EXISTS flowguard.privileged_transaction (
   done_by    text        NOT NULL DEFAULT session_user
 );
 COMMENT ON TABLE flowguard.privileged_transaction IS
-  'Transactions that the guard treats in a way of their own: bypassed ones are kept here for good, those of repair and '
-  'undo while they run.';
+  'Transactions that the guard treats in a way of their own: bypassed ones are kept here for good, those of repair '
+  'and undo while they run.';
 CREATE INDEX IF NOT EXISTS privileged_transaction_xid_idx ON flowguard.privileged_transaction (xid);
 
 COMMENT ON COLUMN flowguard.repair_run.run_id IS 'Number of the run; undo() takes it.';
@@ -93,7 +94,8 @@ COMMENT ON COLUMN flowguard.repair_run.unlinked IS 'Dangling links set to NULL.'
 COMMENT ON COLUMN flowguard.repair_run.followed IS 'Links that late linking wrote because of the run.';
 COMMENT ON COLUMN flowguard.repair_run.remaining IS 'Rows that were left unlinked or dangling.';
 COMMENT ON COLUMN flowguard.repair_run.restored IS 'Links and rows that undo() put back.';
-COMMENT ON COLUMN flowguard.repair_run.skipped IS 'Links that undo() left, since they are no longer what the run wrote.';
+COMMENT ON COLUMN flowguard.repair_run.skipped IS
+  'Links that undo() left, since they are no longer what the run wrote.';
 COMMENT ON COLUMN flowguard.repair_change.change_id IS 'Order of the changes.';
 COMMENT ON COLUMN flowguard.repair_change.run_id IS 'The run.';
 COMMENT ON COLUMN flowguard.repair_change.schema_name IS 'Schema of the table at that time.';
@@ -114,7 +116,8 @@ COMMENT ON COLUMN flowguard.quarantined_row.schema_name IS 'Schema of the table 
 COMMENT ON COLUMN flowguard.quarantined_row.table_name IS 'Name of the table at that time.';
 COMMENT ON COLUMN flowguard.quarantined_row.row_key IS 'The row''s key, by column.';
 COMMENT ON COLUMN flowguard.quarantined_row.action IS
-  'deleted: the whole row is kept here; set: the row stayed, and the removal set these columns to NULL or their default.';
+  'deleted: the whole row is kept here; set: the row stayed, and the removal set these columns to NULL or their '
+  'default.';
 COMMENT ON COLUMN flowguard.quarantined_row.column_names IS 'The columns kept; generated ones are left out.';
 COMMENT ON COLUMN flowguard.quarantined_row.column_values IS
   'Their values as output text under DateStyle ISO, IntervalStyle postgres, TimeZone UTC, extra_float_digits 1.';
@@ -153,7 +156,8 @@ COMMENT ON VIEW flowguard.quarantine IS 'Rows that runs took out and that are st
 
 CREATE OR REPLACE FUNCTION flowguard._mark_transaction(p_kind text, p_run_id bigint, p_reason text) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_mark_transaction$
--- Says what this transaction is. The setting only tells triggers to look; what counts is the row, which cannot be forged.
+-- Says what this transaction is. The setting only tells triggers to look; what counts is the row, which cannot be
+-- forged.
   INSERT INTO flowguard.privileged_transaction (xid, started_at, kind, run_id, reason)
   VALUES (pg_current_xact_id(), now(), p_kind, p_run_id, p_reason);
   SELECT set_config('flowguard.privileged', p_kind, true);

@@ -12,7 +12,8 @@ BEGIN
     GRANT USAGE ON SCHEMA flowguard TO flowguard_viewer;
     GRANT SELECT ON ALL TABLES IN SCHEMA flowguard TO flowguard_viewer;
     -- A view's functions are called with the rights of whoever reads it.
-    GRANT EXECUTE ON FUNCTION flowguard.health_score(), flowguard.check_all(), flowguard.version(), flowguard._link_status(),
+    GRANT EXECUTE ON FUNCTION flowguard.health_score(), flowguard.check_all(), flowguard.version(),
+      flowguard._link_status(),
                               flowguard._violations(), flowguard._health(), flowguard._round_score(numeric)
        TO flowguard_viewer;
     RETURN NEXT 'flowguard_viewer';
@@ -26,8 +27,8 @@ BEGIN
 END;
 $grant_roles$;
 COMMENT ON FUNCTION flowguard.grant_roles() IS
-  'Grants to flowguard_viewer (reads figures) and flowguard_admin (calls everything, bypass() included) what each is for; '
-  'returns those of them that exist. For the owner of the schema, after the roles were created later.';
+  'Grants to flowguard_viewer (reads figures) and flowguard_admin (calls everything, bypass() included) what each is '
+  'for; returns those of them that exist. For the owner of the schema, after the roles were created later.';
 
 REVOKE ALL ON ALL ROUTINES IN SCHEMA flowguard FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA flowguard FROM PUBLIC;

@@ -1,6 +1,6 @@
 -- Deploy pyflowguard:registration to pg
--- The calls that say what is to be guarded. They write the registry and touch no application table; guard() does the rest.
--- A second call with the same words changes nothing and returns what is there.
+-- The calls that say what is to be guarded. They write the registry and touch no application table; guard() does the
+-- rest. A second call with the same words changes nothing and returns what is there.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -60,7 +60,8 @@ BEGIN
   RAISE EXCEPTION 'flowguard: %', p_message USING ERRCODE = 'FG104', DETAIL = p_detail, HINT = p_hint;
 END;
 $_refuse_argument$;
-COMMENT ON FUNCTION flowguard._refuse_argument(text, text, text) IS 'Raises FG104 for an argument with an impossible value.';
+COMMENT ON FUNCTION flowguard._refuse_argument(text, text, text) IS
+  'Raises FG104 for an argument with an impossible value.';
 
 CREATE OR REPLACE FUNCTION flowguard._refuse_other(p_what text, p_there jsonb, p_asked jsonb, p_hint text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_refuse_other$
@@ -127,9 +128,10 @@ BEGIN
 END;
 $add_master$;
 COMMENT ON FUNCTION flowguard.add_master(regclass, name, name[], name[], name) IS
-  'Registers a table that links point to: its key, the columns that say whose row it is, other unique columns that are '
-  'found in links by mistake, and when it was made (NULL: the table does not say). Returns the registered master. '
-  'Errors: FG101 no table, FG102 no such column, FG103 types differ, FG105 key not unique, FG108 registered otherwise.';
+  'Registers a table that links point to: its key, the columns that say whose row it is, other unique columns that '
+  'are found in links by mistake, and when it was made (NULL: the table does not say). Returns the registered '
+  'master. Errors: FG101 no table, FG102 no such column, FG103 types differ, FG105 key not unique, FG108 registered '
+  'otherwise.';
 
 CREATE OR REPLACE FUNCTION flowguard.drop_master(relation regclass) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $drop_master$
@@ -168,7 +170,8 @@ BEGIN
     SELECT coalesce(array_agg(a.attname ORDER BY t.ordinality), '{}')
       INTO v_aligned
       FROM unnest(p_master.tenant_columns) WITH ORDINALITY AS t (name, ordinality)
-      LEFT JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname = t.name AND a.attnum > 0 AND NOT a.attisdropped;
+      LEFT JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname = t.name AND a.attnum > 0
+        AND NOT a.attisdropped;
   ELSIF p_columns <@ p_master.tenant_columns THEN
     SELECT coalesce(array_agg(CASE WHEN t.name = ANY (p_columns) THEN t.name END ORDER BY t.ordinality), '{}')
       INTO v_aligned
@@ -211,7 +214,8 @@ BEGIN
   RETURN v_stem;
 END;
 $_choose_stem$;
-COMMENT ON FUNCTION flowguard._choose_stem(regclass, name) IS 'A free beginning for the names of a link''s generated objects.';
+COMMENT ON FUNCTION flowguard._choose_stem(regclass, name) IS
+  'A free beginning for the names of a link''s generated objects.';
 
 CREATE OR REPLACE FUNCTION flowguard.add_link(
   relation regclass, link_column name DEFAULT 'master_flow_id', master regclass DEFAULT NULL,
@@ -240,7 +244,8 @@ BEGIN
   PERFORM flowguard._row_key(p_relation);
   IF p_mode IS NULL OR p_mode NOT IN ('observe', 'enforce') THEN
     PERFORM flowguard._refuse_argument(format('mode %s is unknown', coalesce(quote_literal(p_mode), 'NULL')),
-      'observe accepts and lists unlinked rows, enforce refuses them at commit.', 'Pass mode => ''observe'' or ''enforce''.');
+      'observe accepts and lists unlinked rows, enforce refuses them at commit.',
+        'Pass mode => ''observe'' or ''enforce''.');
   ELSIF p_on_orphan IS NULL OR p_on_orphan NOT IN ('quarantine', 'unlink', 'keep') THEN
     PERFORM flowguard._refuse_argument(format('on_orphan %s is unknown', coalesce(quote_literal(p_on_orphan), 'NULL')),
       'It says what repair does with a row whose dangling link nothing can mend.',
@@ -285,11 +290,11 @@ BEGIN
 END;
 $add_link$;
 COMMENT ON FUNCTION flowguard.add_link(regclass, name, regclass, name[], text, text, text) IS
-  'Registers a column that must point to a master (NULL: the only one there is). tenant_columns NULL takes those of the '
-  'master that the table has by name. mode: observe or enforce. on_orphan: quarantine, unlink or keep a row whose dangling '
-  'link nothing can mend. on_master_delete: keep (what the table''s own key says, else refuse), refuse, cascade, set null. '
-  'Returns the registered link; guard() makes it so. '
-  'Errors: FG101, FG102, FG103, FG104 a value is unknown, FG105 no row key, FG107 no master, FG108 registered otherwise.';
+  'Registers a column that must point to a master (NULL: the only one there is). tenant_columns NULL takes those of '
+  'the master that the table has by name. mode: observe or enforce. on_orphan: quarantine, unlink or keep a row '
+  'whose dangling link nothing can mend. on_master_delete: keep (what the table''s own key says, else refuse), '
+  'refuse, cascade, set null. Returns the registered link; guard() makes it so. Errors: FG101, FG102, FG103, FG104 a '
+  'value is unknown, FG105 no row key, FG107 no master, FG108 registered otherwise.';
 
 CREATE OR REPLACE FUNCTION flowguard._add_rule(p_rule flowguard.rule) RETURNS flowguard.rule
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_add_rule$
@@ -349,7 +354,8 @@ BEGIN
 END;
 $_add_rule$;
 COMMENT ON FUNCTION flowguard._add_rule(flowguard.rule) IS
-  'Puts a rule at its position; raises FG104 for a wrong one and FG106 where links would wait for each other in a ring.';
+  'Puts a rule at its position; raises FG104 for a wrong one and FG106 where links would wait for each other in a '
+  'ring.';
 
 CREATE OR REPLACE FUNCTION flowguard._source_tenants(p_link flowguard.link, p_source regclass, p_source_link name)
 RETURNS name[]
@@ -399,8 +405,8 @@ BEGIN
 END;
 $add_session_rule$;
 COMMENT ON FUNCTION flowguard.add_session_rule(regclass, name, integer) IS
-  'A missing link is what the setting flowguard.<link column> says (SET LOCAL flowguard.master_flow_id = …); empty counts '
-  'as none, and so does a key of no master of the row''s tenant. Returns the rule. Errors: FG104, FG107.';
+  'A missing link is what the setting flowguard.<link column> says (SET LOCAL flowguard.master_flow_id = …); empty '
+  'counts as none, and so does a key of no master of the row''s tenant. Returns the rule. Errors: FG104, FG107.';
 
 CREATE OR REPLACE FUNCTION flowguard.add_reference_rule(
   relation regclass, via_column name, source regclass, source_key name DEFAULT 'id',
@@ -454,22 +460,25 @@ BEGIN
                           p_source, p_key);
   END IF;
   IF v_rule.agree AND NOT EXISTS (
-       SELECT FROM flowguard._foreign_keys(p_relation, p_via) k WHERE k.target = p_source AND k.target_column = p_key) THEN
+       SELECT FROM flowguard._foreign_keys(p_relation, p_via) k WHERE k.target = p_source
+         AND k.target_column = p_key) THEN
     RAISE EXCEPTION 'flowguard: column % of table % has no foreign key to %.%',
                     quote_ident(p_via), p_relation, p_source, quote_ident(p_key)
       USING ERRCODE = 'FG111',
             DETAIL = 'A link can agree with a reference only where the row referred to is known to exist.',
-            HINT = format('Run "ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES %s (%I) NOT VALID", or pass agree => false.',
+            HINT = format('Run "ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES %s (%I) NOT VALID", or pass agree => '
+              'false.',
                           p_relation, p_via, p_source, p_key);
   END IF;
   RETURN flowguard._add_rule(v_rule);
 END;
 $add_reference_rule$;
-COMMENT ON FUNCTION flowguard.add_reference_rule(regclass, name, regclass, name, name, boolean, name, integer, integer) IS
-  'A missing link is that of the row of source whose source_key equals via_column. agree: the two must stay equal, and a '
-  'row waits while the referenced one has no link. late_limit: at most so many unlinked rows follow a late link at once in '
-  'observe. Returns the rule. Errors: FG101, FG102, FG103, FG104, FG105 source_key not unique, FG106 a ring of links, '
-  'FG107, FG111 agree without a foreign key.';
+COMMENT ON FUNCTION flowguard.add_reference_rule(regclass, name, regclass, name, name, boolean, name, integer,
+  integer) IS
+  'A missing link is that of the row of source whose source_key equals via_column. agree: the two must stay equal, '
+  'and a row waits while the referenced one has no link. late_limit: at most so many unlinked rows follow a late '
+  'link at once in observe. Returns the rule. Errors: FG101, FG102, FG103, FG104, FG105 source_key not unique, FG106 '
+  'a ring of links, FG107, FG111 agree without a foreign key.';
 
 CREATE OR REPLACE FUNCTION flowguard._foreign_keys(p_relation regclass, p_column name)
 RETURNS TABLE (conname name, definition text, target regclass, target_column name, action "char", is_deferrable boolean,
@@ -536,7 +545,8 @@ BEGIN
       'A window is positive and of days, hours and less; a day is 24 hours, a month has no fixed length.',
       'Pass, for example, within => ''1 hour''.');
   ELSIF p_on_ambiguous IS NULL OR p_on_ambiguous NOT IN ('nearest', 'leave') THEN
-    PERFORM flowguard._refuse_argument(format('on_ambiguous %s is unknown', coalesce(quote_literal(p_on_ambiguous), 'NULL')),
+    PERFORM flowguard._refuse_argument(format('on_ambiguous %s is unknown', coalesce(quote_literal(p_on_ambiguous),
+      'NULL')),
       'It says what happens when two masters lie within the window.', 'Pass on_ambiguous => ''nearest'' or ''leave''.');
   ELSIF p_late_limit <= 0 THEN
     PERFORM flowguard._refuse_argument(format('late_limit %s is not positive', p_late_limit),
@@ -568,9 +578,9 @@ $add_proximity_rule$;
 COMMENT ON FUNCTION flowguard.add_proximity_rule(
   regclass, regclass, interval, name, name, name, text, text, name, integer, integer) IS
   'A missing link is that of the row of source of the same tenant that is nearest in time and no farther than within '
-  '(inclusive); on a tie the earlier row, then the smaller key. source_filter: a condition on the source. on_ambiguous: '
-  'leave keeps the row unlinked when two masters lie within the window. Returns the rule. '
-  'Errors: FG101 to FG104, FG105 no row key, FG106 a ring of links, FG107.';
+  '(inclusive); on a tie the earlier row, then the smaller key. source_filter: a condition on the source. '
+  'on_ambiguous: leave keeps the row unlinked when two masters lie within the window. Returns the rule. Errors: '
+  'FG101 to FG104, FG105 no row key, FG106 a ring of links, FG107.';
 
 CREATE OR REPLACE FUNCTION flowguard._read_filter(
   p_source regclass, p_filter text, p_path text, OUT condition text, OUT columns name[]
@@ -582,7 +592,8 @@ DECLARE
   v_view regclass;
 BEGIN
   PERFORM pg_catalog.set_config('search_path', p_path, true);
-  EXECUTE pg_catalog.format('CREATE VIEW flowguard._filter AS SELECT 1 AS one FROM %s s WHERE (%s)', p_source, p_filter);
+  EXECUTE pg_catalog.format('CREATE VIEW flowguard._filter AS SELECT 1 AS one FROM %s s WHERE (%s)', p_source,
+    p_filter);
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   v_view := to_regclass('flowguard._filter');
   condition := pg_get_viewdef(v_view, true);
@@ -601,7 +612,8 @@ EXCEPTION
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     PERFORM flowguard._refuse_argument(
       pg_catalog.format('source_filter %L is no condition on table %s', p_filter, p_source),
-      SQLERRM, 'Write it as in WHERE, with columns of the source only: source_filter => ''status <> ''''deleted''''''.');
+      SQLERRM, 'Write it as in WHERE, with columns of the source only: source_filter => ''status '
+        '<> ''''deleted''''''.');
 END;
 $_read_filter$;
 COMMENT ON FUNCTION flowguard._read_filter(regclass, text, text) IS

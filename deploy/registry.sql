@@ -15,7 +15,8 @@ CREATE TABLE IF NOT EXISTS flowguard.master (
 COMMENT ON TABLE flowguard.master IS 'Tables that links point to. Written by flowguard.add_master().';
 COMMENT ON COLUMN flowguard.master.relation IS 'The master table.';
 COMMENT ON COLUMN flowguard.master.key_column IS 'The column whose value a link holds.';
-COMMENT ON COLUMN flowguard.master.tenant_columns IS 'Columns that say whose row it is; empty where there are no tenants.';
+COMMENT ON COLUMN flowguard.master.tenant_columns IS
+  'Columns that say whose row it is; empty where there are no tenants.';
 COMMENT ON COLUMN flowguard.master.alternate_keys IS
   'Other unique columns of the master that are found in links by mistake; repair translates them to the key.';
 COMMENT ON COLUMN flowguard.master.created_at_column IS 'When the master was made; NULL where the table does not say.';
@@ -44,9 +45,10 @@ COMMENT ON COLUMN flowguard.link.mode IS
 COMMENT ON COLUMN flowguard.link.on_orphan IS
   'What repair does with a row whose dangling link nothing can mend: quarantine, unlink or keep it.';
 COMMENT ON COLUMN flowguard.link.on_master_delete IS
-  'What deleting a master does to the row: keep (what the key that the table has says, else refuse), '
-  'refuse, cascade, set null.';
-COMMENT ON COLUMN flowguard.link.stem IS 'What the names of all objects generated for this link begin with; at most 36 bytes.';
+  'What deleting a master does to the row: keep (what the key that the table has says, else refuse), refuse, '
+  'cascade, set null.';
+COMMENT ON COLUMN flowguard.link.stem IS
+  'What the names of all objects generated for this link begin with; at most 36 bytes.';
 COMMENT ON COLUMN flowguard.link.guarded IS 'Whether guard() has been asked for: its objects should be there.';
 COMMENT ON COLUMN flowguard.link.paused IS 'Whether pause() has replaced the functions by ones that do nothing.';
 
@@ -72,36 +74,39 @@ CREATE TABLE IF NOT EXISTS flowguard.rule (
   FOREIGN KEY (relation, link_column) REFERENCES flowguard.link ON DELETE CASCADE,
   CHECK (CASE kind
            WHEN 'session' THEN source IS NULL
-           WHEN 'reference' THEN num_nulls(source, source_tenant_columns, source_key, source_link, via_column, agree) = 0
-           ELSE num_nulls(source, source_tenant_columns, source_link, time_column, source_time, within, on_ambiguous) = 0
+           WHEN 'reference' THEN num_nulls(source, source_tenant_columns, source_key, source_link, via_column,
+             agree) = 0
+           ELSE num_nulls(source, source_tenant_columns, source_link, time_column, source_time, within,
+             on_ambiguous) = 0
          END)
 );
 COMMENT ON TABLE flowguard.rule IS
-  'How a missing link is found; tried in the order of position, the first that yields a master wins. '
-  'Written by flowguard.add_session_rule(), add_reference_rule() and add_proximity_rule().';
+  'How a missing link is found; tried in the order of position, the first that yields a master wins. Written by '
+  'flowguard.add_session_rule(), add_reference_rule() and add_proximity_rule().';
 COMMENT ON COLUMN flowguard.rule.relation IS 'The child table.';
 COMMENT ON COLUMN flowguard.rule.link_column IS 'The link that the rule fills.';
 COMMENT ON COLUMN flowguard.rule."position" IS 'Rules are tried from the smallest position up.';
 COMMENT ON COLUMN flowguard.rule.kind IS
-  'session: the setting flowguard.<link column> of the transaction; reference: the link of the row that a column refers '
-  'to; proximity: the link of the row nearest in time.';
+  'session: the setting flowguard.<link column> of the transaction; reference: the link of the row that a column '
+  'refers to; proximity: the link of the row nearest in time.';
 COMMENT ON COLUMN flowguard.rule.source IS 'The table that the link is taken from (reference, proximity).';
 COMMENT ON COLUMN flowguard.rule.source_tenant_columns IS
   'The tenant columns of the source, in the order of those of the master; NULL where the source has none for one.';
-COMMENT ON COLUMN flowguard.rule.source_key IS
-  'The column of the source that via_column holds (reference).';
+COMMENT ON COLUMN flowguard.rule.source_key IS 'The column of the source that via_column holds (reference).';
 COMMENT ON COLUMN flowguard.rule.source_link IS 'The column of the source that holds the link.';
 COMMENT ON COLUMN flowguard.rule.via_column IS 'The column of the child that refers to the source (reference).';
 COMMENT ON COLUMN flowguard.rule.agree IS 'Whether the link must equal the link of the referenced row (reference).';
 COMMENT ON COLUMN flowguard.rule.time_column IS 'The time of the child (proximity).';
 COMMENT ON COLUMN flowguard.rule.source_time IS 'The time of the source; of the same type as time_column (proximity).';
 COMMENT ON COLUMN flowguard.rule.within IS 'The largest time difference, inclusive, in hours and less (proximity).';
-COMMENT ON COLUMN flowguard.rule.source_filter IS 'An SQL condition on the source; only rows that meet it are candidates (proximity).';
+COMMENT ON COLUMN flowguard.rule.source_filter IS
+  'An SQL condition on the source; only rows that meet it are candidates (proximity).';
 COMMENT ON COLUMN flowguard.rule.filter_columns IS 'The columns of the source that source_filter reads.';
 COMMENT ON COLUMN flowguard.rule.on_ambiguous IS
   'nearest: the nearest row wins; leave: the row stays unlinked when two masters lie within the window (proximity).';
 COMMENT ON COLUMN flowguard.rule.late_limit IS
-  'At most so many unlinked rows are linked when a source gets its link; the rest is left to repair. Mode observe only.';
+  'At most so many unlinked rows are linked when a source gets its link; the rest is left to repair. Mode observe '
+  'only.';
 
 CREATE TABLE IF NOT EXISTS flowguard.replaced_constraint (
   relation        regclass NOT NULL,

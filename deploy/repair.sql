@@ -1,6 +1,7 @@
 -- Deploy pyflowguard:repair to pg
--- Links what is already there: batch by batch, each in a transaction of its own, each value written down before and after.
--- Functions here that write application tables set no search_path: the application's own triggers would inherit it.
+-- Links what is already there: batch by batch, each in a transaction of its own, each value written down before and
+-- after. Functions here that write application tables set no search_path: the application's own triggers would
+-- inherit it.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -14,16 +15,20 @@ $_operator$;
 COMMENT ON FUNCTION flowguard._operator(regclass, name, integer) IS
   'A comparison operator of a column, qualified, by btree strategy number.';
 
-CREATE OR REPLACE FUNCTION flowguard._key_bound(p_relation regclass, p_alias text, p_strategy integer, p_key text) RETURNS text
+CREATE OR REPLACE FUNCTION flowguard._key_bound(p_relation regclass, p_alias text, p_strategy integer, p_key text)
+RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_key_bound$
--- SQL text: the row's key lies beyond the one that a jsonb expression holds; a row comparison that the key's index serves.
+-- SQL text: the row's key lies beyond the one that a jsonb expression holds; a row comparison that the key's index
+-- serves.
   SELECT format('ROW(%s) %s ROW(%s)', flowguard._columns_sql(flowguard._row_key(p_relation), p_alias || '.'),
                 flowguard._operator(p_relation, (flowguard._row_key(p_relation))[1], p_strategy),
                 (SELECT string_agg(format('(%s OPERATOR(pg_catalog.->>) %L)::%s', p_key, k.name,
-                                          (SELECT c.type_name FROM flowguard._column(p_relation, k.name) c)), ', ' ORDER BY k.n)
+                                          (SELECT c.type_name FROM flowguard._column(p_relation, k.name) c)), ', '
+                                            ORDER BY k.n)
                    FROM unnest(flowguard._row_key(p_relation)) WITH ORDINALITY AS k (name, n)));
 $_key_bound$;
-COMMENT ON FUNCTION flowguard._key_bound(regclass, text, integer, text) IS 'SQL text: a row''s key lies beyond another.';
+COMMENT ON FUNCTION flowguard._key_bound(regclass, text, integer, text) IS
+  'SQL text: a row''s key lies beyond another.';
 
 CREATE OR REPLACE FUNCTION flowguard._link_order() RETURNS SETOF flowguard.link
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_link_order$
@@ -49,8 +54,8 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_repair_query$
 -- One batch of a link as one statement. Parameters: $1 run, $2 key after which to begin (NULL: the start), $3 last key,
 -- $4 rows to look at, $5 schema, $6 table. Result: last_key, scanned, linked, translated, unlinked, remaining, and the
 -- orphans' keys and links.
--- The steps: the batch; of it what is unlinked or dangling; what each rule and each alternate key says of that, by joins;
--- what to do; the writing, where the link is still what was judged; the ledger.
+-- The steps: the batch; of it what is unlinked or dangling; what each rule and each alternate key says of that, by
+-- joins; what to do; the writing, where the link is still what was judged; the ledger.
 DECLARE
   v_master   flowguard.master := flowguard._master(p_link.master);
   v_key      name[] := flowguard._row_key(p_link.relation);
@@ -71,7 +76,8 @@ BEGIN
     v_row := 'm' || r_rule."position" || '.' || quote_ident(v_master.key_column);
     IF r_rule.kind = 'reference' THEN
       v_joins := v_joins || format(
-        E'\n    LEFT JOIN %1$s s%2$s ON s%2$s.%3$I %4$s b.%5$I%6$s\n    LEFT JOIN %7$s m%2$s ON m%2$s.%8$I %9$s s%2$s.%10$I%11$s',
+        E'\n    LEFT JOIN %1$s s%2$s ON s%2$s.%3$I %4$s b.%5$I%6$s\n    LEFT JOIN %7$s m%2$s ON m%2$s.%8$I %9$s '
+          's%2$s.%10$I%11$s',
         r_rule.source, r_rule."position", r_rule.source_key, flowguard._equal(r_rule.source, r_rule.source_key),
         r_rule.via_column,
         flowguard._match_tenants(r_rule.source, r_rule.source_tenant_columns, 's' || r_rule."position" || '.',
@@ -86,7 +92,8 @@ BEGIN
       v_rule := v_rule || format(' WHEN %s IS NOT NULL THEN %s', v_row, r_rule."position");
       IF r_rule.agree THEN
         v_waits := format('%s OR %s AND b.%I IS NOT NULL AND s%s.%I IS NOT NULL AND s%s.%I IS NULL', v_waits, v_earlier,
-                          r_rule.via_column, r_rule."position", r_rule.source_key, r_rule."position", r_rule.source_link);
+                          r_rule.via_column, r_rule."position", r_rule.source_key, r_rule."position",
+                            r_rule.source_link);
         v_agreed := CASE WHEN v_agreed = 'NULL' THEN v_row ELSE format('coalesce(%s, %s)', v_agreed, v_row) END;
         v_new := v_new || format(' WHEN b.%I IS NOT NULL THEN NULL', r_rule.via_column);
         v_earlier := v_earlier || format(' AND b.%I IS NULL', r_rule.via_column);
@@ -97,9 +104,11 @@ BEGIN
       v_joins := v_joins || format(
         E'\n    LEFT JOIN LATERAL (SELECT x.link AS %6$I%1$s FROM (\n     %2$s) x WHERE %3$s AND %4$s) m%5$s ON true',
         CASE WHEN r_rule.on_ambiguous = 'leave'
-          THEN format(', EXISTS (%s) AS is_ambiguous', flowguard._other_master_query(p_link, r_rule, 'b', 'x.link')) ELSE '' END,
+          THEN format(', EXISTS (%s) AS is_ambiguous', flowguard._other_master_query(p_link, r_rule, 'b', 'x.link'))
+            ELSE '' END,
         flowguard._nearest_query(p_link, r_rule, 'b'),
-        flowguard._time_is_usable(format('b.%I', r_rule.time_column)), v_earlier, r_rule."position", v_master.key_column);
+        flowguard._time_is_usable(format('b.%I', r_rule.time_column)), v_earlier, r_rule."position",
+          v_master.key_column);
       IF r_rule.on_ambiguous = 'leave' THEN
         v_new := v_new || format(' WHEN m%s.is_ambiguous THEN NULL', r_rule."position");
         v_earlier := v_earlier || format(' AND m%s.is_ambiguous IS NOT TRUE', r_rule."position");
@@ -109,21 +118,24 @@ BEGIN
       v_earlier := v_earlier || format(' AND %s IS NULL', v_row);
     END IF;
   END LOOP;
-  SELECT string_agg(format('a.%I %s b.%I', k.name, flowguard._equal(v_master.relation, k.name), p_link.link_column), ' OR ')
+  SELECT string_agg(format('a.%I %s b.%I', k.name, flowguard._equal(v_master.relation, k.name), p_link.link_column),
+    ' OR ')
     INTO v_alternate FROM unnest(v_master.alternate_keys) AS k (name);
   IF v_alternate IS NULL THEN
     v_alternate := 'false';
   END IF;
   -- An orphan is a dangling row that nothing can mend and that waits for nothing.
   v_kind := format(
-    'CASE WHEN b.%1$I IS NOT NULL AND t.hits OPERATOR(pg_catalog.=) 1 AND (%2$s IS NULL OR %2$s %3$s t.key) THEN ''translated'' '
+    'CASE WHEN b.%1$I IS NOT NULL AND t.hits OPERATOR(pg_catalog.=) 1 AND (%2$s IS NULL OR %2$s %3$s t.key) '
+      'THEN ''translated'' '
     'WHEN n.new_link IS NOT NULL THEN ''linked'' '
     'WHEN b.%1$I IS NULL OR t.hits OPERATOR(pg_catalog.>) 1 THEN ''kept'' '
     'WHEN %4$s THEN %5$L %6$s ELSE %7$L END',
     p_link.link_column, v_agreed || CASE WHEN v_agreed = 'NULL' THEN format('::%s', (SELECT c.type_name
       FROM flowguard._column(p_link.relation, p_link.link_column) c)) ELSE '' END, v_equal, '(' || v_waits || ')',
     CASE WHEN p_link.mode = 'enforce' OR p_link.on_orphan = 'keep' THEN 'kept' ELSE 'unlinked' END,
-    (SELECT coalesce(string_agg(format('WHEN m%s.is_ambiguous THEN ''kept''', r."position"), ' ' ORDER BY r."position"), '')
+    (SELECT coalesce(string_agg(format('WHEN m%s.is_ambiguous THEN ''kept''', r."position"), ' '
+      ORDER BY r."position"), '')
        FROM flowguard._rules(p_link) r WHERE r.on_ambiguous = 'leave'),
     CASE WHEN p_link.on_orphan = 'quarantine' THEN 'orphan'
          WHEN p_link.on_orphan = 'keep' OR p_link.mode = 'enforce' THEN 'kept' ELSE 'unlinked' END);
@@ -156,22 +168,27 @@ BEGIN
     RETURNING %19$s AS row_key, d.kind, CASE WHEN d.kind OPERATOR(pg_catalog.=) 'linked' THEN d.rule END AS rule,
               d.old_link::pg_catalog.text AS old_link, c.%6$I::pg_catalog.text AS new_link
   ), logged AS (
-    INSERT INTO flowguard.repair_change (run_id, schema_name, table_name, link_column, row_key, kind, rule, old_link, new_link)
+    INSERT INTO flowguard.repair_change (run_id, schema_name, table_name, link_column, row_key, kind, rule, old_link,
+      new_link)
     SELECT $1, $5, $6, %20$L, w.row_key, w.kind, w.rule, w.old_link, w.new_link FROM written w
   )
   SELECT (SELECT %21$s FROM batch b ORDER BY %22$s LIMIT 1) AS last_key,
          (SELECT pg_catalog.count(*) FROM batch) AS scanned, w.linked, w.translated, w.unlinked,
-         d.broken OPERATOR(pg_catalog.-) w.linked OPERATOR(pg_catalog.-) w.translated AS remaining, d.orphans, d.orphan_links
+         d.broken OPERATOR(pg_catalog.-) w.linked OPERATOR(pg_catalog.-) w.translated AS remaining, d.orphans,
+           d.orphan_links
     FROM (SELECT pg_catalog.count(*) FILTER (WHERE kind OPERATOR(pg_catalog.=) 'linked') AS linked,
                  pg_catalog.count(*) FILTER (WHERE kind OPERATOR(pg_catalog.=) 'translated') AS translated,
                  pg_catalog.count(*) FILTER (WHERE kind OPERATOR(pg_catalog.=) 'unlinked') AS unlinked FROM written) w,
          (SELECT pg_catalog.count(*) AS broken,
                  pg_catalog.array_agg(%23$s) FILTER (WHERE kind OPERATOR(pg_catalog.=) 'orphan') AS orphans,
-                 pg_catalog.array_agg(old_link::pg_catalog.text) FILTER (WHERE kind OPERATOR(pg_catalog.=) 'orphan') AS orphan_links
+                 pg_catalog.array_agg(old_link::pg_catalog.text)
+                   FILTER (WHERE kind OPERATOR(pg_catalog.=) 'orphan') AS orphan_links
             FROM decided d) d
 $query$,
-    flowguard._columns_sql(ARRAY(SELECT DISTINCT x FROM unnest(v_key || p_link.link_column || flowguard._read_columns(p_link)) x), 'c.'),
-    p_link.relation, flowguard._key_bound(p_link.relation, 'c', 5, '$2'), flowguard._key_bound(p_link.relation, 'c', 2, '$3'),
+    flowguard._columns_sql(ARRAY(SELECT DISTINCT x FROM unnest(v_key || p_link.link_column
+      || flowguard._read_columns(p_link)) x), 'c.'),
+    p_link.relation, flowguard._key_bound(p_link.relation, 'c', 5, '$2'), flowguard._key_bound(p_link.relation, 'c', 2,
+      '$3'),
     flowguard._columns_sql(v_key, 'c.'), p_link.link_column, v_master.relation, v_master.key_column, v_equal,
     CASE WHEN flowguard._find_index(v_master.relation, ARRAY[v_master.key_column], true, false) IS NULL
       THEN flowguard._master_match(p_link, 'b', true) ELSE '' END,
@@ -180,15 +197,18 @@ $query$,
                              flowguard._row_refs(p_link, p_link.tenant_columns, 'b'), false),
     CASE WHEN v_new = '' THEN 'WHEN false THEN b.' || quote_ident(p_link.link_column) ELSE v_new END,
     CASE WHEN v_rule = '' THEN 'WHEN false THEN 0' ELSE v_rule END,
-    flowguard._same_row_sql(p_link.relation, 'c.', 'd.'), flowguard._row_key_sql(p_link.relation, 'c.'), p_link.link_column,
+    flowguard._same_row_sql(p_link.relation, 'c.', 'd.'), flowguard._row_key_sql(p_link.relation, 'c.'),
+      p_link.link_column,
     flowguard._row_key_sql(p_link.relation, 'b.'),
-    (SELECT string_agg(format('b.%I DESC', k.name), ', ' ORDER BY k.n) FROM unnest(v_key) WITH ORDINALITY AS k (name, n)),
+    (SELECT string_agg(format('b.%I DESC', k.name), ', ' ORDER BY k.n) FROM unnest(v_key) WITH ORDINALITY AS k (name,
+      n)),
     flowguard._row_key_sql(p_link.relation, 'd.'));
 END;
 $_repair_query$;
 COMMENT ON FUNCTION flowguard._repair_query(flowguard.link) IS 'SQL text that repairs one batch of a link.';
 
-CREATE OR REPLACE FUNCTION flowguard._row_values(p_relation regclass, p_row_key jsonb, p_columns text[], OUT column_names text[],
+CREATE OR REPLACE FUNCTION flowguard._row_values(p_relation regclass, p_row_key jsonb, p_columns text[],
+  OUT column_names text[],
                                                  OUT column_values text[])
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp SET row_security = off SET datestyle = 'ISO, YMD' SET intervalstyle = 'postgres'
@@ -201,7 +221,8 @@ BEGIN
    WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
      AND (p_columns IS NULL OR a.attname = ANY (p_columns));
   EXECUTE format('SELECT ARRAY[%s] FROM %s c WHERE %s',
-                 (SELECT string_agg(format('CASE WHEN num_nulls(c.%1$I) = 0 THEN format(''%%s'', c.%1$I) END', n.name), ', ' ORDER BY n.n)
+                 (SELECT string_agg(format('CASE WHEN num_nulls(c.%1$I) = 0 THEN format(''%%s'', c.%1$I) END', n.name),
+                   ', ' ORDER BY n.n)
                     FROM unnest(column_names) WITH ORDINALITY AS n (name, n)),
                  p_relation, flowguard._key_sql_match(p_relation, 'c', '$1'))
     INTO column_values USING p_row_key;
@@ -235,7 +256,8 @@ BEGIN
     FROM flowguard._row_values(p_relation, p_row_key, NULL) v;
   FOR r_key IN
     SELECT c.conrelid::regclass AS child, c.conname, c.confdeltype AS action, c.conkey,
-           string_agg(format('p.%I OPERATOR(%I.%s) k.%I', t.attname, n.nspname, o.oprname, a.attname), ' AND ' ORDER BY x.n) AS joined
+           string_agg(format('p.%I OPERATOR(%I.%s) k.%I', t.attname, n.nspname, o.oprname, a.attname), ' AND '
+             ORDER BY x.n) AS joined
       FROM pg_constraint c
      CROSS JOIN LATERAL unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY AS x (own, other, operator, n)
       JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = x.own
@@ -252,15 +274,18 @@ BEGIN
       INTO v_keys USING p_row_key;
     FOREACH v_child IN ARRAY coalesce(v_keys, '{}') LOOP
       IF r_key.action = 'c' THEN
-        PERFORM flowguard._keep_row(p_run, r_key.child, v_child, NULL, format('went with row %s of %s', p_row_key, p_relation));
+        PERFORM flowguard._keep_row(p_run, r_key.child, v_child, NULL, format('went with row %s of %s', p_row_key,
+          p_relation));
       ELSE
-        INSERT INTO flowguard.quarantined_row (run_id, schema_name, table_name, row_key, action, column_names, column_values, reason)
+        INSERT INTO flowguard.quarantined_row (run_id, schema_name, table_name, row_key, action, column_names,
+          column_values, reason)
         SELECT p_run, n.nspname, c.relname, v_child, 'set', v.column_names, v.column_values,
                format('set when row %s of %s went', p_row_key, p_relation)
           FROM pg_class c
           JOIN pg_namespace n ON n.oid = c.relnamespace
          CROSS JOIN LATERAL flowguard._row_values(r_key.child, v_child, ARRAY(
-                      SELECT a.attname FROM pg_attribute a WHERE a.attrelid = r_key.child AND a.attnum = ANY (r_key.conkey))) v
+                      SELECT a.attname FROM pg_attribute a WHERE a.attrelid = r_key.child
+                        AND a.attnum = ANY (r_key.conkey))) v
          WHERE c.oid = r_key.child;
       END IF;
     END LOOP;
@@ -278,7 +303,8 @@ LANGUAGE plpgsql SET row_security = off AS $_quarantine_row$
 DECLARE
   v_found boolean;
 BEGIN
-  EXECUTE pg_catalog.format('SELECT true FROM %s c WHERE %s AND c.%I::pg_catalog.text OPERATOR(pg_catalog.=) $2 FOR UPDATE',
+  EXECUTE pg_catalog.format('SELECT true FROM %s c WHERE %s AND c.%I::pg_catalog.text OPERATOR(pg_catalog.=) $2 FOR '
+    'UPDATE',
                             p_link.relation::pg_catalog.text, flowguard._key_sql_match(p_link.relation, 'c', '$1'),
                             p_link.link_column)
     INTO v_found USING p_row_key, p_old_link;
@@ -286,7 +312,8 @@ BEGIN
     RETURN false;
   END IF;
   PERFORM flowguard._keep_row(p_run, p_link.relation, p_row_key, p_link.link_column,
-                              pg_catalog.format('%I = %s is no key of a master, and nothing leads to one', p_link.link_column, p_old_link));
+                              pg_catalog.format('%I = %s is no key of a master, and nothing leads to one',
+                                p_link.link_column, p_old_link));
   EXECUTE pg_catalog.format('DELETE FROM %s c WHERE %s', p_link.relation::pg_catalog.text,
                             flowguard._key_sql_match(p_link.relation, 'c', '$1'))
     USING p_row_key;
@@ -299,7 +326,8 @@ EXCEPTION
     RAISE NOTICE 'row % of table % stays: %', p_row_key, p_link.relation, SQLERRM;
     RETURN false;
   WHEN SQLSTATE 'FG105' THEN
-    RAISE NOTICE 'row % of table % stays, for what would go with it could not be put back: %', p_row_key, p_link.relation, SQLERRM;
+    RAISE NOTICE 'row % of table % stays, for what would go with it could not be put back: %', p_row_key,
+      p_link.relation, SQLERRM;
     RETURN false;
 END;
 $_quarantine_row$;
@@ -312,7 +340,8 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security =
 DECLARE
   v_last jsonb;
 BEGIN
-  EXECUTE format('SELECT %s FROM %s c ORDER BY %s LIMIT 1', flowguard._row_key_sql(p_link.relation, 'c.'), p_link.relation,
+  EXECUTE format('SELECT %s FROM %s c ORDER BY %s LIMIT 1', flowguard._row_key_sql(p_link.relation, 'c.'),
+    p_link.relation,
                  (SELECT string_agg(format('c.%I DESC', k.name), ', ' ORDER BY k.n)
                     FROM unnest(flowguard._row_key(p_link.relation)) WITH ORDINALITY AS k (name, n)))
     INTO v_last;
@@ -478,11 +507,12 @@ END;
 $repair$;
 COMMENT ON PROCEDURE flowguard.repair(
   regclass, integer, boolean, name, text, bigint, bigint, bigint, bigint, bigint, bigint) IS
-  'Links rows that are unlinked or dangling, of one link or (relation NULL) of all, sources first: translates alternate '
-  'keys, asks the rules but the session''s, and treats orphans as on_orphan says. Each batch is a transaction of its own, so '
-  'it cannot be called inside one; stopped, it is simply called again. dry_run does it all in one transaction and takes it '
-  'back. Every value written is in flowguard.run_change; flowguard.undo(run_id) puts it back. note: kept with the run. '
-  'Returns the run and its counts. Errors: FG104, FG107; 42501 where row security would hide rows.';
+  'Links rows that are unlinked or dangling, of one link or (relation NULL) of all, sources first: translates '
+  'alternate keys, asks the rules but the session''s, and treats orphans as on_orphan says. Each batch is a '
+  'transaction of its own, so it cannot be called inside one; stopped, it is simply called again. dry_run does it '
+  'all in one transaction and takes it back. Every value written is in flowguard.run_change; flowguard.undo(run_id) '
+  'puts it back. note: kept with the run. Returns the run and its counts. Errors: FG104, FG107; 42501 where row '
+  'security would hide rows.';
 
 CREATE OR REPLACE FUNCTION flowguard._forbidding_keys(p_run bigint)
 RETURNS TABLE (relation regclass, conname name, link_column name, definition text, validated boolean, comment text)
@@ -501,7 +531,8 @@ BEGIN
       SELECT DISTINCT to_regclass(format('%I.%I', c.schema_name, c.table_name)), c.link_column::name
         FROM flowguard.repair_change c WHERE c.run_id = p_run AND c.undone IS NULL AND c.old_link IS NOT NULL
     )
-    SELECT DISTINCT ON (c.oid, t.link_column) c.oid, c.conrelid::regclass AS child, c.conname, c.confrelid::regclass AS target,
+    SELECT DISTINCT ON (c.oid, t.link_column) c.oid, c.conrelid::regclass AS child, c.conname,
+      c.confrelid::regclass AS target,
            t.link_column, c.convalidated, regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', '') AS definition,
            obj_description(c.oid, 'pg_constraint') AS comment,
            ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k (n, i)
@@ -519,20 +550,25 @@ BEGIN
       -- A parent that is in the same quarantine will be back first.
       EXECUTE format(
         'SELECT EXISTS (SELECT FROM flowguard.quarantined_row q '
-        'CROSS JOIN LATERAL (SELECT %1$s) AS v WHERE q.run_id = $1 AND q.restored_at IS NULL AND q.action = ''deleted'' '
+        'CROSS JOIN LATERAL (SELECT %1$s) AS v WHERE q.run_id = $1 AND q.restored_at IS NULL AND q.action '
+          '= ''deleted'' '
         'AND to_regclass(format(''%%I.%%I'', q.schema_name, q.table_name)) = %2$L::regclass AND num_nulls(%3$s) = 0 '
         'AND NOT EXISTS (SELECT FROM %4$s t WHERE %5$s) '
         'AND NOT EXISTS (SELECT FROM flowguard.quarantined_row p WHERE p.run_id = $1 AND p.restored_at IS NULL '
-        'AND p.action = ''deleted'' AND to_regclass(format(''%%I.%%I'', p.schema_name, p.table_name)) = %4$L::regclass AND %6$s))',
-        (SELECT string_agg(format('q.column_values[array_position(q.column_names, %L)] AS v%s', k.name, k.n), ', ' ORDER BY k.n)
+        'AND p.action = ''deleted'' AND to_regclass(format(''%%I.%%I'', p.schema_name, p.table_name)) = %4$L::regclass '
+          'AND %6$s))',
+        (SELECT string_agg(format('q.column_values[array_position(q.column_names, %L)] AS v%s', k.name, k.n), ', '
+          ORDER BY k.n)
            FROM unnest(r_key.columns) WITH ORDINALITY AS k (name, n)),
         r_key.child,
         (SELECT string_agg('v.v' || k.n, ', ' ORDER BY k.n) FROM unnest(r_key.columns) WITH ORDINALITY AS k (name, n)),
         r_key.target,
         (SELECT string_agg(format('t.%I %s v.v%s::%s', k.name, flowguard._equal(r_key.target, k.name), k.n,
-                                  (SELECT c.type_name FROM flowguard._column(r_key.target, k.name) c)), ' AND ' ORDER BY k.n)
+                                  (SELECT c.type_name FROM flowguard._column(r_key.target, k.name) c)), ' AND '
+                                    ORDER BY k.n)
            FROM unnest(r_key.target_columns) WITH ORDINALITY AS k (name, n)),
-        (SELECT string_agg(format('p.column_values[array_position(p.column_names, %L)] = v.v%s', k.name, k.n), ' AND ' ORDER BY k.n)
+        (SELECT string_agg(format('p.column_values[array_position(p.column_names, %L)] = v.v%s', k.name, k.n), ' AND '
+          ORDER BY k.n)
            FROM unnest(r_key.target_columns) WITH ORDINALITY AS k (name, n)))
         INTO v_violated USING p_run;
     ELSE
@@ -542,12 +578,14 @@ BEGIN
         'AND to_regclass(format(''%%I.%%I'', x.schema_name, x.table_name)) = %1$L::regclass '
         'AND num_nulls(%4$s) = 0 AND NOT EXISTS (SELECT FROM %5$s t WHERE %6$s))',
         r_key.child, flowguard._key_sql_match(r_key.child, 'c', 'x.row_key'), r_key.link_column,
-        (SELECT string_agg(CASE WHEN k.name = r_key.link_column THEN 'x.old_link' ELSE format('c.%I', k.name) END, ', ' ORDER BY k.n)
+        (SELECT string_agg(CASE WHEN k.name = r_key.link_column THEN 'x.old_link' ELSE format('c.%I', k.name) END, ', '
+          ORDER BY k.n)
            FROM unnest(r_key.columns) WITH ORDINALITY AS k (name, n)),
         r_key.target,
         (SELECT string_agg(format('t.%I %s %s', t.name, flowguard._equal(r_key.target, t.name),
                                   CASE WHEN k.name = r_key.link_column
-                                    THEN format('x.old_link::%s', (SELECT c.type_name FROM flowguard._column(r_key.target, t.name) c))
+                                    THEN format('x.old_link::%s', (SELECT c.type_name
+                                      FROM flowguard._column(r_key.target, t.name) c))
                                     ELSE format('c.%I', k.name) END), ' AND ' ORDER BY k.n)
            FROM unnest(r_key.columns) WITH ORDINALITY AS k (name, n)
            JOIN unnest(r_key.target_columns) WITH ORDINALITY AS t (name, n) USING (n)))
@@ -575,13 +613,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_restore_sql$
     FROM unnest(p_columns, p_values) WITH ORDINALITY AS v (name, value, n)
     LEFT JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname = v.name AND NOT a.attisdropped;
 $_restore_sql$;
-COMMENT ON FUNCTION flowguard._restore_sql(regclass, text[], text[]) IS 'Kept values as SQL text, cast to their columns'' types.';
+COMMENT ON FUNCTION flowguard._restore_sql(regclass, text[], text[]) IS
+  'Kept values as SQL text, cast to their columns'' types.';
 
 CREATE OR REPLACE FUNCTION flowguard._restore_row(p_row flowguard.quarantined_row) RETURNS void
 LANGUAGE plpgsql SET row_security = off SET datestyle = 'ISO, YMD' SET intervalstyle = 'postgres' AS $_restore_row$
 -- Puts a kept row, or the columns that were set, back exactly; raises FG204 where the application's triggers change it.
 DECLARE
-  v_relation pg_catalog.regclass := pg_catalog.to_regclass(pg_catalog.format('%I.%I', p_row.schema_name, p_row.table_name));
+  v_relation pg_catalog.regclass := pg_catalog.to_regclass(pg_catalog.format('%I.%I', p_row.schema_name,
+    p_row.table_name));
   v_values   text := flowguard._restore_sql(v_relation, p_row.column_names, p_row.column_values);
   v_columns  text := flowguard._columns_sql(p_row.column_names::pg_catalog.name[]);
   v_now      record;
@@ -593,10 +633,12 @@ BEGIN
     v_now := flowguard._row_values(v_relation, p_row.row_key, p_row.column_names);
     EXIT WHEN v_now.column_values OPERATOR(pg_catalog.=) (
       SELECT pg_catalog.array_agg(v.value ORDER BY a.attnum)
-        FROM ROWS FROM (pg_catalog.unnest(p_row.column_names), pg_catalog.unnest(p_row.column_values)) AS v (name, value)
+        FROM ROWS FROM (pg_catalog.unnest(p_row.column_names), pg_catalog.unnest(p_row.column_values)) AS v (name,
+          value)
         JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) v_relation
                                       AND a.attname OPERATOR(pg_catalog.=) v.name::pg_catalog.name);
-    IF v_try OPERATOR(pg_catalog.=) 2 OR v_now.column_values IS NULL AND p_row.action OPERATOR(pg_catalog.=) 'deleted' THEN
+    IF v_try OPERATOR(pg_catalog.=) 2 OR v_now.column_values IS NULL
+      AND p_row.action OPERATOR(pg_catalog.=) 'deleted' THEN
       RAISE EXCEPTION 'flowguard: row % of table % could not be put back as it was', p_row.row_key, v_relation
         USING ERRCODE = 'FG204', DETAIL = 'A trigger or a rule of the application changes what is written.',
               HINT = 'Change the trigger so that it lets this row pass, then call flowguard.undo() again.';
@@ -614,10 +656,11 @@ $_restore_row$;
 COMMENT ON FUNCTION flowguard._restore_row(flowguard.quarantined_row) IS
   'Puts a quarantined row back exactly; raises FG204 where the application changes it.';
 
-CREATE OR REPLACE FUNCTION flowguard._undo_links(p_run bigint, p_max_rows bigint, OUT restored bigint, OUT skipped bigint)
+CREATE OR REPLACE FUNCTION flowguard._undo_links(p_run bigint, p_max_rows bigint, OUT restored bigint,
+  OUT skipped bigint)
 LANGUAGE plpgsql SET row_security = off AS $_undo_links$
--- Puts back the links that a run wrote, the latest first. A row that the run wrote more than once goes from its last value
--- to its first. Rows whose link is another by now are skipped.
+-- Puts back the links that a run wrote, the latest first. A row that the run wrote more than once goes from its last
+-- value to its first. Rows whose link is another by now are skipped.
 DECLARE
   v_from     bigint;
   v_restored bigint;
@@ -634,7 +677,8 @@ BEGIN
     SELECT flowguard._undo_query(t.schema_name, t.table_name, t.link_column)
       FROM (SELECT DISTINCT c.schema_name, c.table_name, c.link_column
               FROM flowguard.repair_change c
-             WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL AND c.change_id OPERATOR(pg_catalog.>=) v_from) t
+             WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL
+               AND c.change_id OPERATOR(pg_catalog.>=) v_from) t
   LOOP
     EXECUTE v_query INTO v_restored, v_skipped USING p_run, v_from;
     restored := restored OPERATOR(pg_catalog.+) v_restored;
@@ -646,15 +690,16 @@ COMMENT ON FUNCTION flowguard._undo_links(bigint, bigint) IS 'Puts back links th
 
 CREATE OR REPLACE FUNCTION flowguard._undo_query(p_schema text, p_table text, p_link_column text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_undo_query$
--- SQL text that puts back the links of one table and marks the changes. Parameters: $1 run, $2 first change. Result: rows
--- restored, rows skipped.
+-- SQL text that puts back the links of one table and marks the changes. Parameters: $1 run, $2 first change. Result:
+-- rows restored, rows skipped.
 DECLARE
   v_relation regclass := to_regclass(format('%I.%I', p_schema, p_table));
   v_type     text;
 BEGIN
   IF v_relation IS NULL THEN
     RAISE EXCEPTION 'flowguard: table %.% is not there any more', quote_ident(p_schema), quote_ident(p_table)
-      USING ERRCODE = 'FG101', DETAIL = 'The run wrote links of it.', HINT = 'Give the table its name back, or restore it, first.';
+      USING ERRCODE = 'FG101', DETAIL = 'The run wrote links of it.',
+        HINT = 'Give the table its name back, or restore it, first.';
   END IF;
   SELECT c.type_name INTO v_type FROM flowguard._column(v_relation, p_link_column::name) c;
   RETURN format($query$
@@ -683,7 +728,8 @@ $query$, p_schema, p_table, p_link_column, v_relation, v_type, flowguard._key_sq
          flowguard._equal(v_relation, p_link_column::name));
 END;
 $_undo_query$;
-COMMENT ON FUNCTION flowguard._undo_query(text, text, text) IS 'SQL text that puts back the links of one table; raises FG101.';
+COMMENT ON FUNCTION flowguard._undo_query(text, text, text) IS
+  'SQL text that puts back the links of one table; raises FG101.';
 
 CREATE OR REPLACE FUNCTION flowguard.undo(
   run_id bigint, max_rows bigint DEFAULT NULL, OUT restored bigint, OUT skipped bigint, OUT remaining bigint
@@ -724,13 +770,16 @@ BEGIN
       USING ERRCODE = 'FG202', DETAIL = 'The link is enforced: no row may be without it.',
             HINT = pg_catalog.format('Call flowguard.set_mode(%L, ''observe'') first.', v_table);
   END IF;
-  SELECT pg_catalog.string_agg(pg_catalog.format('%I of table %s', k.conname, k.relation), ', '), pg_catalog.min(k.relation::pg_catalog.text)
+  SELECT pg_catalog.string_agg(pg_catalog.format('%I of table %s', k.conname, k.relation), ', '),
+    pg_catalog.min(k.relation::pg_catalog.text)
     INTO v_keys, v_table FROM flowguard._forbidding_keys(p_run) k;
   IF v_keys IS NOT NULL THEN
     RAISE EXCEPTION 'flowguard: run % cannot be undone while foreign keys forbid what was there', p_run
       USING ERRCODE = 'FG203', DETAIL = pg_catalog.format('They are: %s.', v_keys),
-            HINT = pg_catalog.format('Call flowguard.unguard(%L) for keys that begin with flowguard_, drop the others (and add '
-                                     'them again NOT VALID afterwards), then call flowguard.undo(%s) again.', v_table, p_run);
+            HINT = pg_catalog.format('Call flowguard.unguard(%L) for keys that begin with flowguard_, drop the others '
+              '(and add '
+                                     'them again NOT VALID afterwards), then call flowguard.undo(%s) again.', v_table,
+                                       p_run);
   END IF;
 
   PERFORM flowguard._mark_transaction('undo', p_run, NULL);
@@ -752,17 +801,18 @@ BEGIN
                  WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL);
   UPDATE flowguard.repair_run r
      SET status = CASE WHEN remaining OPERATOR(pg_catalog.=) 0 THEN 'undone' ELSE 'undoing' END,
-         restored = r.restored OPERATOR(pg_catalog.+) undo.restored, skipped = r.skipped OPERATOR(pg_catalog.+) undo.skipped
+         restored = r.restored OPERATOR(pg_catalog.+) undo.restored,
+           skipped = r.skipped OPERATOR(pg_catalog.+) undo.skipped
    WHERE r.run_id OPERATOR(pg_catalog.=) p_run
      AND (undo.restored OPERATOR(pg_catalog.>) 0 OR undo.skipped OPERATOR(pg_catalog.>) 0
           OR r.status OPERATOR(pg_catalog.<>) 'undone');
 END;
 $undo$;
 COMMENT ON FUNCTION flowguard.undo(bigint, bigint) IS
-  'Puts back exactly the links that a run wrote, and the rows that it took out, at most max_rows of them; called again it '
-  'goes on. Links that are not what the run wrote any more are skipped. Returns what it restored, skipped and left. '
-  'Errors: FG201 no such run, FG202 it would unlink an enforced link, FG203 foreign keys forbid it, FG204 the application '
-  'changes a row, FG206 the run is still running.';
+  'Puts back exactly the links that a run wrote, and the rows that it took out, at most max_rows of them; called '
+  'again it goes on. Links that are not what the run wrote any more are skipped. Returns what it restored, skipped '
+  'and left. Errors: FG201 no such run, FG202 it would unlink an enforced link, FG203 foreign keys forbid it, FG204 '
+  'the application changes a row, FG206 the run is still running.';
 
 CREATE OR REPLACE FUNCTION flowguard._unmark_undo() RETURNS void
 LANGUAGE plpgsql AS $_unmark_undo$
@@ -778,9 +828,9 @@ COMMENT ON FUNCTION flowguard._unmark_undo() IS 'Checks what is deferred and end
 
 CREATE OR REPLACE FUNCTION flowguard._revert_runs(p_note text) RETURNS bigint
 LANGUAGE plpgsql AS $_revert_runs$
--- Undoes every run of a change set, the latest first, on the way to a database without it. Foreign keys of the application
--- that forbid what was there are lifted meanwhile and come back NOT VALID where rows violate them, as they did before.
--- Raises FG203 while keys of ours are still there. No SET search_path: it writes application tables.
+-- Undoes every run of a change set, the latest first, on the way to a database without it. Foreign keys of the
+-- application that forbid what was there are lifted meanwhile and come back NOT VALID where rows violate them, as
+-- they did before. Raises FG203 while keys of ours are still there. No SET search_path: it writes application tables.
 DECLARE
   v_run      bigint;
   v_restored bigint := 0;
@@ -813,7 +863,7 @@ BEGIN
 END;
 $_revert_runs$;
 COMMENT ON FUNCTION flowguard._revert_runs(text) IS
-  'Undoes every run with a note, lifting the application''s foreign keys that forbid it meanwhile; returns how many links '
-  'and rows came back.';
+  'Undoes every run with a note, lifting the application''s foreign keys that forbid it meanwhile; returns how many '
+  'links and rows came back.';
 
 COMMIT;

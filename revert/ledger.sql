@@ -13,7 +13,8 @@ BEGIN
       RAISE EXCEPTION 'flowguard: % rows are still held in quarantine', v_held
         USING ERRCODE = 'FG205',
               DETAIL = 'Removing the ledger would lose them.',
-              HINT = 'Call flowguard.undo(run_id) for the runs in flowguard.quarantine, or copy the rows away and delete them.';
+              HINT = 'Call flowguard.undo(run_id) for the runs in flowguard.quarantine, or copy the rows away and '
+                'delete them.';
     END IF;
   END IF;
 END;

@@ -4,9 +4,11 @@ BEGIN;
 
 DROP FUNCTION IF EXISTS flowguard.drop_rule(regclass, integer, name);
 DROP FUNCTION IF EXISTS flowguard._read_filter(regclass, text, text);
-DROP FUNCTION IF EXISTS flowguard.add_proximity_rule(regclass, regclass, interval, name, name, name, text, text, name, integer, integer);
+DROP FUNCTION IF EXISTS flowguard.add_proximity_rule(regclass, regclass, interval, name, name, name, text, text, name,
+  integer, integer);
 DROP FUNCTION IF EXISTS flowguard._foreign_keys(regclass, name);
-DROP FUNCTION IF EXISTS flowguard.add_reference_rule(regclass, name, regclass, name, name, boolean, name, integer, integer);
+DROP FUNCTION IF EXISTS flowguard.add_reference_rule(regclass, name, regclass, name, name, boolean, name, integer,
+  integer);
 DROP FUNCTION IF EXISTS flowguard.add_session_rule(regclass, name, integer);
 DROP FUNCTION IF EXISTS flowguard._source_tenants(flowguard.link, regclass, name);
 DROP FUNCTION IF EXISTS flowguard._add_rule(flowguard.rule);

@@ -10,7 +10,8 @@ DROP FUNCTION IF EXISTS flowguard._undo_links(bigint, bigint);
 DROP FUNCTION IF EXISTS flowguard._restore_row(flowguard.quarantined_row);
 DROP FUNCTION IF EXISTS flowguard._restore_sql(regclass, text[], text[]);
 DROP FUNCTION IF EXISTS flowguard._forbidding_keys(bigint);
-DROP PROCEDURE IF EXISTS flowguard.repair(regclass, integer, boolean, name, text, bigint, bigint, bigint, bigint, bigint, bigint);
+DROP PROCEDURE IF EXISTS flowguard.repair(regclass, integer, boolean, name, text, bigint, bigint, bigint, bigint,
+  bigint, bigint);
 DROP FUNCTION IF EXISTS flowguard._count_batch(bigint, jsonb, boolean);
 DROP FUNCTION IF EXISTS flowguard._begin_run(regclass, name, text);
 DROP FUNCTION IF EXISTS flowguard._repair_batch(bigint, flowguard.link, text, jsonb, jsonb, integer);

@@ -14,9 +14,11 @@ SELECT 'flowguard.add_link(regclass, name, regclass, name[], text, text, text)':
 SELECT 'flowguard._add_rule(flowguard.rule)'::regprocedure;
 SELECT 'flowguard._source_tenants(flowguard.link, regclass, name)'::regprocedure;
 SELECT 'flowguard.add_session_rule(regclass, name, integer)'::regprocedure;
-SELECT 'flowguard.add_reference_rule(regclass, name, regclass, name, name, boolean, name, integer, integer)'::regprocedure;
+SELECT 'flowguard.add_reference_rule(regclass, name, regclass, name, name, boolean, name, integer, '
+  'integer)'::regprocedure;
 SELECT 'flowguard._foreign_keys(regclass, name)'::regprocedure;
-SELECT 'flowguard.add_proximity_rule(regclass, regclass, interval, name, name, name, text, text, name, integer, integer)'::regprocedure;
+SELECT 'flowguard.add_proximity_rule(regclass, regclass, interval, name, name, name, text, text, name, integer, '
+  'integer)'::regprocedure;
 SELECT 'flowguard._read_filter(regclass, text, text)'::regprocedure;
 SELECT 'flowguard.drop_rule(regclass, integer, name)'::regprocedure;
 

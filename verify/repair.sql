@@ -13,7 +13,8 @@ SELECT 'flowguard._last_key(flowguard.link)'::regprocedure;
 SELECT 'flowguard._repair_batch(bigint, flowguard.link, text, jsonb, jsonb, integer)'::regprocedure;
 SELECT 'flowguard._begin_run(regclass, name, text)'::regprocedure;
 SELECT 'flowguard._count_batch(bigint, jsonb, boolean)'::regprocedure;
-SELECT 'flowguard.repair(regclass, integer, boolean, name, text, bigint, bigint, bigint, bigint, bigint, bigint)'::regprocedure;
+SELECT 'flowguard.repair(regclass, integer, boolean, name, text, bigint, bigint, bigint, bigint, bigint, '
+  'bigint)'::regprocedure;
 SELECT 'flowguard._forbidding_keys(bigint)'::regprocedure;
 SELECT 'flowguard._restore_sql(regclass, text[], text[])'::regprocedure;
 SELECT 'flowguard._restore_row(flowguard.quarantined_row)'::regprocedure;

@@ -1,6 +1,6 @@
 -- Deploy pyflowguard:report/data_import_sessions to pg
--- The legacy table leaves the application: it moves, rows and all, to schema flowguard_archive. Its foreign keys would let
--- deletes elsewhere reach or be stopped by it, so they are dropped and their definitions kept.
+-- The legacy table leaves the application: it moves, rows and all, to schema flowguard_archive. Its foreign keys
+-- would let deletes elsewhere reach or be stopped by it, so they are dropped and their definitions kept.
 
 BEGIN;
 

@@ -8,12 +8,14 @@ DECLARE
   v_table text;
   v_count record;
 BEGIN
-  FOREACH v_table IN ARRAY ARRAY['data_imports', 'raw_import_records', 'import_field_mappings', 'discovery_flows', 'assets'] LOOP
+  FOREACH v_table IN ARRAY ARRAY['data_imports', 'raw_import_records', 'import_field_mappings', 'discovery_flows',
+    'assets'] LOOP
     BEGIN
       PERFORM flowguard.set_mode(v_table::regclass, 'enforce');
     EXCEPTION WHEN SQLSTATE 'FG113' THEN
       v_count := flowguard._count_links(flowguard._link(v_table::regclass, 'master_flow_id'));
-      RAISE NOTICE 'link %.master_flow_id stays in observe: of % rows % are unlinked, % dangling, % mismatched, % without a tenant',
+      RAISE NOTICE 'link %.master_flow_id stays in observe: of % rows % are unlinked, % dangling, % mismatched, % '
+        'without a tenant',
                    v_table, v_count.total, v_count.unlinked, v_count.dangling, v_count.mismatched, v_count.tenantless
         USING HINT = format('See flowguard.violation; then call flowguard.set_mode(%L, ''enforce'').', v_table);
     END;

@@ -1,6 +1,6 @@
 -- Deploy pyflowguard:report/guard to pg
--- Triggers, indexes and foreign keys for all five links; deleting a master cascades, as the report has it. The tables that
--- others refer to come last, so that a cascade reaches a row before the row that it refers to.
+-- Triggers, indexes and foreign keys for all five links; deleting a master cascades, as the report has it. The tables
+-- that others refer to come last, so that a cascade reaches a row before the row that it refers to.
 
 BEGIN;
 

@@ -12,7 +12,8 @@ BEGIN
   LOOP
     EXECUTE format('ALTER TABLE flowguard_archive.%I SET SCHEMA %I', r_moved.table_name, r_moved.schema_name);
     FOR r_key IN
-      SELECT k.* FROM jsonb_to_recordset(r_moved.foreign_keys) AS k (name name, validated boolean, definition text, comment text)
+      SELECT k.* FROM jsonb_to_recordset(r_moved.foreign_keys) AS k (name name, validated boolean, definition text,
+        comment text)
     LOOP
       PERFORM flowguard._add_key_back(format('%I.%I', r_moved.schema_name, r_moved.table_name)::regclass, r_key.name,
                                       r_key.definition, r_key.validated, r_key.comment);

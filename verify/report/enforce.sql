@@ -7,7 +7,8 @@ DECLARE
   v_table text;
   v_count record;
 BEGIN
-  FOREACH v_table IN ARRAY ARRAY['data_imports', 'raw_import_records', 'import_field_mappings', 'discovery_flows', 'assets'] LOOP
+  FOREACH v_table IN ARRAY ARRAY['data_imports', 'raw_import_records', 'import_field_mappings', 'discovery_flows',
+    'assets'] LOOP
     CONTINUE WHEN (flowguard._link(v_table::regclass, 'master_flow_id')).mode = 'enforce';
     v_count := flowguard._count_links(flowguard._link(v_table::regclass, 'master_flow_id'));
     IF v_count.linked = v_count.total THEN
