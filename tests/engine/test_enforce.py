@@ -103,6 +103,15 @@ def test_the_rules_are_tried_once_more_at_commit(app: Connection) -> None:
     assert link(app, "probe", 1) == 1
 
 
+def test_what_is_set_later_in_the_transaction_is_not_replaced_at_commit(app: Connection) -> None:
+    run(app, "INSERT INTO event VALUES (50, 1, 1, 'live', '2025-01-01 00:00Z')")
+    with app.transaction():
+        run(app, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, 'infinity')")
+        run(app, "UPDATE probe SET flow = 2")
+        run(app, "UPDATE probe SET at = '2025-01-01 00:00Z'")
+    assert link(app, "probe", 1) == 2
+
+
 def test_the_session_rule_is_not_asked_again_at_commit(app: Connection) -> None:
     with refused("FG001"), app.transaction():
         run(app, "INSERT INTO parent VALUES (10, 1)")
