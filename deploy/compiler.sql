@@ -464,13 +464,13 @@ BEGIN
                   quote_ident(p_link.link_column), p_link.relation, p_link.relation, p_link.link_column);
   END IF;
   IF p_link.mode = 'enforce' THEN
-    v_missing := '  PERFORM flowguard._refuse_unlinked(%2$L, %1$L, %3$s);
+    v_missing := '  PERFORM flowguard._refuse_unlinked(%2$L, %1$L, v_key);
   RETURN NULL;
 ';
     IF v_unknown IS NOT NULL THEN
       v_done := '    IF NEW.%1$I IS NOT NULL THEN
       IF ' || replace(v_unknown, '%', '%%') || ' THEN
-        PERFORM flowguard._refuse_tenantless(%2$L, %1$L, %3$s);
+        PERFORM flowguard._refuse_tenantless(%2$L, %1$L, v_key);
       END IF;
       RETURN NULL;
     END IF;
@@ -485,6 +485,7 @@ DECLARE
   v_link        %2$s.%1$I%%TYPE;
   v_reference   %2$s.%1$I%%TYPE;
   v_setting     text := pg_catalog.current_setting('flowguard.privileged', true);
+  v_key         pg_catalog.jsonb;
 %8$s%7$sBEGIN
   IF v_setting OPERATOR(pg_catalog.<>) '' THEN
     IF flowguard._is_privileged('undo') THEN
@@ -497,8 +498,10 @@ DECLARE
     END IF;
   END IF;
   IF TG_WHEN OPERATOR(pg_catalog.=) 'AFTER' THEN
+    v_key := %3$s;
     SELECT c.* INTO NEW FROM %2$s c WHERE %5$s;
     IF NOT FOUND THEN
+      PERFORM flowguard._refuse_renamed(TG_RELID, %9$L, v_key);
       RETURN NULL;
     END IF;
 $body$ || v_done || CASE WHEN v_asks THEN $body$    v_ask_session := false;
@@ -517,7 +520,7 @@ $body$ || v_missing || $body$END;
 $body$, p_link.link_column, p_link.relation, flowguard._row_key_sql(p_link.relation, 'NEW.'), p_link.mode,
          flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'), flowguard._lookup(p_link, 'NEW'),
          flowguard._lookup_variables(p_link),
-         CASE WHEN v_asks THEN E'  v_ask_session boolean := true;\n' ELSE '' END);
+         CASE WHEN v_asks THEN E'  v_ask_session boolean := true;\n' ELSE '' END, p_link.relation);
 END;
 $_fill_body$;
 COMMENT ON FUNCTION flowguard._fill_body(flowguard.link) IS

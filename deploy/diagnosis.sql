@@ -215,6 +215,33 @@ $_refuse_tenantless$;
 COMMENT ON FUNCTION flowguard._refuse_tenantless(regclass, name, jsonb) IS
   'Raises FG002: a row of an enforced link has a link and no tenant.';
 
+CREATE OR REPLACE FUNCTION flowguard._refuse_renamed(p_trigger_relation oid, p_relation text, p_row_key jsonb)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_refuse_renamed$
+-- Raises FG004 where a row is not in the table that the trigger was generated for, but in the one that the trigger is
+-- on: another table has taken the name. A row that was deleted meanwhile is in neither; so it is for a partition and
+-- its root.
+DECLARE
+  v_found boolean;
+BEGIN
+  IF p_trigger_relation IS DISTINCT FROM to_regclass(p_relation)::oid
+     AND pg_partition_root(p_trigger_relation) IS NULL THEN
+    EXECUTE format('SELECT true FROM %s c WHERE %s', p_trigger_relation::regclass,
+                   flowguard._key_sql_match(p_trigger_relation::regclass, 'c', '$1'))
+      INTO v_found USING p_row_key;
+    IF v_found THEN
+      RAISE EXCEPTION 'flowguard: the guard of table % was made for %', p_trigger_relation::regclass, p_relation
+        USING ERRCODE = 'FG004',
+              DETAIL = 'The table was renamed or moved since, and another one has taken its name.',
+              HINT = format('Call flowguard.guard(%L, link_column) for each of its links.',
+                p_trigger_relation::regclass);
+    END IF;
+  END IF;
+END;
+$_refuse_renamed$;
+COMMENT ON FUNCTION flowguard._refuse_renamed(oid, text, jsonb) IS
+  'Raises FG004 where another table has taken the name of the one that a trigger is on.';
+
 CREATE OR REPLACE FUNCTION flowguard._judged_rows(p_link flowguard.link) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_judged_rows$
 -- SQL text for FROM: each child row c with its master m and, for each rule that must agree, the row a<position>

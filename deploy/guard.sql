@@ -21,10 +21,22 @@ DECLARE
   v_table  text;
 BEGIN
   SELECT relname INTO STRICT v_table FROM pg_class WHERE oid = p_relation;
-  name := flowguard._fit('flowguard_' || v_table || '_' || array_to_string(p_columns, '_')
-                         || CASE WHEN p_where IS NOT NULL THEN '_unlinked_idx' WHEN p_newest_first IS NOT NULL
-                           THEN '_newest_idx'
-                                WHEN p_unique THEN '_key' ELSE '_idx' END);
+  -- One of ours that is just this keeps its name, also after the table was renamed: foreign keys rest on it.
+  SELECT c.relname INTO name
+    FROM pg_index i
+    JOIN pg_class c ON c.oid = i.indexrelid
+   WHERE i.indrelid = p_relation AND flowguard._is_ours(c.relname) AND i.indisunique = p_unique
+     AND flowguard._key_columns(i.indexrelid) = p_columns
+     AND pg_get_expr(i.indpred, i.indrelid) IS NOT DISTINCT FROM '(' || p_where || ')'
+     AND (p_newest_first IS NOT NULL) = EXISTS (SELECT FROM unnest(i.indoption::int2[]) AS o (flags)
+       WHERE o.flags & 1 = 1)
+   ORDER BY c.relname LIMIT 1;
+  IF name IS NULL THEN
+    name := flowguard._fit('flowguard_' || v_table || '_' || array_to_string(p_columns, '_')
+                           || CASE WHEN p_where IS NOT NULL THEN '_unlinked_idx'
+                                   WHEN p_newest_first IS NOT NULL THEN '_newest_idx'
+                                   WHEN p_unique THEN '_key' ELSE '_idx' END);
+  END IF;
   verb := CASE WHEN p_unique THEN 'CREATE UNIQUE INDEX ' ELSE 'CREATE INDEX ' END;
   definition := format('%I ON %s (%s)%s', name, p_relation,
                        (SELECT string_agg(quote_ident(c.name) || CASE WHEN c.name = p_newest_first THEN ' DESC'
@@ -518,6 +530,32 @@ $_add_key_back$;
 COMMENT ON FUNCTION flowguard._add_key_back(regclass, name, text, boolean, text) IS
   'Adds a foreign key of the application again, NOT VALID where present rows violate it.';
 
+CREATE OR REPLACE FUNCTION flowguard._check_columns(p_link flowguard.link) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_columns$
+-- Raises FG102 where a column that the link or one of its rules names is not there any more, as after a rename.
+DECLARE
+  v_master flowguard.master := flowguard._master(p_link.master);
+  r_column record;
+BEGIN
+  FOR r_column IN
+    SELECT p_link.relation AS relation, unnest(p_link.tenant_columns || p_link.link_column) AS name
+    UNION ALL
+    SELECT v_master.relation, unnest(v_master.tenant_columns || v_master.alternate_keys || v_master.key_column)
+    UNION ALL
+    SELECT r.relation, coalesce(r.via_column, r.time_column) FROM flowguard._rules(p_link) r
+    UNION ALL
+    SELECT r.source, unnest(r.source_tenant_columns || r.filter_columns || ARRAY[r.source_key, r.source_link,
+      r.source_time])
+      FROM flowguard._rules(p_link) r
+  LOOP
+    CONTINUE WHEN r_column.name IS NULL;
+    PERFORM flowguard._column(r_column.relation, r_column.name);
+  END LOOP;
+END;
+$_check_columns$;
+COMMENT ON FUNCTION flowguard._check_columns(flowguard.link) IS
+  'Raises FG102 where a column that a link or one of its rules names is gone.';
+
 CREATE OR REPLACE FUNCTION flowguard._plan(p_link flowguard.link, p_online boolean)
 RETURNS TABLE (step integer, statement text, lock text, in_transaction boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_plan$
@@ -530,6 +568,7 @@ DECLARE
   r_wanted      record;
   r_statement   record;
 BEGIN
+  PERFORM flowguard._check_columns(p_link);
   FOR r_statement IN
     -- 1. indexes; an invalid one is what a broken CREATE INDEX CONCURRENTLY left
     SELECT x.statement, x.lock, x.in_transaction

@@ -5,6 +5,7 @@ BEGIN;
 DROP FUNCTION IF EXISTS flowguard._count_links(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._judgement(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._judged_rows(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._refuse_renamed(oid, text, jsonb);
 DROP FUNCTION IF EXISTS flowguard._refuse_tenantless(regclass, name, jsonb);
 DROP FUNCTION IF EXISTS flowguard._refuse_unlinked(regclass, name, jsonb);
 DROP FUNCTION IF EXISTS flowguard._tenant_text(flowguard.link, jsonb);

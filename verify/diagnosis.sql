@@ -8,6 +8,7 @@ SELECT 'flowguard._why(flowguard.link, jsonb)'::regprocedure;
 SELECT 'flowguard._tenant_text(flowguard.link, jsonb)'::regprocedure;
 SELECT 'flowguard._refuse_unlinked(regclass, name, jsonb)'::regprocedure;
 SELECT 'flowguard._refuse_tenantless(regclass, name, jsonb)'::regprocedure;
+SELECT 'flowguard._refuse_renamed(oid, text, jsonb)'::regprocedure;
 SELECT 'flowguard._judged_rows(flowguard.link)'::regprocedure;
 SELECT 'flowguard._judgement(flowguard.link)'::regprocedure;
 SELECT 'flowguard._count_links(flowguard.link)'::regprocedure;

@@ -20,6 +20,7 @@ SELECT 'flowguard._obsolete(flowguard.link)'::regprocedure;
 SELECT 'flowguard._check_rights(flowguard.link)'::regprocedure;
 SELECT 'flowguard._replace_key(regclass, name, name)'::regprocedure;
 SELECT 'flowguard._add_key_back(regclass, name, text, boolean, text)'::regprocedure;
+SELECT 'flowguard._check_columns(flowguard.link)'::regprocedure;
 SELECT 'flowguard._plan(flowguard.link, boolean)'::regprocedure;
 SELECT 'flowguard.guard_plan(regclass, name)'::regprocedure;
 SELECT 'flowguard.guard(regclass, name)'::regprocedure;
