@@ -459,6 +459,14 @@ BEGIN
             HINT = format('Run "CREATE UNIQUE INDEX CONCURRENTLY ON %s (%I)" first, or name another source_key.',
                           p_source, p_key);
   END IF;
+  IF flowguard._find_index(p_source, ARRAY[p_key], true, false) IS NULL
+     AND flowguard._unknown_tenant_sql(v_link, '') IS NOT NULL THEN
+    PERFORM flowguard._refuse_argument(
+      format('table %s may hold rows without a tenant, and column %I of table %s is unique only within one',
+             p_relation, p_key, p_source),
+      format('Tenant columns of the link: %s.', v_link.tenant_columns),
+      format('Declare them NOT NULL, or run "CREATE UNIQUE INDEX CONCURRENTLY ON %s (%I)".', p_source, p_key));
+  END IF;
   IF v_rule.agree AND NOT EXISTS (
        SELECT FROM flowguard._foreign_keys(p_relation, p_via) k WHERE k.target = p_source
          AND k.target_column = p_key) THEN

@@ -461,7 +461,8 @@ class _Session:
 _BY_REFERENCE = """
     INSERT INTO import_field_mappings
            (data_import_id, client_account_id, engagement_id, source_field, target_field)
-    VALUES (md5('import 3')::uuid, md5('client 1')::uuid, md5('engagement 1')::uuid, 'Rack', 'location')
+    VALUES (md5('import 3')::uuid, md5('client 1')::uuid, md5('engagement 1')::uuid,
+            'Rack', 'location')
     RETURNING source_field, (SELECT m.flow_name FROM crewai_flow_state_extensions AS m
                               WHERE m.flow_id = master_flow_id) AS master
 """
@@ -503,7 +504,8 @@ _WRONG_COLUMN = """
 
 _LATE_IMPORT = """
     INSERT INTO data_imports (id, client_account_id, engagement_id, import_name, import_type)
-    VALUES (md5('late import')::uuid, md5('client 2')::uuid, md5('engagement 2')::uuid, 'Late', 'servers')
+    VALUES (md5('late import')::uuid, md5('client 2')::uuid, md5('engagement 2')::uuid,
+            'Late', 'servers')
 """
 
 _LATE_RECORDS = """
@@ -516,14 +518,16 @@ _LATE_RECORDS = """
 _LATE_MAPPINGS = """
     INSERT INTO import_field_mappings
            (data_import_id, client_account_id, engagement_id, source_field, target_field)
-    SELECT md5('late import')::uuid, md5('client 2')::uuid, md5('engagement 2')::uuid, name, lower(name)
+    SELECT md5('late import')::uuid, md5('client 2')::uuid, md5('engagement 2')::uuid,
+           name, lower(name)
       FROM unnest('{Name,CPU}'::text[]) AS name
 """
 
 _LATE_MASTER = """
     INSERT INTO crewai_flow_state_extensions
            (flow_id, client_account_id, engagement_id, flow_type, flow_name)
-    VALUES (md5('late master')::uuid, md5('client 2')::uuid, md5('engagement 2')::uuid, 'discovery', 'Late')
+    VALUES (md5('late master')::uuid, md5('client 2')::uuid, md5('engagement 2')::uuid,
+            'discovery', 'Late')
 """
 
 _LATE_LINK = """
@@ -557,7 +561,8 @@ _DELETE_MASTER = "DELETE FROM crewai_flow_state_extensions WHERE flow_id = md5('
 _PAUSED_INSERT = """
     INSERT INTO import_field_mappings
            (data_import_id, client_account_id, engagement_id, source_field, target_field)
-    SELECT md5('import 5')::uuid, md5('client 2')::uuid, md5('engagement 2')::uuid, name, lower(name)
+    SELECT md5('import 5')::uuid, md5('client 2')::uuid, md5('engagement 2')::uuid,
+           name, lower(name)
       FROM unnest('{Rack,Row,Room}'::text[]) AS name
 """
 

@@ -45,9 +45,9 @@ class Refusal:
     constraint: str | None = None
 
     def says(self, *parts: str) -> None:
-        """Check that message, detail and hint are sentences, and that each part is in one of them."""
+        """Check that there are message, detail and a remedy, and that each part is in one of them."""
         assert self.message.startswith("flowguard: "), self
-        assert self.detail.endswith((".", ")")), self
+        assert self.detail, self
         assert self.hint.endswith((".", ")")), self
         for part in parts:
             assert part in self.message + self.detail + self.hint, (part, self)
