@@ -26,17 +26,33 @@ END;
 $_check_table$;
 COMMENT ON FUNCTION flowguard._check_table(regclass) IS 'Raises FG101 unless the relation is a table.';
 
+CREATE OR REPLACE FUNCTION flowguard._type_sql(p_type oid, p_modifier integer) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_type_sql$
+-- A type's name that no search_path can give another meaning. Those that the grammar itself knows need no schema.
+  SELECT CASE
+           WHEN t.typnamespace <> 'pg_catalog'::regnamespace
+                OR f.name ~ ('^(bit|boolean|character|numeric|double precision|integer|bigint|smallint|real|interval'
+                             '|time|timestamp)\M')
+           THEN f.name
+           ELSE 'pg_catalog.' || f.name
+         END
+    FROM pg_type t
+   CROSS JOIN LATERAL format_type(p_type, p_modifier) AS f (name)
+   WHERE t.oid = p_type;
+$_type_sql$;
+COMMENT ON FUNCTION flowguard._type_sql(oid, integer) IS 'The name of a type for SQL text, safe under any search_path.';
+
 CREATE OR REPLACE FUNCTION flowguard._column(
   p_relation regclass, p_column name,
-  OUT type oid, OUT type_name text, OUT not_null boolean
+  OUT type oid, OUT type_name text, OUT type_sql text, OUT not_null boolean
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_column$
 -- Type (a domain's base type), its name, and whether NOT NULL is declared. Raises FG102 where there is no such column.
 DECLARE
   v_base oid;
 BEGIN
-  SELECT a.atttypid, format_type(a.atttypid, a.atttypmod),
+  SELECT a.atttypid, format_type(a.atttypid, a.atttypmod), flowguard._type_sql(a.atttypid, a.atttypmod),
          a.attnotnull OR (t.typtype = 'd' AND t.typnotnull)
-    INTO type, type_name, not_null
+    INTO type, type_name, type_sql, not_null
     FROM pg_attribute a
     JOIN pg_type t ON t.oid = a.atttypid
    WHERE a.attrelid = p_relation AND a.attname = p_column AND a.attnum > 0 AND NOT a.attisdropped;

@@ -10,7 +10,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_key_sql_match$
 -- SQL text: the row under an alias has the key that a jsonb expression holds.
   SELECT string_agg(format('%1$s.%2$I %3$s (%4$s OPERATOR(pg_catalog.->>) %5$L)::%6$s', p_alias, k.name,
                            flowguard._equal(p_relation, k.name), p_key, k.name,
-                           (SELECT c.type_name FROM flowguard._column(p_relation, k.name) c)),
+                           (SELECT c.type_sql FROM flowguard._column(p_relation, k.name) c)),
                     ' AND ' ORDER BY k.n)
     FROM unnest(flowguard._row_key(p_relation)) WITH ORDINALITY AS k (name, n);
 $_key_sql_match$;
@@ -109,7 +109,7 @@ BEGIN
       IF p_rule.on_ambiguous = 'leave' THEN
         EXECUTE format('SELECT EXISTS (%s) FROM %s',
                        flowguard._other_master_query(p_link, p_rule, 'c', format('$2::%s', (
-                         SELECT x.type_name FROM flowguard._column(v_master.relation, v_master.key_column) x))), v_from)
+                         SELECT x.type_sql FROM flowguard._column(v_master.relation, v_master.key_column) x))), v_from)
           INTO ambiguous USING p_row_key, v_near;
       END IF;
       reason := CASE

@@ -243,7 +243,7 @@ COMMENT ON FUNCTION flowguard._wanted_keys(flowguard.link) IS
 CREATE OR REPLACE FUNCTION flowguard._wanted_functions(p_link flowguard.link)
 RETURNS TABLE (signature text, returns text, is_definer boolean, body text, description text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_functions$
-  SELECT flowguard._finder_signature(p_link), (SELECT c.type_name FROM flowguard._column(p_link.relation,
+  SELECT flowguard._finder_signature(p_link), (SELECT c.type_sql FROM flowguard._column(p_link.relation,
     p_link.link_column) c),
          false, flowguard._finder_body(p_link), 'what the rules of the link yield for a row'
    WHERE EXISTS (SELECT FROM flowguard._rules(p_link) r WHERE r.kind <> 'session')

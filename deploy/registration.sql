@@ -528,7 +528,7 @@ DECLARE
   p_filter       ALIAS FOR $7;
   p_on_ambiguous ALIAS FOR $8;
   p_late_limit   ALIAS FOR $11;
-  v_path         text := pg_catalog.current_setting('search_path');
+  v_path         pg_catalog.text := pg_catalog.current_setting('search_path');
   v_link         flowguard.link;
   v_master       flowguard.master;
   v_rule         flowguard.rule;
@@ -541,7 +541,8 @@ BEGIN
   PERFORM flowguard._row_key(p_source);
   PERFORM flowguard._check_same_type(p_relation, p_time, p_source, p_source_time);
   PERFORM flowguard._check_same_type(p_source, p_source_link, v_master.relation, v_master.key_column);
-  IF (flowguard._column(p_relation, p_time)).type NOT IN ('timestamptz'::regtype, 'timestamp'::regtype) THEN
+  IF (flowguard._column(p_relation, p_time)).type NOT IN ('timestamptz'::pg_catalog.regtype,
+    'timestamp'::pg_catalog.regtype) THEN
     RAISE EXCEPTION 'flowguard: column % of table % is no time', quote_ident(p_time), p_relation
       USING ERRCODE = 'FG103',
             DETAIL = format('It is of type %s.', (flowguard._column(p_relation, p_time)).type_name),
@@ -549,7 +550,7 @@ BEGIN
   ELSIF p_within IS NULL OR p_within <= interval '0' OR extract(year FROM p_within) <> 0
         OR extract(month FROM p_within) <> 0 OR NOT isfinite(p_within) THEN
     PERFORM flowguard._refuse_argument(
-      format('the window %s is none', coalesce(p_within::text, 'NULL')),
+      format('the window %s is none', coalesce(p_within::pg_catalog.text, 'NULL')),
       'A window is positive and of days, hours and less; a day is 24 hours, a month has no fixed length.',
       'Pass, for example, within => ''1 hour''.');
   ELSIF p_on_ambiguous IS NULL OR p_on_ambiguous NOT IN ('nearest', 'leave') THEN
@@ -597,7 +598,8 @@ CREATE OR REPLACE FUNCTION flowguard._read_filter(
 -- and the columns that it reads. Raises FG104 where it is no condition on the source.
 -- No SET search_path, since it changes it on purpose; all else is qualified.
 DECLARE
-  v_view regclass;
+  v_view   pg_catalog.regclass;
+  v_others pg_catalog.text;
 BEGIN
   PERFORM pg_catalog.set_config('search_path', p_path, true);
   EXECUTE pg_catalog.format('CREATE VIEW flowguard._filter AS SELECT 1 AS one FROM %s s WHERE (%s)', p_source,
@@ -609,14 +611,25 @@ BEGIN
   SELECT array_agg(DISTINCT a.attname ORDER BY a.attname)
     INTO columns
     FROM pg_rewrite w
-    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
-                    AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p_source AND d.refobjsubid > 0
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::pg_catalog.regclass AND d.objid = w.oid
+                    AND d.refclassid = 'pg_class'::pg_catalog.regclass AND d.refobjid = p_source AND d.refobjsubid > 0
     JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
    WHERE w.ev_class = v_view;
+  SELECT string_agg(DISTINCT d.refobjid::regclass::text, ', ')
+    INTO v_others
+    FROM pg_rewrite w
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
+   WHERE w.ev_class = v_view AND d.refobjid NOT IN (p_source, v_view);
   EXECUTE 'DROP VIEW flowguard._filter';
+  IF v_others IS NOT NULL THEN
+    RAISE syntax_error USING MESSAGE = format('it reads %s as well, whose changes would not be noticed', v_others);
+  END IF;
 EXCEPTION
-  WHEN syntax_error OR undefined_column OR undefined_function OR datatype_mismatch OR undefined_object
-       OR invalid_text_representation OR grouping_error OR windowing_error OR ambiguous_column THEN
+  WHEN OTHERS THEN
+    -- Classes of errors in what was written: syntax and names, values, what is not supported, schemas.
+    IF pg_catalog.left(SQLSTATE, 2) OPERATOR(pg_catalog.<>) ALL ('{42,22,0A,3F}') THEN
+      RAISE;
+    END IF;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     PERFORM flowguard._refuse_argument(
       pg_catalog.format('source_filter %L is no condition on table %s', p_filter, p_source),

@@ -23,7 +23,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_key_bound$
   SELECT format('ROW(%s) %s ROW(%s)', flowguard._columns_sql(flowguard._row_key(p_relation), p_alias || '.'),
                 flowguard._operator(p_relation, (flowguard._row_key(p_relation))[1], p_strategy),
                 (SELECT string_agg(format('(%s OPERATOR(pg_catalog.->>) %L)::%s', p_key, k.name,
-                                          (SELECT c.type_name FROM flowguard._column(p_relation, k.name) c)), ', '
+                                          (SELECT c.type_sql FROM flowguard._column(p_relation, k.name) c)), ', '
                                             ORDER BY k.n)
                    FROM unnest(flowguard._row_key(p_relation)) WITH ORDINALITY AS k (name, n)));
 $_key_bound$;
@@ -131,7 +131,7 @@ BEGIN
     'WHEN n.new_link IS NOT NULL THEN ''linked'' '
     'WHEN b.%1$I IS NULL OR t.hits OPERATOR(pg_catalog.>) 1 THEN ''kept'' '
     'WHEN %4$s THEN %5$L %6$s ELSE %7$L END',
-    p_link.link_column, v_agreed || CASE WHEN v_agreed = 'NULL' THEN format('::%s', (SELECT c.type_name
+    p_link.link_column, v_agreed || CASE WHEN v_agreed = 'NULL' THEN format('::%s', (SELECT c.type_sql
       FROM flowguard._column(p_link.relation, p_link.link_column) c)) ELSE '' END, v_equal, '(' || v_waits || ')',
     CASE WHEN p_link.mode = 'enforce' OR p_link.on_orphan = 'keep' THEN 'kept' ELSE 'unlinked' END,
     (SELECT coalesce(string_agg(format('WHEN m%s.is_ambiguous THEN ''kept''', r."position"), ' '
@@ -357,17 +357,17 @@ LANGUAGE plpgsql SET row_security = off AS $_repair_batch$
 -- One batch: links and translates as one statement, then takes out the orphans; returns the key to go on after, NULL at
 -- the end, and the counts.
 DECLARE
-  v_last_key    jsonb;
+  v_last_key    pg_catalog.jsonb;
   v_scanned     bigint;
   v_linked      bigint;
   v_translated  bigint;
   v_unlinked    bigint;
   v_remaining   bigint;
-  v_orphans     jsonb[];
-  v_links       text[];
+  v_orphans     pg_catalog.jsonb[];
+  v_links       pg_catalog.text[];
   v_quarantined bigint := 0;
-  v_schema      text;
-  v_table       text;
+  v_schema      pg_catalog.text;
+  v_table       pg_catalog.text;
 BEGIN
   SELECT n.nspname, c.relname INTO v_schema, v_table
     FROM pg_catalog.pg_class c
@@ -441,10 +441,10 @@ DECLARE
   p_note        ALIAS FOR $5;
   v_links       flowguard.link[];
   v_link        flowguard.link;
-  v_query       text;
-  v_after       jsonb;
-  v_last        jsonb;
-  v_counts      jsonb;
+  v_query       pg_catalog.text;
+  v_after       pg_catalog.jsonb;
+  v_last        pg_catalog.jsonb;
+  v_counts      pg_catalog.jsonb;
   v_tries       integer;
 BEGIN
   IF p_batch_size IS NULL OR p_batch_size OPERATOR(pg_catalog.<) 1 THEN
@@ -564,7 +564,7 @@ BEGIN
         (SELECT string_agg('v.v' || k.n, ', ' ORDER BY k.n) FROM unnest(r_key.columns) WITH ORDINALITY AS k (name, n)),
         r_key.target,
         (SELECT string_agg(format('t.%I %s v.v%s::%s', k.name, flowguard._equal(r_key.target, k.name), k.n,
-                                  (SELECT c.type_name FROM flowguard._column(r_key.target, k.name) c)), ' AND '
+                                  (SELECT c.type_sql FROM flowguard._column(r_key.target, k.name) c)), ' AND '
                                     ORDER BY k.n)
            FROM unnest(r_key.target_columns) WITH ORDINALITY AS k (name, n)),
         (SELECT string_agg(format('p.column_values[array_position(p.column_names, %L)] = v.v%s', k.name, k.n), ' AND '
@@ -584,7 +584,7 @@ BEGIN
         r_key.target,
         (SELECT string_agg(format('t.%I %s %s', t.name, flowguard._equal(r_key.target, t.name),
                                   CASE WHEN k.name = r_key.link_column
-                                    THEN format('x.old_link::%s', (SELECT c.type_name
+                                    THEN format('x.old_link::%s', (SELECT c.type_sql
                                       FROM flowguard._column(r_key.target, t.name) c))
                                     ELSE format('c.%I', k.name) END), ' AND ' ORDER BY k.n)
            FROM unnest(r_key.columns) WITH ORDINALITY AS k (name, n)
@@ -609,7 +609,7 @@ COMMENT ON FUNCTION flowguard._forbidding_keys(bigint) IS
 CREATE OR REPLACE FUNCTION flowguard._restore_sql(p_relation regclass, p_columns text[], p_values text[]) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_restore_sql$
 -- Values of kept columns for SQL text, each cast to its column's type.
-  SELECT string_agg(format('%L::%s', v.value, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY v.n)
+  SELECT string_agg(format('%L::%s', v.value, flowguard._type_sql(a.atttypid, a.atttypmod)), ', ' ORDER BY v.n)
     FROM unnest(p_columns, p_values) WITH ORDINALITY AS v (name, value, n)
     LEFT JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname = v.name AND NOT a.attisdropped;
 $_restore_sql$;
@@ -622,8 +622,8 @@ LANGUAGE plpgsql SET row_security = off SET datestyle = 'ISO, YMD' SET intervals
 DECLARE
   v_relation pg_catalog.regclass := pg_catalog.to_regclass(pg_catalog.format('%I.%I', p_row.schema_name,
     p_row.table_name));
-  v_values   text := flowguard._restore_sql(v_relation, p_row.column_names, p_row.column_values);
-  v_columns  text := flowguard._columns_sql(p_row.column_names::pg_catalog.name[]);
+  v_values   pg_catalog.text := flowguard._restore_sql(v_relation, p_row.column_names, p_row.column_values);
+  v_columns  pg_catalog.text := flowguard._columns_sql(p_row.column_names::pg_catalog.name[]);
   v_now      record;
 BEGIN
   IF p_row.action OPERATOR(pg_catalog.=) 'deleted' THEN
@@ -665,7 +665,7 @@ DECLARE
   v_from     bigint;
   v_restored bigint;
   v_skipped  bigint;
-  v_query    text;
+  v_query    pg_catalog.text;
 BEGIN
   restored := 0;
   skipped := 0;
@@ -701,7 +701,7 @@ BEGIN
       USING ERRCODE = 'FG101', DETAIL = 'The run wrote links of it.',
         HINT = 'Give the table its name back, or restore it, first.';
   END IF;
-  SELECT c.type_name INTO v_type FROM flowguard._column(v_relation, p_link_column::name) c;
+  SELECT c.type_sql INTO v_type FROM flowguard._column(v_relation, p_link_column::name) c;
   RETURN format($query$
   WITH changes AS MATERIALIZED (
     SELECT c.change_id, c.row_key, c.old_link, c.new_link FROM flowguard.repair_change c
@@ -742,8 +742,8 @@ DECLARE
   p_max_rows ALIAS FOR $2;
   v_run      flowguard.repair_run;
   v_row      flowguard.quarantined_row;
-  v_keys     text;
-  v_table    text;
+  v_keys     pg_catalog.text;
+  v_table    pg_catalog.text;
 BEGIN
   SELECT r.* INTO v_run FROM flowguard.repair_run r WHERE r.run_id OPERATOR(pg_catalog.=) p_run FOR UPDATE;
   IF NOT FOUND THEN
@@ -834,7 +834,7 @@ LANGUAGE plpgsql AS $_revert_runs$
 DECLARE
   v_run      bigint;
   v_restored bigint := 0;
-  v_keys     jsonb;
+  v_keys     pg_catalog.jsonb;
   r_key      record;
 BEGIN
   FOR v_run IN
@@ -846,7 +846,7 @@ BEGIN
       FROM flowguard._forbidding_keys(v_run) k WHERE NOT flowguard._is_ours(k.conname);
     FOR r_key IN
       SELECT DISTINCT k.relation, k.conname
-        FROM pg_catalog.jsonb_to_recordset(v_keys) AS k (relation pg_catalog.regclass, conname name)
+        FROM pg_catalog.jsonb_to_recordset(v_keys) AS k (relation pg_catalog.regclass, conname pg_catalog.name)
     LOOP
       EXECUTE pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I', r_key.relation, r_key.conname);
     END LOOP;
@@ -854,7 +854,8 @@ BEGIN
     FOR r_key IN
       SELECT DISTINCT ON (k.relation, k.conname) k.*
         FROM pg_catalog.jsonb_to_recordset(v_keys)
-          AS k (relation pg_catalog.regclass, conname name, definition text, validated boolean, comment text)
+          AS k (relation pg_catalog.regclass, conname pg_catalog.name, definition pg_catalog.text, validated boolean,
+                comment pg_catalog.text)
     LOOP
       PERFORM flowguard._add_key_back(r_key.relation, r_key.conname, r_key.definition, r_key.validated, r_key.comment);
     END LOOP;

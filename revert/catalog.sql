@@ -14,6 +14,7 @@ DROP FUNCTION IF EXISTS flowguard._check_same_type(regclass, name, regclass, nam
 DROP FUNCTION IF EXISTS flowguard._equal(regclass, name);
 DROP FUNCTION IF EXISTS flowguard._is_not_null(regclass, name);
 DROP FUNCTION IF EXISTS flowguard._column(regclass, name);
+DROP FUNCTION IF EXISTS flowguard._type_sql(oid, integer);
 DROP FUNCTION IF EXISTS flowguard._check_table(regclass);
 
 COMMIT;

@@ -3,6 +3,7 @@
 BEGIN;
 
 SELECT 'flowguard._check_table(regclass)'::regprocedure;
+SELECT 'flowguard._type_sql(oid, integer)'::regprocedure;
 SELECT 'flowguard._column(regclass, name)'::regprocedure;
 SELECT 'flowguard._is_not_null(regclass, name)'::regprocedure;
 SELECT 'flowguard._equal(regclass, name)'::regprocedure;
