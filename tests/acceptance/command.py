@@ -1,0 +1,29 @@
+"""How the tests run the command, and how they connect to the report's database."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from psycopg.conninfo import make_conninfo
+
+Run: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
+Query: TypeAlias = Callable[[str, str], list[tuple[Any, ...]]]
+
+COMMAND = Path(sys.executable).with_name("pyflowguard")
+
+
+def in_migration(dsn: str) -> str:
+    """Give the connection string with the application's search_path."""
+    return make_conninfo(dsn, options="-c search_path=migration,public")
+
+
+def failure(result: subprocess.CompletedProcess[str], exit_code: int) -> str:
+    """Give the one message of a command that failed; nothing else is printed."""
+    assert (result.returncode, result.stdout) == (exit_code, ""), result
+    assert result.stderr.startswith("pyflowguard: ")
+    assert "Traceback" not in result.stderr
+    return result.stderr

@@ -1,0 +1,88 @@
+"""What the acceptance tests share: the command as a user runs it, and the report's database fully guarded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from acceptance.command import COMMAND, Query, Run, in_migration
+from psycopg.conninfo import conninfo_to_dict
+
+from pyflowguard import changes
+
+if TYPE_CHECKING:
+    from conftest import Databases
+
+
+@pytest.fixture(scope="session")
+def clean_environment() -> dict[str, str]:
+    """Give an environment without libpq's variables, with a home that holds no password file."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
+    kept.pop("NO_COLOR", None)
+    path = f"{COMMAND.parent}:{kept['PATH']}"
+    return {**kept, "PATH": path, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture(scope="session")
+def command(clean_environment: dict[str, str]) -> Run:
+    """Run `pyflowguard ARGUMENTS` in a process of its own; keyword arguments are environment variables."""
+
+    def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [COMMAND, *arguments],
+            env={**clean_environment, **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def registered_template(databases: Databases, report_template: str) -> Iterator[str]:
+    """Name of a database that holds the report's rows and the engine with its links registered, nothing repaired."""
+    with databases.new(report_template) as dsn:
+        changes.deploy(in_migration(dsn), to="report/links")
+        yield str(conninfo_to_dict(dsn)["dbname"])
+
+
+@pytest.fixture(scope="session")
+def guarded_template(databases: Databases, registered_template: str) -> Iterator[str]:
+    """Name of a database in which the whole plan is deployed on the report's rows."""
+    with databases.new(registered_template) as dsn:
+        changes.deploy(in_migration(dsn))
+        yield str(conninfo_to_dict(dsn)["dbname"])
+
+
+@pytest.fixture
+def registered_db(databases: Databases, registered_template: str) -> Iterator[str]:
+    """Give a new database with the report's rows, links registered and nothing repaired."""
+    with databases.new(registered_template) as dsn:
+        yield in_migration(dsn)
+
+
+@pytest.fixture
+def guarded_db(databases: Databases, guarded_template: str) -> Iterator[str]:
+    """Give a new database with the report's rows, cleaned up and guarded."""
+    with databases.new(guarded_template) as dsn:
+        yield in_migration(dsn)
+
+
+@pytest.fixture
+def query() -> Query:
+    """Run one statement and give its rows."""
+
+    def run(dsn: str, statement: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    return run
