@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
-# Modules beside the tests are imported as `engine.<name>`, which is what mypy_path makes of them too.
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from engine import tables
 

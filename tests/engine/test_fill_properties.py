@@ -64,7 +64,7 @@ class Writer:
             present = [
                 row[kind.column]
                 for row in self.oracle.rows[kind.table].values()
-                if self.world.name != "keys within the tenant" or row["owner"] == tenant["owner"]
+                if "owner" not in row or row["owner"] == tenant["owner"]
             ]
             if kind.loose:
                 codes = [row["code"] for row in self.oracle.rows[kind.table].values()]

@@ -309,14 +309,20 @@ PROJECT = Master("project", "number", ("owner",))
 OWNER = ("owner",)
 
 
-def keys_within_tenant() -> World:
+def keys_within_tenant(*, partitioned: bool = False) -> World:
     """Every key is of tenant and number: the same number in another tenant is another master."""
     ddl = """
-CREATE TABLE project (owner integer, number bigint, PRIMARY KEY (owner, number));
-CREATE TABLE batch (owner integer, id bigint, project bigint, at timestamp, PRIMARY KEY (owner, id));
+CREATE TABLE project (owner integer, number bigint, PRIMARY KEY (owner, number)) #;
+CREATE TABLE batch (owner integer, id bigint, project bigint, at timestamp, PRIMARY KEY (owner, id)) #;
 CREATE TABLE item (owner integer, id bigint, project bigint, batch bigint, at timestamp, PRIMARY KEY (owner, id),
-                   FOREIGN KEY (owner, batch) REFERENCES batch ON DELETE CASCADE);
-"""
+                   FOREIGN KEY (owner, batch) REFERENCES batch ON DELETE CASCADE) #;
+""".replace("#", "PARTITION BY HASH (owner)" if partitioned else "")
+    if partitioned:
+        ddl += "".join(
+            f"CREATE TABLE {name}_{n} PARTITION OF {name} FOR VALUES WITH (MODULUS 3, REMAINDER {n});\n"
+            for name in ("project", "batch", "item")
+            for n in range(3)
+        )
     registration = """
 SELECT flowguard.add_master('project', 'number', '{owner}', created_at_column => NULL);
 SELECT flowguard.add_link('batch', 'project', on_master_delete => 'set null');
@@ -327,7 +333,7 @@ SELECT flowguard.add_proximity_rule('item', 'batch', '90 minutes', 'at', 'at', '
                                     link_column => 'project');
 """
     return World(
-        name="keys within the tenant",
+        name="keys within the tenant" + (", partitioned" if partitioned else ""),
         ddl=ddl,
         registration=registration,
         tables=[
@@ -373,4 +379,5 @@ WORLDS = [
     report_like(mode="enforce", on_master_delete="refuse", not_null="NOT NULL"),
     quoted_names(),
     keys_within_tenant(),
+    keys_within_tenant(partitioned=True),
 ]
