@@ -92,6 +92,21 @@ COMMENT ON VIEW flowguard.link_status IS
   'master of another tenant, or another than the referenced row''s) and tenantless (linked, but the row does not '
   'know its tenant); coverage = linked / total, 1 for an empty table; whether its foreign keys are validated and its '
   'indexes there.';
+COMMENT ON COLUMN flowguard.link_status.relation IS 'The child table.';
+COMMENT ON COLUMN flowguard.link_status.link_column IS 'The link.';
+COMMENT ON COLUMN flowguard.link_status.mode IS 'observe or enforce.';
+COMMENT ON COLUMN flowguard.link_status.total IS 'Rows of the table.';
+COMMENT ON COLUMN flowguard.link_status.linked IS 'Rows that are validly linked.';
+COMMENT ON COLUMN flowguard.link_status.unlinked IS 'Rows whose link is NULL.';
+COMMENT ON COLUMN flowguard.link_status.dangling IS 'Rows whose link is no key of a master.';
+COMMENT ON COLUMN flowguard.link_status.mismatched IS
+  'Rows linked to a master of another tenant, or to another than the row they must agree with.';
+COMMENT ON COLUMN flowguard.link_status.tenantless IS 'Rows with a link that do not know their whole tenant.';
+COMMENT ON COLUMN flowguard.link_status.coverage IS 'linked / total, four decimals; 1 for an empty table.';
+COMMENT ON COLUMN flowguard.link_status.validated IS
+  'Whether all foreign keys that prove the link are there and validated.';
+COMMENT ON COLUMN flowguard.link_status.indexed IS 'Whether all indexes that the link needs are there and valid.';
+COMMENT ON COLUMN flowguard.link_status.guarded IS 'Whether guard() has been asked for.';
 
 CREATE OR REPLACE FUNCTION flowguard._why_dangling(
   p_link flowguard.link, p_row_key jsonb, OUT reason text, OUT ambiguous boolean
@@ -219,6 +234,12 @@ CREATE OR REPLACE VIEW flowguard.violation AS SELECT * FROM flowguard._violation
 COMMENT ON VIEW flowguard.violation IS
   'Rows that are not validly linked, computed from the tables: unlinked, ambiguous (more than one master may be '
   'meant), dangling, mismatched or tenantless, each with the reason, and when check_all() or repair() first saw it.';
+COMMENT ON COLUMN flowguard.violation.relation IS 'The child table.';
+COMMENT ON COLUMN flowguard.violation.link_column IS 'The link.';
+COMMENT ON COLUMN flowguard.violation.row_key IS 'The row''s key, by column.';
+COMMENT ON COLUMN flowguard.violation.kind IS 'unlinked, ambiguous, dangling, mismatched or tenantless.';
+COMMENT ON COLUMN flowguard.violation.reason IS 'Why, rule by rule where rules were asked.';
+COMMENT ON COLUMN flowguard.violation.seen_at IS 'When check_all() or repair() first saw it; NULL where neither has.';
 
 CREATE OR REPLACE FUNCTION flowguard._note_violations() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $_note_violations$
@@ -353,6 +374,11 @@ CREATE OR REPLACE VIEW flowguard.health_category AS
 COMMENT ON VIEW flowguard.health_category IS
   'The five categories of health, each the mean over all links in percent (an empty table counts 100), its weight in '
   'the score, and what keeps it below 100.';
+COMMENT ON COLUMN flowguard.health_category.category IS 'What is measured.';
+COMMENT ON COLUMN flowguard.health_category.score IS
+  'Mean over all links in percent, one decimal; 100.0 only where nothing is missing.';
+COMMENT ON COLUMN flowguard.health_category.weight IS 'Its share of the score.';
+COMMENT ON COLUMN flowguard.health_category.detail IS 'The links that keep it below 100, worst first.';
 
 CREATE OR REPLACE FUNCTION flowguard.health_score() RETURNS numeric
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $health_score$

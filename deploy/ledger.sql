@@ -154,6 +154,52 @@ CREATE OR REPLACE VIEW flowguard.quarantine AS
    WHERE q.restored_at IS NULL;
 COMMENT ON VIEW flowguard.quarantine IS 'Rows that runs took out and that are still held; undo(run_id) puts them back.';
 
+COMMENT ON COLUMN flowguard.run.run_id IS 'Number of the run; undo() takes it.';
+COMMENT ON COLUMN flowguard.run.started_at IS 'When it began.';
+COMMENT ON COLUMN flowguard.run.finished_at IS 'When it ended; NULL while it runs or where it was stopped.';
+COMMENT ON COLUMN flowguard.run.status IS
+  'running, finished, stopped (its session ended before it did), undoing (undone in part) or undone.';
+COMMENT ON COLUMN flowguard.run.linked IS 'Rows that a rule linked.';
+COMMENT ON COLUMN flowguard.run.translated IS 'Links that held an alternate key and now hold the key.';
+COMMENT ON COLUMN flowguard.run.quarantined IS 'Orphans taken out, without the rows that went with them.';
+COMMENT ON COLUMN flowguard.run.unlinked IS 'Dangling links set to NULL.';
+COMMENT ON COLUMN flowguard.run.followed IS 'Links that late linking wrote because of the run.';
+COMMENT ON COLUMN flowguard.run.remaining IS 'Rows that were left unlinked or dangling.';
+COMMENT ON COLUMN flowguard.run.restored IS 'Links and rows that undo() put back.';
+COMMENT ON COLUMN flowguard.run.skipped IS 'Links that undo() left, since they are no longer what the run wrote.';
+COMMENT ON COLUMN flowguard.run.relation IS 'The table that was asked for; NULL for all.';
+COMMENT ON COLUMN flowguard.run.link_column IS 'The link that was asked for; NULL for all.';
+COMMENT ON COLUMN flowguard.run.note IS 'What the caller said it was for.';
+COMMENT ON COLUMN flowguard.run.started_by IS 'The session''s user.';
+COMMENT ON COLUMN flowguard.run_change.run_id IS 'The run.';
+COMMENT ON COLUMN flowguard.run_change.change_id IS 'Order of the changes.';
+COMMENT ON COLUMN flowguard.run_change.schema_name IS 'Schema of the table at that time.';
+COMMENT ON COLUMN flowguard.run_change.table_name IS 'Name of the table at that time.';
+COMMENT ON COLUMN flowguard.run_change.link_column IS 'The link.';
+COMMENT ON COLUMN flowguard.run_change.row_key IS 'The row''s key, by column.';
+COMMENT ON COLUMN flowguard.run_change.kind IS
+  'linked by a rule, translated from an alternate key, unlinked (set to NULL), or followed a link that the run wrote.';
+COMMENT ON COLUMN flowguard.run_change.rule IS 'Position of the rule that linked it.';
+COMMENT ON COLUMN flowguard.run_change.old_link IS 'The link before, as text.';
+COMMENT ON COLUMN flowguard.run_change.new_link IS 'The link that was written, as text.';
+COMMENT ON COLUMN flowguard.run_change.changed_at IS 'When it was written.';
+COMMENT ON COLUMN flowguard.run_change.undone IS
+  'restored: undo() put the old link back; skipped: the link was no longer the one written; NULL: not undone.';
+COMMENT ON COLUMN flowguard.quarantine.quarantine_id IS 'Order in which rows are put back.';
+COMMENT ON COLUMN flowguard.quarantine.run_id IS 'The run that took it out.';
+COMMENT ON COLUMN flowguard.quarantine.schema_name IS 'Schema of the table at that time.';
+COMMENT ON COLUMN flowguard.quarantine.table_name IS 'Name of the table at that time.';
+COMMENT ON COLUMN flowguard.quarantine.row_key IS 'The row''s key, by column.';
+COMMENT ON COLUMN flowguard.quarantine.action IS
+  'deleted: the whole row is kept here; set: the row stayed, and the removal set these columns to NULL or their '
+    'default.';
+COMMENT ON COLUMN flowguard.quarantine.column_names IS 'The columns kept; generated ones are left out.';
+COMMENT ON COLUMN flowguard.quarantine.column_values IS
+  'Their values as output text under DateStyle ISO, IntervalStyle postgres, TimeZone UTC, extra_float_digits 1.';
+COMMENT ON COLUMN flowguard.quarantine.link_column IS 'The dangling link; NULL for a row that went with another.';
+COMMENT ON COLUMN flowguard.quarantine.reason IS 'Why it was taken out.';
+COMMENT ON COLUMN flowguard.quarantine.quarantined_at IS 'When it was taken out.';
+
 CREATE OR REPLACE FUNCTION flowguard._mark_transaction(p_kind text, p_run_id bigint, p_reason text) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_mark_transaction$
 -- Says what this transaction is. The setting only tells triggers to look; what counts is the row, which cannot be

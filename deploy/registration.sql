@@ -602,7 +602,9 @@ DECLARE
   v_others pg_catalog.text;
 BEGIN
   PERFORM pg_catalog.set_config('search_path', p_path, true);
-  EXECUTE pg_catalog.format('CREATE VIEW flowguard._filter AS SELECT 1 AS one FROM %s s WHERE (%s)', p_source,
+  -- Among arguments, brackets that only balance together with ours do not pass.
+  EXECUTE pg_catalog.format(E'SELECT 1 FROM %s s WHERE coalesce(%s\n, false) LIMIT 0', p_source, p_filter);
+  EXECUTE pg_catalog.format(E'CREATE VIEW flowguard._filter AS SELECT 1 AS one FROM %s s WHERE (%s\n)', p_source,
     p_filter);
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   v_view := to_regclass('flowguard._filter');
