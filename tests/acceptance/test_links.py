@@ -1,0 +1,308 @@
+"""health, check, repair and undo on the report's database: what they print, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from acceptance.command import Query, Run, failure
+from psycopg import sql
+
+from pyflowguard import repair as repairs
+
+AsRole = Callable[[str, str], str]
+DANGLING = "SELECT count(*) FROM discovery_flows f WHERE NOT EXISTS (SELECT FROM crewai_flow_state_extensions m "
+DANGLING += "WHERE m.flow_id = f.master_flow_id) AND f.master_flow_id IS NOT NULL"
+LINKS = "SELECT id, master_flow_id FROM assets UNION ALL SELECT id, master_flow_id FROM import_field_mappings "
+LINKS += "UNION ALL SELECT id, master_flow_id FROM discovery_flows ORDER BY id"
+
+
+def squeezed(text: str) -> str:
+    """Give the text with single spaces, so that neither columns nor line breaks matter."""
+    return " ".join(text.split())
+
+
+def printed_json(run: Run, exit_code: int, *arguments: str) -> Any:  # noqa: ANN401 - whatever the command prints
+    result = run(*arguments, "--json")
+    assert result.returncode == exit_code, result
+    return json.loads(result.stdout)
+
+
+# --- health
+
+
+def test_health_shows_score_categories_and_links(command: Run, guarded_db: str, query: Query) -> None:
+    result = command("health", "--dsn", guarded_db)
+    assert (result.returncode, result.stderr) == (0, "")
+    [(score,)] = query(guarded_db, "SELECT flowguard.health_score()")
+    assert result.stdout.startswith(f"Health score {score} of 100\n")
+    text = squeezed(result.stdout)
+    for category, points, _, detail in query(guarded_db, "SELECT * FROM flowguard.health_category"):
+        assert f"{category} {points} {detail}" in text
+    assert "import_field_mappings enforce 178 178 0 0 0 100.0 % in place" in text
+    assert "discovery_flows observe 9 7 2 0 0 77.8 % in place" in text
+    assert max(map(len, result.stdout.splitlines())) <= 100
+
+
+def test_health_as_json(command: Run, guarded_db: str, query: Query) -> None:
+    health = printed_json(command, 0, "health", "--dsn", guarded_db)
+    assert [(health["score"],)] == [
+        (float(score),) for (score,) in query(guarded_db, "SELECT flowguard.health_score()")
+    ]
+    assert [category["category"] for category in health["categories"]] == [
+        "tenant isolation",
+        "foreign-key integrity",
+        "master-flow linkage",
+        "data quality",
+        "readiness",
+    ]
+    assert sum(category["weight"] for category in health["categories"]) == pytest.approx(1)
+    [flows] = [link for link in health["links"] if link["relation"] == "discovery_flows"]
+    assert (flows["total"], flows["linked"], flows["coverage"], flows["validated"]) == (9, 7, 0.7778, True)
+    assert health["violations"] == []
+
+
+def test_health_lists_violations(command: Run, guarded_db: str) -> None:
+    listed = printed_json(command, 0, "health", "--violations", "10", "--dsn", guarded_db)["violations"]
+    assert [(row["relation"], row["kind"]) for row in listed] == [("discovery_flows", "unlinked")] * 2
+    assert all(set(row["row_key"]) == {"id"} and "data_import_id is NULL" in row["reason"] for row in listed)
+    assert len(printed_json(command, 0, "health", "--violations", "1", "--dsn", guarded_db)["violations"]) == 1
+    text = squeezed(command("health", "--violations", "10", "--dsn", guarded_db).stdout)
+    assert "data_import_id is NULL" in text
+
+
+def test_a_score_below_the_least_is_a_finding(command: Run, guarded_db: str, registered_db: str, query: Query) -> None:
+    [(score,)] = query(guarded_db, "SELECT flowguard.health_score()")
+    assert command("health", "--dsn", guarded_db, "--min-score", "97.3").returncode == 0
+    assert command("health", "--dsn", guarded_db, "--min-score", str(score)).returncode == 0
+    assert command("health", "--dsn", guarded_db, "--min-score", "100").returncode == 1
+    assert command("health", "--dsn", registered_db, "--min-score", "85.2").returncode == 1
+    assert command("health", "--dsn", guarded_db, "--min-score", "101").returncode == 2
+
+
+def test_a_database_without_links_has_nothing_to_measure(command: Run, engine_db: str) -> None:
+    result = command("health", "--dsn", engine_db)
+    assert result.returncode == 0
+    assert "No link is registered" in result.stdout
+    assert command("check", "--dsn", engine_db).stdout == "Nothing found.\n"
+    assert printed_json(command, 0, "check", "--dsn", engine_db) == []
+
+
+# --- check
+
+
+def test_check_names_what_is_wrong_and_the_remedy(command: Run, registered_db: str, query: Query) -> None:
+    result = command("check", "--dsn", registered_db)
+    assert (result.returncode, result.stderr) == (1, "")
+    text = squeezed(result.stdout)
+    findings = query(registered_db, "SELECT level, description, remedy, cache_key FROM flowguard.check_all()")
+    for level, description, remedy, cache_key in findings:
+        assert level in text
+        for part in (description, remedy, cache_key):
+            assert str(part).replace(" ", "") in text.replace(" ", "")
+    assert "11 of 20 rows point to no master" in text
+    assert re.search(r"^ERROR  migration\.discovery_flows: ", result.stdout)  # the worst first
+    assert result.stdout.splitlines()[-1].startswith(f"{len(findings)} findings: 1 ERROR, ")
+
+
+def test_findings_may_be_ignored_and_the_level_that_fails_chosen(command: Run, guarded_db: str) -> None:
+    findings = printed_json(command, 1, "check", "--dsn", guarded_db)
+    assert [(finding["level"], finding["name"]) for finding in findings] == [
+        ("WARN", "unlinked_rows"),
+        ("INFO", "rows_in_quarantine"),
+    ]
+    unlinked, quarantine = (finding["cache_key"] for finding in findings)
+    for exit_code, options in (
+        (1, ()),
+        (0, ("--fail-on", "error")),
+        (0, ("--ignore", unlinked)),
+        (1, ("--ignore", quarantine)),
+        (1, ("--ignore", unlinked, "--fail-on", "info")),
+        (0, ("--ignore", unlinked, "--ignore", quarantine, "--fail-on", "info")),
+        (2, ("--fail-on", "everything")),
+    ):
+        assert command("check", "--dsn", guarded_db, *options).returncode == exit_code, options
+    text = command("check", "--dsn", guarded_db, "--ignore", unlinked).stdout
+    assert unlinked not in text
+    assert text.endswith("1 finding: 1 INFO.\n")
+
+
+# --- repair and undo
+
+
+def test_a_dry_run_counts_and_changes_nothing(command: Run, registered_db: str, query: Query) -> None:
+    before = query(registered_db, LINKS)
+    result = command("repair", "--dry-run", "--dsn", registered_db)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[0] == (
+        "Dry run, taken back: 207 linked, 0 translated, 11 quarantined, 0 unlinked, 2 remaining."
+    )
+    assert "undo" not in result.stdout
+    assert query(registered_db, LINKS) == before
+    assert query(registered_db, "SELECT count(*) FROM flowguard.run") == [(0,)]
+    assert printed_json(command, 0, "repair", "--dry-run", "--dsn", registered_db) == {
+        "run_id": None,
+        "linked": 207,
+        "translated": 0,
+        "quarantined": 11,
+        "unlinked": 0,
+        "remaining": 2,
+        "dry_run": True,
+    }
+
+
+def test_a_repair_and_its_undo(command: Run, registered_db: str, query: Query) -> None:
+    before = query(registered_db, LINKS)
+    result = command("repair", "assets", "--note", "by hand", "--batch-size", "7", "--dsn", registered_db)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == (
+        "Run 1: 29 linked, 0 translated, 0 quarantined, 0 unlinked, 0 remaining.\nTo take it back: pyflowguard undo 1\n"
+    )
+    run = "SELECT note, relation, linked, status FROM flowguard.run"
+    assert query(registered_db, run) == [("by hand", "migration.assets", 29, "finished")]
+    result = command("undo", "1", "--max-rows", "10", "--dsn", registered_db)
+    assert (result.returncode, result.stdout) == (
+        0,
+        "Run 1: 10 restored, 0 skipped, 19 remaining.\nTo go on: pyflowguard undo 1\n",
+    )
+    query(
+        registered_db,
+        "UPDATE assets SET master_flow_id = md5('master 3')::uuid WHERE ctid = "
+        "(SELECT min(ctid) FROM assets WHERE master_flow_id IS NOT NULL AND master_flow_id <> md5('master 3')::uuid)",
+    )
+    assert printed_json(command, 0, "undo", "1", "--dsn", registered_db) == {
+        "run_id": 1,
+        "restored": 18,
+        "skipped": 1,
+        "remaining": 0,
+    }
+    query(registered_db, "UPDATE assets SET master_flow_id = NULL WHERE master_flow_id IS NOT NULL")
+    assert query(registered_db, LINKS) == before
+    assert command("undo", "1", "--dsn", registered_db).stdout == "Run 1: 0 restored, 0 skipped, 0 remaining.\n"
+
+
+def test_a_repair_of_everything_leaves_what_nothing_can_mend(command: Run, registered_db: str, query: Query) -> None:
+    assert query(registered_db, DANGLING) == [(11,)]
+    result = command("repair", "--dsn", registered_db)
+    assert result.stdout.splitlines()[:2] == [
+        "Run 1: 207 linked, 0 translated, 11 quarantined, 0 unlinked, 2 remaining.",
+        "2 rows stay unlinked or dangling; flowguard.violation says why.",
+    ]
+    assert query(registered_db, DANGLING) == [(0,)]
+    again = printed_json(command, 0, "repair", "--dsn", registered_db)
+    assert [again[key] for key in ("linked", "translated", "quarantined", "unlinked", "remaining")] == [0, 0, 0, 0, 2]
+
+
+def test_the_progress_of_a_repair_is_read_from_the_ledger(registered_db: str, query: Query) -> None:
+    told: list[repairs.Progress] = []
+    with psycopg.connect(registered_db) as blocker:
+        # the last asset in the order of keys: the batches before it are committed, the last one waits
+        blocker.execute("SELECT FROM assets ORDER BY id DESC LIMIT 1 FOR UPDATE")
+        worker = threading.Thread(
+            target=repairs.repair,
+            args=(registered_db, "assets"),
+            kwargs={"batch_size": 5, "on_progress": told.append},
+        )
+        worker.start()
+        while not told:
+            assert worker.is_alive()
+            worker.join(0.05)
+    worker.join(30)
+    assert not worker.is_alive()
+    assert told[0].linked == 25
+    assert query(registered_db, "SELECT linked FROM flowguard.run") == [(29,)]
+
+
+# --- What goes wrong
+
+
+def test_what_is_not_there_is_a_usage_error(command: Run, registered_db: str, engine_db: str) -> None:
+    for arguments, expected in (
+        (("repair", "nope"), 'There is no table "nope".\nDETAIL:  The search_path is migration,public.\nHINT:  '),
+        (("repair", "a.b.c.d"), "'a.b.c.d' is no name of a table: "),
+        (("repair", '"half'), '"half'),
+        (
+            ("repair", "users"),
+            "ERROR FG107: flowguard: column master_flow_id of table migration.users is not",
+        ),
+        (("repair", "assets", "--link-column", "flow_id"), "ERROR FG107: "),
+        (("undo", "17"), "ERROR FG201: flowguard: there is no run 17\nDETAIL:  "),
+    ):
+        message = failure(command(*arguments, "--dsn", registered_db), 2)
+        assert expected in message
+        assert "\nHINT:  " in message
+        assert "CONTEXT" not in message
+    message = failure(command("repair", "assets", "--dsn", engine_db), 2)
+    assert 'There is no table "assets".' in message
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("repair", "assets", "--batch-size", "0"),
+        ("repair", "assets", "orders"),
+        ("undo",),
+        ("undo", "one"),
+        ("undo", "0"),
+        ("undo", "1", "--max-rows", "0"),
+        ("health", "--violations", "0"),
+        ("demo", "--variant", "third"),
+    ],
+)
+def test_wrong_options_are_usage_errors(command: Run, arguments: tuple[str, ...]) -> None:
+    result = command(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "Error: " in result.stderr
+
+
+COMMANDS = [("health",), ("check",), ("repair",), ("undo", "1")]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_a_database_without_the_engine_is_named_with_the_remedy(
+    command: Run, report_db: str, arguments: tuple[str, ...]
+) -> None:
+    message = failure(command(*arguments, "--dsn", report_db), 4)
+    assert "The engine is not deployed in database " in message
+    assert "HINT:  Run `pyflowguard deploy` on it" in message
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_a_role_without_rights_is_told_which_it_needs(
+    command: Run, guarded_db: str, as_role: AsRole, stranger: str, arguments: tuple[str, ...]
+) -> None:
+    message = failure(command(*arguments, "--dsn", as_role(guarded_db, stranger)), 4)
+    assert "ERROR 42501: permission denied for schema flowguard" in message
+    assert (
+        "HINT:  Connect as the owner of the tables and of schema flowguard. To read figures it is enough to be "
+        in message
+    )
+    assert f'GRANT flowguard_viewer TO "{stranger}";' in message
+
+
+@pytest.fixture
+def stranger(guarded_db: str, as_role: AsRole) -> str:
+    """Give a role that may connect and nothing else."""
+    with psycopg.connect(as_role(guarded_db, "postgres"), autocommit=True) as admin:
+        if admin.execute("SELECT FROM pg_roles WHERE rolname = 'stranger'").fetchone() is None:
+            admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier("stranger")))
+    return "stranger"
+
+
+def test_what_the_database_forbids_is_told_with_its_remedy(command: Run, guarded_db: str, query: Query) -> None:
+    before = query(guarded_db, LINKS)
+    runs = "SELECT run_id FROM flowguard.run WHERE note = 'pyflowguard:report/{}'"
+    [(clean_up,)] = query(guarded_db, runs.format("clean_up"))
+    [(back_fill,)] = query(guarded_db, runs.format("back_fill"))
+    message = failure(command("undo", str(clean_up), "--dsn", guarded_db), 4)
+    assert "ERROR FG203: " in message
+    assert "fk_discovery_flows_master_flow" in message
+    message = failure(command("undo", str(back_fill), "--dsn", guarded_db), 4)
+    assert "ERROR FG202: " in message
+    assert "HINT:  Call flowguard.set_mode('migration." in message
+    assert query(guarded_db, LINKS) == before
