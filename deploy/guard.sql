@@ -569,6 +569,12 @@ DECLARE
   r_statement   record;
 BEGIN
   PERFORM flowguard._check_columns(p_link);
+  -- 0. the registry says that all this is meant to be there: nobody takes it away while it is being built
+  IF NOT p_link.guarded THEN
+    RETURN QUERY SELECT 0, format('UPDATE flowguard.link SET guarded = true WHERE relation = %L::regclass '
+                                  'AND link_column = %L', p_link.relation, p_link.link_column), 'none', true;
+    p_link.guarded := true;
+  END IF;
   FOR r_statement IN
     -- 1. indexes; an invalid one is what a broken CREATE INDEX CONCURRENTLY left
     SELECT x.statement, x.lock, x.in_transaction
@@ -656,13 +662,7 @@ BEGIN
        AND s.status <> 'missing') AS x (is_replaced)
      WHERE s.status <> 'installed';
 
-  -- 5. the registry says that all this is meant to be there; then what is not meant any more goes
-  IF NOT p_link.guarded THEN
-    RETURN QUERY SELECT 0,
-      format('UPDATE flowguard.link SET guarded = true WHERE relation = %L::regclass AND link_column = %L',
-                                  p_link.relation, p_link.link_column), 'none', true;
-    p_link.guarded := true;
-  END IF;
+  -- 5. what is not meant to be there any more
   RETURN QUERY SELECT 0, o.statement, o.lock, true FROM flowguard._obsolete(p_link) o;
 END;
 $_plan$;

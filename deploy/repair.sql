@@ -770,16 +770,22 @@ BEGIN
       USING ERRCODE = 'FG202', DETAIL = 'The link is enforced: no row may be without it.',
             HINT = pg_catalog.format('Call flowguard.set_mode(%L, ''observe'') first.', v_table);
   END IF;
-  SELECT pg_catalog.string_agg(pg_catalog.format('%I of table %s', k.conname, k.relation), ', '),
-    pg_catalog.min(k.relation::pg_catalog.text)
-    INTO v_keys, v_table FROM flowguard._forbidding_keys(p_run) k;
+  SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I of table %s', k.conname, k.relation), ', '),
+         pg_catalog.concat_ws(' ',
+           pg_catalog.string_agg(DISTINCT pg_catalog.format('Call flowguard.unguard(%L, %L).', k.relation,
+             l.link_column), ' ')
+             FILTER (WHERE flowguard._is_ours(k.conname)),
+           pg_catalog.string_agg(DISTINCT pg_catalog.format('Drop %I of table %s, to add it again NOT VALID '
+             'afterwards.',
+                                                            k.conname, k.relation), ' ')
+             FILTER (WHERE NOT flowguard._is_ours(k.conname)))
+    INTO v_keys, v_table
+    FROM flowguard._forbidding_keys(p_run) k
+    LEFT JOIN flowguard.link l ON l.relation OPERATOR(pg_catalog.=) k.relation;
   IF v_keys IS NOT NULL THEN
     RAISE EXCEPTION 'flowguard: run % cannot be undone while foreign keys forbid what was there', p_run
       USING ERRCODE = 'FG203', DETAIL = pg_catalog.format('They are: %s.', v_keys),
-            HINT = pg_catalog.format('Call flowguard.unguard(%L) for keys that begin with flowguard_, drop the others '
-              '(and add '
-                                     'them again NOT VALID afterwards), then call flowguard.undo(%s) again.', v_table,
-                                       p_run);
+            HINT = pg_catalog.format('%s Then call flowguard.undo(%s) again.', v_table, p_run);
   END IF;
 
   PERFORM flowguard._mark_transaction('undo', p_run, NULL);
@@ -835,6 +841,7 @@ DECLARE
   v_run      bigint;
   v_restored bigint := 0;
   v_keys     pg_catalog.jsonb;
+  r_undone   record;
   r_key      record;
 BEGIN
   FOR v_run IN
@@ -850,7 +857,12 @@ BEGIN
     LOOP
       EXECUTE pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I', r_key.relation, r_key.conname);
     END LOOP;
-    v_restored := v_restored OPERATOR(pg_catalog.+) (SELECT u.restored FROM flowguard.undo(v_run) u);
+    SELECT * INTO r_undone FROM flowguard.undo(v_run) u;
+    v_restored := v_restored OPERATOR(pg_catalog.+) r_undone.restored;
+    IF r_undone.skipped OPERATOR(pg_catalog.>) 0 THEN
+      RAISE NOTICE 'run %: % links were written by others since and stay as they are', v_run, r_undone.skipped
+        USING HINT = 'See flowguard.run_change where undone = ''skipped''.';
+    END IF;
     FOR r_key IN
       SELECT DISTINCT ON (k.relation, k.conname) k.*
         FROM pg_catalog.jsonb_to_recordset(v_keys)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pglast.parser import scan
 
+from pyflowguard import __version__
 from pyflowguard.plan import read_plan
 
 ROOT = Path(__file__).parents[2]
@@ -82,3 +83,10 @@ def test_every_change_has_three_scripts_and_no_script_is_left_over() -> None:
     for kind in KINDS:
         there = {relative(path).removesuffix(".sql").split("/", 1)[1] for path in (ROOT / kind).rglob("*.sql")}
         assert there == set(names)
+
+
+def test_the_database_side_has_the_version_of_the_package() -> None:
+    text = (ROOT / "deploy" / "health.sql").read_text("utf-8")
+    found = re.search(r"AS \$version\$\s+SELECT '([^']+)';", text)
+    assert found is not None
+    assert found[1] == __version__
