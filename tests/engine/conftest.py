@@ -10,10 +10,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from engine import tables
 from hypothesis import HealthCheck, Phase, settings
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
-from engine import tables
 
 from pyflowguard import changes
 

@@ -506,3 +506,43 @@ def test_a_role_without_any_right_on_the_schema_can_write(app: Connection, as_ro
         with refused("FG001") as refusal:
             run(writer, "INSERT INTO public.child (id, tenant) VALUES (21, 1)")
         refusal.says("parent is NULL")
+
+
+# --- Other ways to write
+
+
+def test_copy_is_filled_like_insert(app: Connection) -> None:
+    run(app, "INSERT INTO parent VALUES (10, 1, 1)")
+    with app.cursor().copy("COPY child (id, tenant, parent) FROM STDIN") as copy:
+        for row in ((20, 1, 10), (21, 1, 10)):
+            copy.write_row(row)
+    assert links(app, "child") == {20: 1, 21: 1}
+    with refused("FG001"), app.cursor().copy("COPY child (id, tenant, parent) FROM STDIN") as copy:
+        copy.write_row((22, 1, None))
+    assert links(app, "child") == {20: 1, 21: 1}
+
+
+def test_on_conflict_and_merge_are_filled_too(app: Connection) -> None:
+    run(app, "INSERT INTO parent VALUES (10, 1, 1), (11, 1, 2)")
+    run(app, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10)")
+    run(
+        app,
+        "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 11), (21, 1, 11) "
+        "ON CONFLICT (id) DO UPDATE SET parent = excluded.parent",
+    )
+    assert links(app, "child") == {20: 2, 21: 2}
+    run(
+        app,
+        "MERGE INTO child c USING (VALUES (21, 10), (22, 10)) AS v (id, parent) ON c.id = v.id "
+        "WHEN MATCHED THEN UPDATE SET parent = v.parent "
+        "WHEN NOT MATCHED THEN INSERT (id, tenant, parent) VALUES (v.id, 1, v.parent)",
+    )
+    assert links(app, "child") == {20: 2, 21: 1, 22: 1}
+
+
+def test_many_rows_in_one_statement(app: Connection) -> None:
+    run(app, "INSERT INTO parent SELECT n, 1, n % 3 + 1 FROM generate_series(1, 300) n")
+    run(app, "INSERT INTO child (id, tenant, parent) SELECT n, 1, (n - 1) / 10 + 1 FROM generate_series(1, 3000) n")
+    assert one(app, "SELECT count(*) FROM child c JOIN parent p ON p.id = c.parent WHERE c.flow = p.flow") == 3000
+    run(app, "UPDATE parent SET flow = 3")
+    assert rows(app, "SELECT DISTINCT flow FROM child") == [(3,)]
