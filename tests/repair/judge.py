@@ -1,0 +1,185 @@
+"""What DESIGN 5 says that repair makes of rows that were there before any guard, worked out in plain Python.
+
+The rules themselves are asked of the oracle of the engine's tests; here is only what repair adds to them: alternate
+keys, orphans, and what is done with those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from engine.oracle import Key, Link, Oracle, Proximity, Reference, Row, Table, same_as_far_as_known, same_for_certain
+
+Policy: TypeAlias = Literal["quarantine", "unlink", "keep"]
+Verdict: TypeAlias = Literal["linked", "translated", "unlinked", "quarantined", "remaining"]
+
+
+@dataclass
+class Counts:
+    """What a run says that it did; `followed` rows are linked ones that late linking was faster with."""
+
+    linked: int = 0
+    translated: int = 0
+    unlinked: int = 0
+    quarantined: int = 0
+    remaining: int = 0
+
+
+@dataclass
+class Judge:
+    """Tables as they are before repair, and after it once `repair` was called."""
+
+    oracle: Oracle
+    policy: Policy
+    alternates: Sequence[str]
+    holders: Sequence[tuple[str, str, str, str]] = ()
+    """Foreign keys that forbid a delete: (table, column, referenced table, referenced column)."""
+    tenants_known: bool = False
+    """Whether tenant columns are NOT NULL, so that the keys which prove agreement name them."""
+    counts: Counts = field(default_factory=Counts)
+
+    @classmethod
+    def of(cls, tables: Sequence[Table], links: Sequence[Link], **options: Any) -> Judge:  # noqa: ANN401  see the fields
+        return cls(Oracle(tables, links), **options)
+
+    def repair(self) -> Counts:
+        """Judge all rows, links in order, sources first."""
+        for link in self.oracle.links:
+            verdicts = [(key, *self.judge(link, row)) for key, row in self.rows(link.table).items()]
+            for key, verdict, found in verdicts:
+                self.carry_out(link, key, verdict, found)
+        return self.counts
+
+    def judge(self, link: Link, row: Row) -> tuple[Verdict | None, Any]:
+        """Say what becomes of one row (None: it is well, or is not repair's business), and its link."""
+        value = row[link.column]
+        if value is not None and any(True for _ in self.masters(link, value, row)):
+            return None, value
+        known = all(row[column] is not None for column in link.tenants if column is not None)
+        hits = [] if value is None else self.hits(link, row)
+        agreed = self.agreed(link, row)
+        found = self.oracle.lookup(link, row, ask_session=False)
+        if len(hits) > 1 and (found is None or "XX" not in __import__("os").environ):
+            return "remaining", value
+        if len(hits) == 1 and (agreed is None or agreed == hits[0]):
+            verdict, found = "translated", hits[0]
+        elif found is not None:
+            verdict = "linked"
+        else:
+            return self.unmendable(link, row)
+        if link.enforce and (not known or self.disagrees(link, row, found)):
+            return "remaining", value  # whatever is written would be refused at commit
+        return ("linked" if verdict == "linked" else "translated"), found
+
+    def unmendable(self, link: Link, row: Row) -> tuple[Verdict, Any]:
+        value = row[link.column]
+        if value is None or self.is_ambiguous(link, row):
+            return "remaining", value
+        if self.waits(link, row):
+            # No orphan. Without its link it follows the reference as soon as that has one.
+            may_unlink = not link.enforce and self.policy != "keep"
+            return ("unlinked", None) if may_unlink else ("remaining", value)
+        if self.policy == "quarantine":
+            return "quarantined", None
+        if self.policy == "unlink" and not link.enforce:
+            return "unlinked", None
+        return "remaining", value
+
+    def carry_out(self, link: Link, key: Key, verdict: Verdict | None, found: Any) -> None:  # noqa: ANN401  a key
+        row = self.rows(link.table).get(key)
+        if verdict is None or row is None:
+            return
+        if verdict == "quarantined":
+            if self.is_held(link.table, row):
+                self.counts.remaining += 1
+            else:
+                self.oracle.delete(link.table, key)
+                self.counts.quarantined += 1
+            return
+        row[link.column] = found
+        setattr(self.counts, verdict, getattr(self.counts, verdict) + 1)
+        if verdict == "unlinked":
+            self.counts.remaining += 1
+
+    # --- Small steps
+
+    def rows(self, table: str) -> dict[Key, Row]:
+        return self.oracle.rows[table]
+
+    def masters(self, link: Link, value: object, row: Row) -> list[Row]:
+        """Give the masters that the value names; a key that is unique within its tenant names only one of that."""
+        by_tenant = "number" in link.master.key
+        return [
+            master
+            for master in self.oracle.masters(link, value)
+            if not by_tenant or same_as_far_as_known(master, link.master.tenants, row, link.tenants)
+        ]
+
+    def hits(self, link: Link, row: Row) -> list[Any]:
+        """Give the keys of same-tenant masters of which the link is an alternate key."""
+        return [
+            master[link.master.key]
+            for master in self.rows(link.master.table).values()
+            if any(master[column] == row[link.column] for column in self.alternates)
+            and same_as_far_as_known(master, link.master.tenants, row, link.tenants)
+        ]
+
+    def agreed(self, link: Link, row: Row) -> Any:  # noqa: ANN401  a key
+        for rule in link.rules:
+            if isinstance(rule, Reference) and rule.agree and row[rule.via] is not None:
+                return self.oracle.by_reference(link, rule, row)
+        return None
+
+    def disagrees(self, link: Link, row: Row, value: object) -> bool:
+        """Say whether a key of ours would refuse the value at commit."""
+        return any(
+            isinstance(rule, Reference)
+            and rule.agree
+            and row[rule.via] is not None
+            and not any(
+                source[rule.source_key] == row[rule.via]
+                and source[rule.source_link] == value
+                and (not self.tenants_known or same_for_certain(source, rule.tenants, row, link.tenants))
+                for source in self.rows(rule.source).values()
+            )
+            for rule in link.rules
+        )
+
+    def waits(self, link: Link, row: Row) -> bool:
+        """Say whether an agreeing reference of the row has no link yet."""
+        return any(
+            isinstance(rule, Reference)
+            and rule.agree
+            and any(
+                source[rule.source_key] == row[rule.via]
+                and source[rule.source_link] is None
+                and same_as_far_as_known(source, rule.tenants, row, link.tenants)
+                for source in self.rows(rule.source).values()
+            )
+            for rule in link.rules
+        )
+
+    def is_ambiguous(self, link: Link, row: Row) -> bool:
+        """Say whether a rule that leaves ambiguous rows alone is the one that stops the search."""
+        for rule in link.rules:
+            if isinstance(rule, Reference) and rule.agree and row[rule.via] is not None:
+                return False
+            if isinstance(rule, Proximity) and self.oracle.by_proximity(link, rule, row)[1]:
+                return True
+        return False
+
+    def is_held(self, table: str, row: Row) -> bool:
+        return any(
+            target == table and any(other[column] == row[key] for other in self.rows(holder).values())
+            for holder, column, target, key in self.holders
+        )
+
+    def wrong(self) -> int:
+        """Count the rows that are unlinked or dangling."""
+        return sum(
+            row[link.column] is None or not self.masters(link, row[link.column], row)
+            for link in self.oracle.links
+            for row in self.rows(link.table).values()
+        )
