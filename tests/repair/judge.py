@@ -61,7 +61,7 @@ class Judge:
         hits = [] if value is None else self.hits(link, row)
         agreed = self.agreed(link, row)
         found = self.oracle.lookup(link, row, ask_session=False)
-        if len(hits) > 1 and (found is None or "XX" not in __import__("os").environ):
+        if len(hits) > 1:
             return "remaining", value
         if len(hits) == 1 and (agreed is None or agreed == hits[0]):
             verdict, found = "translated", hits[0]
