@@ -221,7 +221,7 @@ def wait_for(process: subprocess.Popen[str], beginning: str) -> None:
     for line in process.stdout:
         if line.startswith(beginning):
             return
-    pytest.fail(f"it ended before it printed {beginning}")
+    pytest.fail(f"it ended before it printed {beginning}: {process.communicate()[1]}")
 
 
 def test_nothing_is_left_behind(start: Callable[[], subprocess.Popen[str]], shared_directory: Path) -> None:

@@ -118,8 +118,6 @@ def test_links_between_documents_lead_somewhere() -> None:
                 headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
                 anchors = {heading.lower().replace(" ", "-") for heading in headings}
                 assert anchor in anchors, f"{document.name}: {target}"
-                    f"{document.name}: {target}"
-                )
 
 
 def test_every_command_option_and_exit_code_is_documented() -> None:
