@@ -273,7 +273,8 @@ def test_a_filter_that_is_no_condition_on_the_source(known: Connection, conditio
 def test_a_filter_that_ends_in_a_remark(known: Connection) -> None:
     run(
         known,
-        "SELECT flowguard.add_proximity_rule('probe', 'event', '1 hour', 'at', 'at', 'flow', %s, link_column => 'flow')",
+        "SELECT flowguard.add_proximity_rule('probe', 'event', '1 hour', 'at', 'at', 'flow', %s, "
+        "link_column => 'flow')",
         "status = 'live' -- or 'new'",
     )
     guard(known, "probe")
