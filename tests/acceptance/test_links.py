@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
-from acceptance.command import Query, Run, failure
+from acceptance.command import COMMAND, Query, Run, failure, in_migration
 from psycopg import sql
 
+from pyflowguard import changes, database
 from pyflowguard import repair as repairs
+from pyflowguard.plan import changeset_directory
+from pyflowguard.server import throwaway_server
 
 AsRole = Callable[[str, str], str]
+SQL = changeset_directory() / "sql" / "report"
 DANGLING = "SELECT count(*) FROM discovery_flows f WHERE NOT EXISTS (SELECT FROM crewai_flow_state_extensions m "
 DANGLING += "WHERE m.flow_id = f.master_flow_id) AND f.master_flow_id IS NOT NULL"
 LINKS = "SELECT id, master_flow_id FROM assets UNION ALL SELECT id, master_flow_id FROM import_field_mappings "
@@ -306,3 +313,59 @@ def test_what_the_database_forbids_is_told_with_its_remedy(command: Run, guarded
     assert "ERROR FG202: " in message
     assert "HINT:  Call flowguard.set_mode('migration." in message
     assert query(guarded_db, LINKS) == before
+
+
+def test_a_viewer_reads_figures_and_changes_nothing(command: Run) -> None:
+    """On a server of its own: the two roles belong to a whole server."""
+    with throwaway_server() as server:
+        with psycopg.connect(server.dsn(), autocommit=True) as admin:
+            admin.execute("CREATE ROLE app_owner LOGIN CREATEROLE")
+            admin.execute("CREATE ROLE reader LOGIN")
+            admin.execute("CREATE DATABASE report OWNER app_owner")
+        dsn = in_migration(server.dsn("report", user="app_owner"))
+        for name in ("schema.sql", "before.sql"):
+            with database.connect(dsn) as connection:
+                database.run_script(connection, SQL / name, action=f"loading {name}")
+        changes.deploy(dsn, to="report/links")
+        with psycopg.connect(server.dsn("report"), autocommit=True) as admin:
+            admin.execute("GRANT flowguard_viewer TO reader")
+            admin.execute("GRANT USAGE ON SCHEMA migration TO reader")  # for table names without their schema
+        reader = in_migration(server.dsn("report", user="reader"))
+        assert printed_json(command, 0, "health", "--violations", "5", "--dsn", reader) == printed_json(
+            command, 0, "health", "--violations", "5", "--dsn", dsn
+        )
+        assert printed_json(command, 1, "check", "--dsn", reader) == printed_json(command, 1, "check", "--dsn", dsn)
+        for arguments in (("repair",), ("undo", "1")):
+            assert "ERROR 42501: permission denied for " in failure(command(*arguments, "--dsn", reader), 4)
+
+
+def test_an_interrupted_repair_keeps_what_it_committed_and_goes_on(
+    command: Run, clean_environment: dict[str, str], registered_db: str, query: Query
+) -> None:
+    with psycopg.connect(registered_db) as blocker:
+        # the last asset in the order of keys: the batches before it are committed, the last one waits
+        blocker.execute("SELECT FROM assets ORDER BY id DESC LIMIT 1 FOR UPDATE")
+        with subprocess.Popen(
+            [COMMAND, "repair", "assets", "--batch-size", "5", "--dsn", registered_db],
+            env=clean_environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            deadline = time.monotonic() + 30
+            while query(registered_db, "SELECT linked FROM flowguard.run") != [(25,)]:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout) == (130, "")
+    assert stderr.splitlines()[-1] == "pyflowguard: interrupted."
+    assert "Traceback" not in stderr
+    findings = printed_json(command, 1, "check", "--dsn", registered_db)
+    assert "run_stopped" in [finding["name"] for finding in findings]
+    assert printed_json(command, 0, "repair", "assets", "--dsn", registered_db)["linked"] == 4
+    assert query(registered_db, "SELECT run_id, status, linked FROM flowguard.run ORDER BY 1") == [
+        (1, "stopped", 25),
+        (2, "finished", 4),
+    ]
