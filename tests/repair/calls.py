@@ -10,7 +10,10 @@ from engine.postgres import Connection, one, rows
 from psycopg import sql
 from psycopg.rows import class_row
 
-PINNED = "SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = 'postgres'; SET LOCAL timezone = 'UTC'"
+PINNED = (
+    b"SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = 'postgres'; SET LOCAL timezone = 'UTC'; "
+    b"SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = 'hex'"
+)
 
 
 @dataclass(frozen=True)
