@@ -257,9 +257,22 @@ $_time_is_usable$;
 COMMENT ON FUNCTION flowguard._time_is_usable(text) IS
   'SQL text: a time is known, finite and leaves room for a window.';
 
-CREATE OR REPLACE FUNCTION flowguard._nearest_lookup(
-  p_link flowguard.link, p_rule flowguard.rule, p_style text, p_find text
-) RETURNS text
+CREATE OR REPLACE FUNCTION flowguard._master_query(p_link flowguard.link, p_style text, p_key text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_master_query$
+-- SQL text of a scalar query: the key of the master of the row's tenant that has a given key, NULL where there is none.
+DECLARE
+  v_master flowguard.master := flowguard._master(p_link.master);
+BEGIN
+  RETURN format('SELECT m.%1$I FROM %2$s m WHERE m.%1$I %3$s %4$s%5$s', v_master.key_column, v_master.relation,
+                flowguard._equal(v_master.relation, v_master.key_column), p_key,
+                flowguard._master_match(p_link, p_style, false));
+END;
+$_master_query$;
+COMMENT ON FUNCTION flowguard._master_query(flowguard.link, text, text) IS
+  'SQL text of a scalar query for the master of the row''s tenant that has a given key.';
+
+CREATE OR REPLACE FUNCTION flowguard._nearest_lookup(p_link flowguard.link, p_rule flowguard.rule, p_style text)
+RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_nearest_lookup$
 -- PL/pgSQL text: the nearest row of the source, in short steps, each one descent of an index: the latest row that is
 -- not after, the earliest after, the smaller key among equal times, the master. Only where that master is missing is
@@ -274,7 +287,7 @@ DECLARE
 BEGIN
   RETURN format($text$    -- rule %1$s: the row of %2$s nearest in time
     IF %3$s THEN
-      SELECT s.%4$I, s.%5$I INTO v_reference, v_before_%1$s %6$s
+      SELECT s.%4$I, s.%5$I, (%11$s) INTO v_reference, v_before_%1$s, v_link %6$s
          AND s.%5$I OPERATOR(pg_catalog.<=) %7$s AND s.%5$I OPERATOR(pg_catalog.>=) (%7$s OPERATOR(pg_catalog.-) %8$s)
        ORDER BY s.%5$I DESC, %9$s LIMIT 1;
       IF v_before_%1$s IS NULL OR v_before_%1$s OPERATOR(pg_catalog.<) %7$s THEN
@@ -284,24 +297,23 @@ BEGIN
         IF v_after_%1$s IS NOT NULL
            AND (v_before_%1$s IS NULL OR (v_after_%1$s OPERATOR(pg_catalog.-) %7$s)
                                          OPERATOR(pg_catalog.<) (%7$s OPERATOR(pg_catalog.-) v_before_%1$s)) THEN
-          SELECT s.%4$I INTO v_reference %6$s AND s.%5$I OPERATOR(pg_catalog.=) v_after_%1$s
+          SELECT s.%4$I, (%11$s) INTO v_reference, v_link %6$s
+             AND s.%5$I OPERATOR(pg_catalog.=) v_after_%1$s
            ORDER BY %9$s LIMIT 1;
         END IF;
       END IF;
-      IF v_reference IS NOT NULL THEN
-        %10$s;
-        IF v_link IS NULL THEN
-          SELECT x.link INTO v_link FROM (
-     %11$s) x;
-        END IF;
+      IF v_link IS NULL AND v_reference IS NOT NULL THEN
+        SELECT x.link INTO v_link FROM (
+     %10$s) x;
       END IF;
 $text$, p_rule."position", p_rule.source, flowguard._time_is_usable(v_time), p_rule.source_link, p_rule.source_time,
   v_from,
-        v_time, flowguard._window_sql(p_rule), flowguard._columns_sql(flowguard._row_key(p_rule.source), 's.'), p_find,
-        flowguard._nearest_query(p_link, p_rule, p_style));
+        v_time, flowguard._window_sql(p_rule), flowguard._columns_sql(flowguard._row_key(p_rule.source), 's.'),
+        flowguard._nearest_query(p_link, p_rule, p_style),
+        flowguard._master_query(p_link, p_style, 's.' || quote_ident(p_rule.source_link)));
 END;
 $_nearest_lookup$;
-COMMENT ON FUNCTION flowguard._nearest_lookup(flowguard.link, flowguard.rule, text, text) IS
+COMMENT ON FUNCTION flowguard._nearest_lookup(flowguard.link, flowguard.rule, text) IS
   'PL/pgSQL text that finds the nearest source row''s master in short steps.';
 
 CREATE OR REPLACE FUNCTION flowguard._lookup_variables(p_link flowguard.link) RETURNS text
@@ -319,8 +331,8 @@ COMMENT ON FUNCTION flowguard._lookup_variables(flowguard.link) IS 'Declarations
 CREATE OR REPLACE FUNCTION flowguard._lookup(p_link flowguard.link, p_style text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_lookup$
 -- PL/pgSQL text that sets v_link to what the first rule yields, NULL for none.
--- A reference is read in two steps on purpose: the first waits for whoever is re-linking the referenced row, the second
--- then sees, with a new snapshot, the master that came with the new link.
+-- A reference is read together with its master. Where that had to wait for whoever was re-linking the referenced row,
+-- the master that came with the new link is seen by a later snapshot only: it is asked for once more.
 DECLARE
   v_master flowguard.master := flowguard._master(p_link.master);
   v_find   text;
@@ -328,9 +340,7 @@ DECLARE
   v_via    text;
   r_rule   flowguard.rule;
 BEGIN
-  v_find := format('SELECT m.%1$I INTO v_link FROM %2$s m WHERE m.%1$I %3$s v_reference%4$s', v_master.key_column,
-                   v_master.relation, flowguard._equal(v_master.relation, v_master.key_column),
-                   flowguard._master_match(p_link, p_style, false));
+  v_find := format('v_link := (%s)', flowguard._master_query(p_link, p_style, 'v_reference'));
   FOR r_rule IN SELECT * FROM flowguard._rules(p_link) LOOP
     IF r_rule.kind = 'session' THEN
       CONTINUE WHEN p_style = 'finder';
@@ -364,15 +374,16 @@ BEGIN
         v_text := v_text || format(
           E'    -- rule %s: the link of the row of %s that %s refers to\n'
           '    IF %s IS NOT NULL THEN\n'
-          '      SELECT s.%I INTO v_reference FROM %s s WHERE s.%I %s %s%s FOR KEY SHARE;\n'
-          '      IF v_reference IS NOT NULL THEN\n'
+          '      SELECT s.%I, (%s) INTO v_reference, v_link\n'
+          '        FROM %s s WHERE s.%I %s %s%s FOR KEY SHARE;\n'
+          '      IF v_link IS NULL AND v_reference IS NOT NULL THEN\n'
           '        %s;\n'
           '      END IF;\n',
-          r_rule."position", r_rule.source, r_rule.via_column, v_via, r_rule.source_link, r_rule.source,
-            r_rule.source_key,
-          flowguard._equal(r_rule.source, r_rule.source_key), v_via,
+          r_rule."position", r_rule.source, r_rule.via_column, v_via, r_rule.source_link,
+          flowguard._master_query(p_link, p_style, 's.' || quote_ident(r_rule.source_link)), r_rule.source,
+          r_rule.source_key, flowguard._equal(r_rule.source, r_rule.source_key), v_via,
           flowguard._match_tenants(r_rule.source, r_rule.source_tenant_columns, 's.', p_link.relation,
-            p_link.tenant_columns,
+                                   p_link.tenant_columns,
                                    flowguard._row_refs(p_link, p_link.tenant_columns, p_style), false),
           v_find);
       END IF;
@@ -381,7 +392,7 @@ BEGIN
                             ELSE E'      EXIT lookup WHEN v_link IS NOT NULL;\n' END
                        || E'    END IF;\n';
     ELSE
-      v_text := v_text || flowguard._nearest_lookup(p_link, r_rule, p_style, v_find);
+      v_text := v_text || flowguard._nearest_lookup(p_link, r_rule, p_style);
       IF r_rule.on_ambiguous = 'leave' THEN
         v_text := v_text || format(
           E'      IF v_link IS NOT NULL AND EXISTS (\n        %s) THEN\n'

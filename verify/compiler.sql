@@ -18,7 +18,8 @@ SELECT 'flowguard._nearest_query(flowguard.link, flowguard.rule, text)'::regproc
 SELECT 'flowguard._other_master_query(flowguard.link, flowguard.rule, text, text)'::regprocedure;
 SELECT 'flowguard._window_sql(flowguard.rule)'::regprocedure;
 SELECT 'flowguard._time_is_usable(text)'::regprocedure;
-SELECT 'flowguard._nearest_lookup(flowguard.link, flowguard.rule, text, text)'::regprocedure;
+SELECT 'flowguard._master_query(flowguard.link, text, text)'::regprocedure;
+SELECT 'flowguard._nearest_lookup(flowguard.link, flowguard.rule, text)'::regprocedure;
 SELECT 'flowguard._lookup_variables(flowguard.link)'::regprocedure;
 SELECT 'flowguard._lookup(flowguard.link, text)'::regprocedure;
 SELECT 'flowguard._refuse_setting(text, text, text, text)'::regprocedure;
