@@ -98,7 +98,7 @@ class World:
     shapes: Sequence[Shape]
     tenants: Sequence[tuple[Any, ...]]
     sources: Sequence[str]
-    """Tables that the last table finds its links in by time."""
+    """Tables to crowd with rows, so that the last table finds its links in them by time."""
 
 
 # --- As the report: uuids, two tenant columns that may be NULL, a chain of references, two sources in time
@@ -372,6 +372,77 @@ SELECT flowguard.add_proximity_rule('item', 'batch', '90 minutes', 'at', 'at', '
     )
 
 
+# --- Sources that nobody guards: their links may dangle, or lead to another tenant's master
+
+
+def unguarded_sources() -> World:
+    """Rules must pass over a source row whose link is no master of the row's tenant, and take the next one."""
+    ddl = """
+CREATE TABLE flow (id uuid PRIMARY KEY, c uuid NOT NULL, e uuid NOT NULL, created_at timestamptz);
+CREATE TABLE import (id uuid PRIMARY KEY, c uuid NOT NULL, e uuid NOT NULL, flow uuid, at timestamptz);
+CREATE TABLE memo (id uuid PRIMARY KEY, c uuid NOT NULL, e uuid NOT NULL, flow uuid, at timestamptz,
+                   import_id uuid REFERENCES import);
+CREATE TABLE asset (id uuid PRIMARY KEY, c uuid NOT NULL, e uuid NOT NULL, flow uuid, at timestamptz, import_id uuid);
+"""
+    registration = """
+SELECT flowguard.add_master('flow', 'id', '{c,e}');
+SELECT flowguard.add_link('memo', 'flow', on_master_delete => 'set null');
+SELECT flowguard.add_link('asset', 'flow', on_master_delete => 'set null');
+SELECT flowguard.add_reference_rule('memo', 'import_id', 'import', source_link => 'flow', link_column => 'flow');
+SELECT flowguard.add_proximity_rule('memo', 'import', '1 hour', 'at', 'at', 'flow', on_ambiguous => 'leave',
+                                    link_column => 'flow');
+SELECT flowguard.add_reference_rule('asset', 'import_id', 'import', source_link => 'flow', agree => false,
+                                    link_column => 'flow');
+SELECT flowguard.add_proximity_rule('asset', 'import', '1 hour', 'at', 'at', 'flow', link_column => 'flow');
+"""
+    # The masters that are written first have the numbers 1 to 5, of which 4 and 5 are of other tenants.
+    some_link = Choice((*map(uuid_key, (1, 1, 2, 3, 4, 999)), None))
+
+    def link(table: str, *rules: Session | Reference | Proximity) -> Link:
+        return Link(table, "flow", FLOW, TENANT, rules, on_master_delete="set null")
+
+    return World(
+        name="unguarded sources",
+        ddl=ddl,
+        registration=registration,
+        tables=[Table(name, ("id",)) for name in ("flow", "import", "memo", "asset")],
+        links=[
+            link(
+                "memo",
+                Reference("import_id", "import", "id", "flow", TENANT),
+                Proximity("at", "import", "at", "flow", TENANT, HOUR, leave=True),
+            ),
+            link(
+                "asset",
+                Reference("import_id", "import", "id", "flow", TENANT, agree=False),
+                Proximity("at", "import", "at", "flow", TENANT, HOUR),
+            ),
+        ],
+        shapes=[
+            Shape("flow", {"id": uuid_key}, TENANT, can_delete=True),
+            Shape("import", {"id": uuid_key}, TENANT, columns={"at": Times(), "flow": some_link}),
+            Shape(
+                "memo",
+                {"id": uuid_key},
+                TENANT,
+                links=("flow",),
+                columns={"at": Times(), "import_id": Refers("import", "id")},
+                can_delete=True,
+            ),
+            Shape(
+                "asset",
+                {"id": uuid_key},
+                TENANT,
+                links=("flow",),
+                columns={"at": Times(), "import_id": Refers("import", "id")},
+                can_delete=True,
+            ),
+        ],
+        tenants=[(uuid_key(101), uuid_key(102)), (uuid_key(101), uuid_key(103)), (uuid_key(104), uuid_key(102))],
+        sources=["import", "memo"],
+    )
+
+
 WORLDS = [
     report_like(mode="observe", on_master_delete="refuse"),
     report_like(mode="observe", on_master_delete="set null", not_null="NOT NULL"),
@@ -380,4 +451,5 @@ WORLDS = [
     quoted_names(),
     keys_within_tenant(),
     keys_within_tenant(partitioned=True),
+    unguarded_sources(),
 ]
