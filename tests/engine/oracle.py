@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 Row: TypeAlias = dict[str, Any]
@@ -121,7 +122,7 @@ class Oracle:
         self.rows: dict[str, dict[Key, Row]] = {table.name: {} for table in tables}
         self.committed = deepcopy(self.rows)
         self.session: Any = None
-        self.pending: list[tuple[Link, Key]] = []
+        self.pending: list[Callable[[], None]] = []
 
     # --- What the rules yield
 
@@ -230,13 +231,7 @@ class Oracle:
     def commit(self) -> set[str]:
         """Try missing links once more, then say what forbids the commit: if anything does, nothing was written."""
         while self.pending:
-            link, key = self.pending.pop(0)
-            row = self.rows[link.table].get(key)
-            if row is None or row[link.column] is not None:
-                continue
-            found = self.lookup(link, row, ask_session=False)
-            if found is not None:
-                self.after(link.table, [(row, self.write(link.table, row, {link.column: found}))])
+            self.pending.pop(0)()
         forbidden = set(self.forbidden())
         if forbidden:
             self.rows = deepcopy(self.committed)
@@ -244,6 +239,14 @@ class Oracle:
             self.committed = deepcopy(self.rows)
         self.session = None
         return forbidden
+
+    def look_again(self, link: Link, key: Key) -> None:
+        """Try the rules once more for a row that was written without a link."""
+        row = self.rows[link.table].get(key)
+        if row is not None and row[link.column] is None:
+            found = self.lookup(link, row, ask_session=False)
+            if found is not None:
+                self.after(link.table, [(row, self.write(link.table, row, {link.column: found}))])
 
     def forbidden(self) -> Iterable[str]:
         """Name what rules 1 to 4 forbid of the rows as they are."""
@@ -276,15 +279,29 @@ class Oracle:
 
     def after(self, table: str, events: Sequence[tuple[Row | None, Row]]) -> None:
         """What one statement sets off when its rows are written: a second look at commit, and links that follow."""
+        news = [
+            (link, rule, old, new)
+            for old, new in events
+            for link in self.links
+            for rule in link.rules
+            if not isinstance(rule, Session) and rule.source == table and self.is_news(rule, old, new)
+        ]
         for _, new in events:
             for link in self.links_of(table):
                 if new[link.column] is None:
-                    self.pending.append((link, self.key(table, new)))
-        for old, new in events:
-            for link in self.links:
-                for rule in link.rules:
-                    if not isinstance(rule, Session) and rule.source == table and self.is_news(rule, old, new):
-                        self.follow(link, rule, old, new)
+                    self.pending.append(partial(self.look_again, link, self.key(table, new)))
+            # A source may have got its link before that master was there: rows still unlinked look again at commit.
+            for link, rule, _, source in news:
+                if source is new and table != link.master.table and not self.is_first(link, rule):
+                    self.pending.append(partial(self.follow, link, rule, None, new))
+        for link, rule, old, new in news:
+            self.follow(link, rule, old, new)
+
+    @staticmethod
+    def is_first(link: Link, rule: Rule) -> bool:
+        """Say whether a reference has its say before all other rules: then its link is taken as it is."""
+        others = [other for other in link.rules if not isinstance(other, Session)]
+        return isinstance(rule, Reference) and others[0] is rule
 
     @staticmethod
     def is_news(rule: Reference | Proximity, old: Row | None, new: Row) -> bool:

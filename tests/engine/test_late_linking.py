@@ -206,6 +206,20 @@ def test_a_reference_that_need_not_agree(db: Connection) -> None:
     assert links(db, "probe") == {60: 2, 61: 2, 62: None, 63: 2}
 
 
+def test_the_second_look_at_commit_leaves_explicit_values_alone(db: Connection) -> None:
+    create(db)
+    register(db)
+    run(db, "ALTER TABLE probe ADD event integer")
+    add_reference(db, "probe", "event", "event", agree=False)
+    guard(db)
+    run(db, "INSERT INTO event VALUES (50, 1, 1)")
+    run(db, "INSERT INTO probe (id, tenant, event) VALUES (60, 1, 50), (61, 1, 50)")
+    with db.transaction():
+        run(db, "UPDATE event SET flow = 2")
+        run(db, "UPDATE probe SET flow = 1 WHERE id = 60")
+    assert links(db, "probe") == {60: 1, 61: 2}
+
+
 def test_a_referenced_row_that_appears_links_what_was_there_before(db: Connection) -> None:
     create(db)
     register(db)
