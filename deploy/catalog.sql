@@ -32,7 +32,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_type_sql$
   SELECT CASE
            WHEN t.typnamespace <> 'pg_catalog'::regnamespace
                 OR f.name ~ ('^(bit|boolean|character|numeric|double precision|integer|bigint|smallint|real|interval'
-                             '|time|timestamp)\M')
+                             '|time|timestamp)($|[^a-z])')
            THEN f.name
            ELSE 'pg_catalog.' || f.name
          END
@@ -183,7 +183,7 @@ COMMENT ON FUNCTION flowguard._row_key(regclass) IS
 
 CREATE OR REPLACE FUNCTION flowguard._is_ours(p_name name) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_is_ours$
-  SELECT p_name LIKE 'flowguard\_%' OR p_name LIKE '~flowguard\_%';
+  SELECT starts_with(p_name::text, 'flowguard_') OR starts_with(p_name::text, '~flowguard_');
 $_is_ours$;
 COMMENT ON FUNCTION flowguard._is_ours(name) IS
   'Whether a constraint, index or trigger of an application table was made by PyFlowGuard, told by its name.';

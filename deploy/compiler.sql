@@ -178,6 +178,25 @@ END;
 $_sync_views$;
 COMMENT ON FUNCTION flowguard._sync_views() IS 'Makes and drops the views that hold the filters of rules.';
 
+CREATE OR REPLACE FUNCTION flowguard._time_is_usable(p_time text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_time_is_usable$
+-- Neither NULL nor infinite, nor so near the end of the type's range that adding a window would fail.
+  SELECT format('%1$s OPERATOR(pg_catalog.>) ''4000-01-01 00:00:00+00 BC'' AND %1$s OPERATOR(pg_catalog.<) '
+                '''290000-01-01 00:00:00+00''', p_time);
+$_time_is_usable$;
+COMMENT ON FUNCTION flowguard._time_is_usable(text) IS
+  'SQL text: a time is known, finite and leaves room for a window.';
+
+CREATE OR REPLACE FUNCTION flowguard._row_time(p_link flowguard.link, p_rule flowguard.rule, p_style text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_row_time$
+-- SQL text: the time of the row. A trigger and the finder look before they ask; a query over many rows cannot.
+  SELECT CASE WHEN p_style IN ('NEW', 'finder') THEN t.ref
+              ELSE format('CASE WHEN %s THEN %s END', flowguard._time_is_usable(t.ref), t.ref) END
+    FROM (SELECT (flowguard._row_refs(p_link, ARRAY[p_rule.time_column], p_style))[1]) AS t (ref);
+$_row_time$;
+COMMENT ON FUNCTION flowguard._row_time(flowguard.link, flowguard.rule, text) IS
+  'SQL text: the time of the row, NULL where no window can be laid around it.';
+
 CREATE OR REPLACE FUNCTION flowguard._nearest_query(
   p_link flowguard.link, p_rule flowguard.rule, p_style text
 ) RETURNS text
@@ -187,7 +206,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_nearest_query
 DECLARE
   v_master flowguard.master := flowguard._master(p_link.master);
   v_key    name[] := flowguard._row_key(p_rule.source);
-  v_time   text := (flowguard._row_refs(p_link, ARRAY[p_rule.time_column], p_style))[1];
+  v_time   text := flowguard._row_time(p_link, p_rule, p_style);
   v_from   text;
   v_names  text;
 BEGIN
@@ -225,7 +244,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_other_master_
 -- A row for each source row in the window that leads to another master than the one found.
 DECLARE
   v_master flowguard.master := flowguard._master(p_link.master);
-  v_time   text := (flowguard._row_refs(p_link, ARRAY[p_rule.time_column], p_style))[1];
+  v_time   text := flowguard._row_time(p_link, p_rule, p_style);
 BEGIN
   RETURN format(
     'SELECT FROM %1$s s JOIN %2$s m ON m.%3$I %4$s s.%5$I%6$s WHERE NOT s.%5$I %4$s %7$s%8$s'
@@ -247,15 +266,6 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_window_sql$
   SELECT format('INTERVAL %L', trim_scale(extract(epoch FROM p_rule.within)) || ' seconds');
 $_window_sql$;
 COMMENT ON FUNCTION flowguard._window_sql(flowguard.rule) IS 'The window of a proximity rule for SQL text, in seconds.';
-
-CREATE OR REPLACE FUNCTION flowguard._time_is_usable(p_time text) RETURNS text
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_time_is_usable$
--- Neither NULL nor infinite, nor so near the end of the type's range that adding a window would fail.
-  SELECT format('%1$s OPERATOR(pg_catalog.>) ''4000-01-01 00:00:00+00 BC'' AND %1$s OPERATOR(pg_catalog.<) '
-                '''290000-01-01 00:00:00+00''', p_time);
-$_time_is_usable$;
-COMMENT ON FUNCTION flowguard._time_is_usable(text) IS
-  'SQL text: a time is known, finite and leaves room for a window.';
 
 CREATE OR REPLACE FUNCTION flowguard._master_query(p_link flowguard.link, p_style text, p_key text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_master_query$
@@ -561,10 +571,15 @@ COMMENT ON FUNCTION flowguard._finder_signature(flowguard.link) IS 'Name and par
 
 CREATE OR REPLACE FUNCTION flowguard._is_direct(p_link flowguard.link, p_rule flowguard.rule) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_direct$
--- Whether no other rule has a say before this reference: then a late link may simply be written, for the foreign keys
--- prove it at commit. Any other rule has to ask the finder.
-  SELECT p_rule.kind = 'reference' AND NOT EXISTS (
-    SELECT FROM flowguard._rules(p_link) r WHERE r."position" < p_rule."position" AND r.kind <> 'session');
+-- Whether no other rule has a say before this reference to a registered link: then a late link may simply be written,
+-- for the foreign keys prove it at commit. Any other rule has to ask the finder.
+  SELECT p_rule.kind = 'reference'
+     AND NOT EXISTS (SELECT FROM flowguard._rules(p_link) r WHERE r."position" < p_rule."position"
+       AND r.kind <> 'session')
+     AND (p_rule.source = p_link.master
+          OR EXISTS (SELECT FROM flowguard.link l WHERE l.relation = p_rule.source
+            AND l.link_column = p_rule.source_link
+                        AND l.master = p_link.master));
 $_is_direct$;
 COMMENT ON FUNCTION flowguard._is_direct(flowguard.link, flowguard.rule) IS
   'Whether a late link by this rule may be written without asking the other rules.';
@@ -607,10 +622,13 @@ COMMENT ON FUNCTION flowguard._follow_target(flowguard.link, flowguard.rule, tex
 CREATE OR REPLACE FUNCTION flowguard._follow_still(p_link flowguard.link, p_rule flowguard.rule, p_alias text)
 RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_follow_still$
--- SQL text: the child row is unlinked or, for a reference, carries the link that the source had.
+-- SQL text: the child row is unlinked or, for a reference, carries the link that the source had. The second look at
+-- commit, told by the trigger's argument, is for unlinked rows only: another link may have been set on purpose since.
   SELECT CASE p_rule.kind
-           WHEN 'reference' THEN format('(%1$s.%2$I IS NULL OR %1$s.%2$I %3$s OLD.%4$I)', p_alias, p_link.link_column,
-                                        flowguard._equal(p_link.relation, p_link.link_column), p_rule.source_link)
+           WHEN 'reference' THEN format('(%1$s.%2$I IS NULL OR %5$s%1$s.%2$I %3$s OLD.%4$I)', p_alias,
+             p_link.link_column,
+                                        flowguard._equal(p_link.relation, p_link.link_column), p_rule.source_link,
+             CASE WHEN flowguard._is_direct(p_link, p_rule) THEN '' ELSE 'TG_NARGS OPERATOR(pg_catalog.=) 0 AND ' END)
            ELSE format('%s.%I IS NULL', p_alias, p_link.link_column)
          END;
 $_follow_still$;

@@ -322,7 +322,7 @@ BEGIN
   FOR r_rule IN SELECT * FROM flowguard._rules(p_link) r WHERE r.kind <> 'session' ORDER BY r."position" LOOP
     relation := r_rule.source;
     v_stem := '~flowguard_' || p_link.stem || '_' || r_rule."position";
-    v_follow := format('EXECUTE FUNCTION flowguard.%I()', p_link.stem || '_follow_' || r_rule."position");
+    v_follow := format('EXECUTE FUNCTION flowguard.%I', p_link.stem || '_follow_' || r_rule."position");
     v_changed := flowguard._changed_sql(relation, CASE r_rule.kind
       WHEN 'reference' THEN r_rule.source_tenant_columns || r_rule.source_key
       ELSE r_rule.source_tenant_columns || r_rule.source_time || r_rule.filter_columns END);
@@ -344,14 +344,15 @@ BEGIN
     LOOP
       name := v_stem || '_' || r_event.event;
       statement := format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s FOR EACH ROW WHEN (%s) %s',
-                          name, upper(r_event.event), relation, r_event.condition, v_follow);
+                          name, upper(r_event.event), relation, r_event.condition, v_follow || '()');
       RETURN NEXT;
       -- The finder yields only a master that is there; the source may have got its link before that. Asked again at
       -- commit.
       IF NOT flowguard._is_direct(p_link, r_rule) AND r_rule.source <> v_master.relation THEN
         name := name || '_commit';
         statement := format('CREATE CONSTRAINT TRIGGER %I AFTER %s ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW '
-                            'WHEN (%s) %s', name, upper(r_event.event), relation, r_event.condition, v_follow);
+                            'WHEN (%s) %s', name, upper(r_event.event), relation, r_event.condition,
+                            v_follow || '(''commit'')');
         RETURN NEXT;
       END IF;
     END LOOP;

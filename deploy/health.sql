@@ -57,14 +57,19 @@ $_indexes_ready$;
 COMMENT ON FUNCTION flowguard._indexes_ready(flowguard.link) IS 'How many indexes of a link are wanted and present.';
 
 CREATE OR REPLACE FUNCTION flowguard._triggers_ready(p_link flowguard.link, OUT wanted integer, OUT present integer)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_triggers_ready$
--- Triggers and functions of a link: how many there should be, and how many are enabled and current.
-  SELECT count(*)::integer, (count(*) FILTER (WHERE s.status = 'installed'))::integer
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_triggers_ready$
+-- Triggers and functions of a link: how many there should be, and how many are enabled and current. Those of a paused
+-- link are not: they do nothing.
+BEGIN
+  p_link.paused := false;
+  SELECT count(*), count(*) FILTER (WHERE s.status = 'installed')
+    INTO wanted, present
     FROM (SELECT flowguard._trigger_status(w.relation, w.name, w.statement) AS status
             FROM flowguard._wanted_triggers(p_link) w
           UNION ALL
           SELECT flowguard._function_status(f.signature, f.is_definer, f.body)
             FROM flowguard._wanted_functions(p_link) f) AS s;
+END;
 $_triggers_ready$;
 COMMENT ON FUNCTION flowguard._triggers_ready(flowguard.link) IS
   'How many triggers and functions of a link are wanted, and are enabled and current.';
@@ -77,7 +82,7 @@ RETURNS TABLE (relation regclass, link_column name, mode text, total bigint, lin
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $_link_status$
 -- SECURITY DEFINER: figures for whoever may see the view, without rights on the tables.
   SELECT l.relation, l.link_column, l.mode, c.total, c.linked, c.unlinked, c.dangling, c.mismatched, c.tenantless,
-         CASE WHEN c.total = 0 THEN 1 ELSE round(c.linked::numeric / c.total, 4) END,
+         CASE WHEN c.total = 0 THEN 1 ELSE trunc(c.linked::numeric / c.total, 4) END,
          k.wanted > 0 AND k.validated = k.wanted, i.present = i.wanted, l.guarded
     FROM flowguard._link_order() l
    CROSS JOIN LATERAL flowguard._count_links(l) c
@@ -102,7 +107,7 @@ COMMENT ON COLUMN flowguard.link_status.dangling IS 'Rows whose link is no key o
 COMMENT ON COLUMN flowguard.link_status.mismatched IS
   'Rows linked to a master of another tenant, or to another than the row they must agree with.';
 COMMENT ON COLUMN flowguard.link_status.tenantless IS 'Rows with a link that do not know their whole tenant.';
-COMMENT ON COLUMN flowguard.link_status.coverage IS 'linked / total, four decimals; 1 for an empty table.';
+COMMENT ON COLUMN flowguard.link_status.coverage IS 'linked / total, cut to four decimals; 1 for an empty table.';
 COMMENT ON COLUMN flowguard.link_status.validated IS
   'Whether all foreign keys that prove the link are there and validated.';
 COMMENT ON COLUMN flowguard.link_status.indexed IS 'Whether all indexes that the link needs are there and valid.';

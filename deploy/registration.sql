@@ -609,7 +609,8 @@ BEGIN
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   v_view := to_regclass('flowguard._filter');
   condition := pg_get_viewdef(v_view, true);
-  condition := btrim(regexp_replace(regexp_replace(condition, '^.*?\mWHERE\M\s*', ''), ';\s*$', ''));
+  condition := btrim(regexp_replace(regexp_replace(condition, '^.*?[[:space:]]WHERE[[:space:]]+', ''),
+    ';[[:space:]]*$', ''));
   SELECT array_agg(DISTINCT a.attname ORDER BY a.attname)
     INTO columns
     FROM pg_rewrite w

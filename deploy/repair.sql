@@ -9,7 +9,7 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 CREATE OR REPLACE FUNCTION flowguard._operator(p_relation regclass, p_column name, p_strategy integer) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_operator$
 -- The comparison that belongs to the column's equality: 1 <, 2 <=, 4 >=, 5 >.
-  SELECT regexp_replace(flowguard._equal(p_relation, p_column), '\.=\)$',
+  SELECT regexp_replace(flowguard._equal(p_relation, p_column), '[.]=[)]$',
                         '.' || (ARRAY['<', '<=', '=', '>=', '>'])[p_strategy] || ')');
 $_operator$;
 COMMENT ON FUNCTION flowguard._operator(regclass, name, integer) IS
@@ -69,6 +69,8 @@ DECLARE
   v_row      text;
   v_kind     text;
   v_alternate text;
+  v_agrees   text;
+  v_unknown  text;
   r_rule     flowguard.rule;
 BEGIN
   FOR r_rule IN SELECT * FROM flowguard._rules(p_link) LOOP
@@ -124,24 +126,37 @@ BEGIN
   IF v_alternate IS NULL THEN
     v_alternate := 'false';
   END IF;
+  -- What the deferred checks of an enforced link would refuse at commit is kept as it is.
+  IF p_link.mode = 'enforce' THEN
+    SELECT string_agg(format(' AND (b.%I IS NULL OR s%s.%I %s %%1$s)', r.via_column, r."position", r.source_link,
+      v_equal), ''
+                      ORDER BY r."position")
+      INTO v_agrees FROM flowguard._rules(p_link) r WHERE r.agree;
+    v_unknown := flowguard._unknown_tenant_sql(p_link, 'b.');
+    IF v_unknown IS NOT NULL THEN
+      v_agrees := coalesce(v_agrees, '') || ' AND NOT (' || replace(v_unknown, '%', '%%') || ')';
+    END IF;
+  END IF;
   -- An orphan is a dangling row that nothing can mend and that waits for nothing.
   v_kind := format(
-    'CASE WHEN b.%1$I IS NOT NULL AND t.hits OPERATOR(pg_catalog.=) 1 AND (%2$s IS NULL OR %2$s %3$s t.key) '
-      'THEN ''translated'' '
-    'WHEN n.new_link IS NOT NULL THEN ''linked'' '
-    'WHEN b.%1$I IS NULL OR t.hits OPERATOR(pg_catalog.>) 1 THEN ''kept'' '
+    'CASE WHEN b.%1$I IS NOT NULL AND t.hits OPERATOR(pg_catalog.>) 1 THEN ''kept'' '
+    'WHEN b.%1$I IS NOT NULL AND t.hits OPERATOR(pg_catalog.=) 1 AND (%2$s IS NULL OR %2$s %3$s t.key) '
+    'THEN CASE WHEN true%8$s THEN ''translated'' ELSE ''kept'' END '
+    'WHEN n.new_link IS NOT NULL THEN CASE WHEN true%9$s THEN ''linked'' ELSE ''kept'' END '
+    'WHEN b.%1$I IS NULL THEN ''kept'' '
     'WHEN %4$s THEN %5$L %6$s ELSE %7$L END',
-    p_link.link_column, v_agreed || CASE WHEN v_agreed = 'NULL' THEN format('::%s', (SELECT c.type_sql
-      FROM flowguard._column(p_link.relation, p_link.link_column) c)) ELSE '' END, v_equal, '(' || v_waits || ')',
+    p_link.link_column,
+    CASE WHEN v_agreed = 'NULL'
+      THEN 'NULL::' || (SELECT c.type_sql FROM flowguard._column(p_link.relation, p_link.link_column) c)
+        ELSE v_agreed END,
+    v_equal, '(' || v_waits || ')',
     CASE WHEN p_link.mode = 'enforce' OR p_link.on_orphan = 'keep' THEN 'kept' ELSE 'unlinked' END,
     (SELECT coalesce(string_agg(format('WHEN m%s.is_ambiguous THEN ''kept''', r."position"), ' '
       ORDER BY r."position"), '')
        FROM flowguard._rules(p_link) r WHERE r.on_ambiguous = 'leave'),
     CASE WHEN p_link.on_orphan = 'quarantine' THEN 'orphan'
-         WHEN p_link.on_orphan = 'keep' OR p_link.mode = 'enforce' THEN 'kept' ELSE 'unlinked' END);
-  IF p_link.mode = 'enforce' AND flowguard._unknown_tenant_sql(p_link, 'b.') IS NOT NULL THEN
-    v_kind := format('CASE WHEN %s THEN ''kept'' ELSE %s END', flowguard._unknown_tenant_sql(p_link, 'b.'), v_kind);
-  END IF;
+         WHEN p_link.on_orphan = 'keep' OR p_link.mode = 'enforce' THEN 'kept' ELSE 'unlinked' END,
+    coalesce(format(v_agrees, 't.key'), ''), coalesce(format(v_agrees, 'n.new_link'), ''));
 
   RETURN format($query$
   WITH batch AS MATERIALIZED (
@@ -625,7 +640,16 @@ DECLARE
   v_values   pg_catalog.text := flowguard._restore_sql(v_relation, p_row.column_names, p_row.column_values);
   v_columns  pg_catalog.text := flowguard._columns_sql(p_row.column_names::pg_catalog.name[]);
   v_now      record;
+  v_column   pg_catalog.name;
 BEGIN
+  IF v_relation IS NULL THEN
+    RAISE EXCEPTION 'flowguard: table %.% is not there any more', p_row.schema_name, p_row.table_name
+      USING ERRCODE = 'FG101', DETAIL = pg_catalog.format('Row %s of it is in quarantine.', p_row.row_key),
+            HINT = 'Give the table its name back, or restore it, first.';
+  END IF;
+  FOREACH v_column IN ARRAY p_row.column_names LOOP
+    PERFORM flowguard._column(v_relation, v_column);
+  END LOOP;
   IF p_row.action OPERATOR(pg_catalog.=) 'deleted' THEN
     EXECUTE pg_catalog.format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s', v_relation, v_columns, v_values);
   END IF;
@@ -806,7 +830,7 @@ BEGIN
                (SELECT pg_catalog.count(*) FROM flowguard.quarantined_row q
                  WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL);
   UPDATE flowguard.repair_run r
-     SET status = CASE WHEN remaining OPERATOR(pg_catalog.=) 0 THEN 'undone' ELSE 'undoing' END,
+     SET status = CASE WHEN undo.remaining OPERATOR(pg_catalog.=) 0 THEN 'undone' ELSE 'undoing' END,
          restored = r.restored OPERATOR(pg_catalog.+) undo.restored,
            skipped = r.skipped OPERATOR(pg_catalog.+) undo.skipped
    WHERE r.run_id OPERATOR(pg_catalog.=) p_run

@@ -31,7 +31,7 @@ from pyflowguard.watchdog import Order
 
 UNSAFE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 _START_TIMEOUT = 120.0  # seconds; the watchdog has its own, shorter one
-_LONGEST_SOCKET_DIRECTORY = 80  # bytes; a Unix socket's whole path must stay below 104
+_LONGEST_SOCKET_DIRECTORY = 60  # bytes; with what is added below it the socket's path is to stay below 104
 
 
 @dataclass(frozen=True)
