@@ -475,8 +475,11 @@ BEGIN
            format('%s linked, %s translated, %s quarantined', r.linked, r.translated, r.quarantined),
            'CALL flowguard.repair() goes on', 'run_stopped:' || r.run_id
       FROM flowguard.repair_run r
-     WHERE r.status = 'stopped'
-        OR r.status = 'running' AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = r.pid);
+     WHERE (r.status = 'stopped'
+            OR r.status = 'running' AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = r.pid))
+       AND NOT EXISTS (SELECT FROM flowguard.repair_run f
+                        WHERE f.run_id > r.run_id AND f.status = 'finished'
+                          AND (f.relation IS NULL OR (f.relation, f.link_column) = (r.relation, r.link_column)));
   RETURN QUERY
     SELECT 'rows_in_quarantine', 'INFO', q.schema_name || '.' || q.table_name, format('%s rows are held in quarantine',
       count(*)),

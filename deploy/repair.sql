@@ -813,16 +813,22 @@ BEGIN
   END IF;
 
   PERFORM flowguard._mark_transaction('undo', p_run, NULL);
-  SELECT u.restored, u.skipped INTO restored, skipped FROM flowguard._undo_links(p_run, p_max_rows) u;
+  -- Rows first: one that was taken out after a link of it had been written comes back as it was then.
+  restored := 0;
+  skipped := 0;
   FOR v_row IN
     SELECT q.* FROM flowguard.quarantined_row q
      WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL
      ORDER BY q.quarantine_id
-     LIMIT p_max_rows OPERATOR(pg_catalog.-) restored OPERATOR(pg_catalog.-) skipped
+     LIMIT p_max_rows
   LOOP
     PERFORM flowguard._restore_row(v_row);
     restored := restored OPERATOR(pg_catalog.+) 1;
   END LOOP;
+  IF p_max_rows IS NULL OR restored OPERATOR(pg_catalog.<) p_max_rows THEN
+    SELECT undo.restored OPERATOR(pg_catalog.+) u.restored, u.skipped INTO restored, skipped
+      FROM flowguard._undo_links(p_run, p_max_rows OPERATOR(pg_catalog.-) restored) u;
+  END IF;
   PERFORM flowguard._unmark_undo();
   remaining := (SELECT pg_catalog.count(*) FROM flowguard.repair_change c
                  WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL)
