@@ -33,7 +33,8 @@ def dirty(app: Connection) -> Connection:
         """
 INSERT INTO parent VALUES (10, 1, 1), (11, 1, NULL), (12, 1, 77), (13, 1, 9), (14, 2, 9);
 INSERT INTO child (id, tenant, flow, parent) VALUES
-  (20, 1, 1, 10), (21, 1, 2, 10), (22, 1, 1, 11), (23, 1, NULL, 11), (24, 1, NULL, 10), (25, 1, 2, NULL), (26, 1, 9, 13);
+  (20, 1, 1, 10), (21, 1, 2, 10), (22, 1, 1, 11), (23, 1, NULL, 11), (24, 1, NULL, 10), (25, 1, 2, NULL),
+  (26, 1, 9, 13);
 INSERT INTO event VALUES (50, 1, 1, 'live', '2025-01-01 00:00Z'), (51, 1, 2, 'deleted', '2025-01-01 00:00Z');
 INSERT INTO probe VALUES (60, 1, 1, NULL), (61, NULL, 1, NULL), (62, NULL, NULL, '2025-01-01 00:00Z'),
   (63, 1, NULL, '2025-01-01 00:20Z'), (64, 1, NULL, '2025-01-01 02:00Z'), (65, 1, NULL, NULL), (66, 2, NULL, now()),

@@ -59,9 +59,7 @@ def test_coverage_is_1_only_when_all_are_linked(app: Connection) -> None:
 
 
 def test_the_violations_are_the_counts(dirty: Connection) -> None:
-    listed = rows(
-        dirty, "SELECT relation::text, count(*) FROM flowguard.violation GROUP BY 1 ORDER BY 1"
-    )
+    listed = rows(dirty, "SELECT relation::text, count(*) FROM flowguard.violation GROUP BY 1 ORDER BY 1")
     assert {str(table).removeprefix("public."): count for table, count in listed} == {
         table: row["total"] - row["linked"] for table, row in status(dirty).items() if row["total"] > row["linked"]
     }
@@ -82,7 +80,7 @@ def test_validated_and_indexed_follow_the_guard(dirty: Connection) -> None:
     assert seen("parent") == (True, True, True)
     index = one(
         dirty,
-        "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'parent'::regclass AND NOT indisunique LIMIT 1",
+        "SELECT min(indexrelid::regclass::text) FROM pg_index WHERE indrelid = 'parent'::regclass AND NOT indisunique",
     )
     run(dirty, f"DROP INDEX {index}")
     assert seen("parent") == (True, True, False)

@@ -40,7 +40,7 @@ class Run:
 
 
 def repair(connection: Connection, relation: str | None = None, **options: Any) -> Run:  # noqa: ANN401  see repair()
-    """Call repair() with these arguments."""
+    """Run a repair with these arguments."""
     names = sql.SQL("").join(sql.SQL(", {} => {}").format(sql.Identifier(n), sql.Placeholder(n)) for n in options)
     query = sql.SQL("CALL flowguard.repair(%(table)s::regclass") + names + sql.SQL(")")
     with connection.cursor(row_factory=class_row(Run)) as cursor:
@@ -51,7 +51,7 @@ def repair(connection: Connection, relation: str | None = None, **options: Any) 
 
 
 def undo(connection: Connection, run: int, max_rows: int | None = None) -> tuple[int, int, int]:
-    """Call undo(): rows restored, skipped and remaining."""
+    """Take a run back; gives rows restored, skipped and remaining."""
     restored, skipped, remaining = rows(connection, "SELECT * FROM flowguard.undo(%s, %s)", run, max_rows)[0]
     return restored, skipped, remaining
 

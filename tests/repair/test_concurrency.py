@@ -81,10 +81,9 @@ def wrong(connection: Connection) -> list[tuple[object, ...]]:
 def test_a_parent_linked_anew_meanwhile(app: Connection, session: Callable[[], Connection]) -> None:
     guard(app)
     writer, mender = session(), session()
-    with in_background(mender) as background:
-        with writer.transaction():
-            run(writer, "UPDATE parent SET flow = 2 WHERE id IN (1, 3)")
-            wait_until(app, "SELECT count(*) > 0 FROM flowguard.run")
+    with in_background(mender) as background, writer.transaction():
+        run(writer, "UPDATE parent SET flow = 2 WHERE id IN (1, 3)")
+        wait_until(app, "SELECT count(*) > 0 FROM flowguard.run")
         # Whether it came before or after, children agree with their parents.
     assert not background.failed
     repair(app)

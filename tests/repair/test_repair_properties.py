@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from random import Random
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 import pytest
@@ -30,7 +30,7 @@ from engine.worlds import (
     quoted_names,
     report_like,
 )
-from hypothesis import Phase, given, note, settings
+from hypothesis import Phase, example, given, note, settings
 from hypothesis import strategies as st
 from psycopg import sql
 from repair.calls import dump, repair, run_row, undo
@@ -39,7 +39,7 @@ from repair.judge import Judge, Policy
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 # The rows are drawn from a seed: hypothesis would take longer to draw them one by one than the server to repair them.
 thoroughly = settings(
-    max_examples=1000 if NIGHTLY else 8,
+    max_examples=1000 if NIGHTLY else 6,
     deadline=None,
     derandomize=not NIGHTLY,
     database=None,
@@ -241,9 +241,7 @@ class Bench:
     def expected(self, judge: Judge) -> dict[str, dict[Any, Any]]:
         """Give the same of the judge's rows."""
         return {
-            shape.table: {
-                key: tuple(row[name] for name in shape.links) for key, row in judge.rows(shape.table).items()
-            }
+            shape.table: {key: tuple(row[name] for name in shape.links) for key, row in judge.rows(shape.table).items()}
             for shape in self.case.world.shapes
         }
 
@@ -293,6 +291,11 @@ def as_role() -> Callable[[str, str], str]:
 
 @thoroughly
 @given(seed=seeds, batch_size=st.sampled_from([1, 3, 5000]))
+@example(seed=0, batch_size=1)  # linked by one link of its table, taken out by the other
+@example(seed=90, batch_size=1)  # links written when a batch commits
+@example(seed=1476364, batch_size=1)  # a translation that a child of unknown tenant holds back
+@example(seed=1960019, batch_size=3)  # a row of unknown tenant that would follow
+@example(seed=2893992, batch_size=5000)  # a worse source is linked before the better one
 def test_repair_does_what_the_judge_says(bench: Bench, seed: int, batch_size: int) -> None:
     judge = Dirt(bench.case, Random(seed)).draw()
     load(bench.loader, bench.case, judge)
@@ -312,7 +315,7 @@ def test_repair_does_what_the_judge_says(bench: Bench, seed: int, batch_size: in
 
     repaired = bench.application()
     again = repair(bench.owner, batch_size=batch_size)
-    assert (again.total, again.remaining) == (0, done.remaining)
+    assert (again.total, again.remaining) == (0, judge.wrong())
     assert bench.application() == repaired
 
     if not bench.case.guarded:
@@ -329,9 +332,7 @@ def check_counts(bench: Bench, judge: Judge, run_id: int) -> None:
     kinds = dict(
         rows(bench.owner, "SELECT kind, count(*) FROM flowguard.run_change WHERE run_id = %s GROUP BY 1", run_id)
     )
-    assert kinds == {
-        kind: said[kind] for kind in ("linked", "translated", "unlinked", "followed") if said[kind] > 0
-    }
+    assert kinds == {kind: said[kind] for kind in ("linked", "translated", "unlinked", "followed") if said[kind] > 0}
     held = one(
         bench.owner,
         "SELECT count(*) FROM flowguard.quarantine WHERE run_id = %s AND link_column IS NOT NULL",
@@ -352,5 +353,5 @@ def test_the_size_of_a_batch_makes_no_difference(bench: Bench, seed: int) -> Non
     for batch_size in (1, 3, 5000):
         load(bench.loader, bench.case, judge)
         done = repair(bench.owner, batch_size=batch_size)
-        found.append((bench.application(), cast("int", done.remaining)))
+        found.append((bench.application(), done.remaining))
     assert found[0] == found[1] == found[2]

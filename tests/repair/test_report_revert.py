@@ -1,4 +1,4 @@
-"""The report's changes taken back one by one: what their runs did is undone, keys and all, and the rows are as before."""
+"""The report's changes taken back one by one: what their runs did is undone, and rows and keys are as before."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Report:
         there = [name for name in TABLES if one(self.connection, "SELECT to_regclass(%s) IS NOT NULL", name)]
         return dump(self.connection, *there)
 
-    def keys(self) -> list[tuple[object, ...]]:
+    def foreign_keys(self) -> list[tuple[object, ...]]:
         return rows(self.connection, KEYS)
 
 
@@ -64,10 +64,10 @@ def test_step_by_step(report: Report) -> None:
         "report/enforce",
     ]
     changes.deploy(report.dsn, to="@engine")
-    before = [(report.rows(), report.keys())]
+    before = [(report.rows(), report.foreign_keys())]
     for step in steps:
         changes.deploy(report.dsn, to=step)
-        before.append((report.rows(), report.keys()))
+        before.append((report.rows(), report.foreign_keys()))
     assert before[1][0]["discovery_flows"] != before[2][0]["discovery_flows"]
     assert before[2][0]["assets"] != before[3][0]["assets"]
 
@@ -75,7 +75,7 @@ def test_step_by_step(report: Report) -> None:
         done = changes.revert(report.dsn, to=steps[number - 1] if number else "privileges")
         assert [change.name for change in done.reverted] == [steps[number]]
         assert report.rows() == before[number][0], steps[number]
-        assert names(report.keys()) == names(before[number][1]), steps[number]
+        assert names(report.foreign_keys()) == names(before[number][1]), steps[number]
     assert one(report.connection, "SELECT count(*) FROM flowguard.quarantine") == 0
     assert rows(report.connection, "SELECT DISTINCT status FROM flowguard.run") == [("undone",)]
 
@@ -86,45 +86,36 @@ def names(keys: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
 
 
 def test_to_the_tag_and_to_the_start(report: Report) -> None:
-    rows_before, keys_before = report.rows(), report.keys()
+    rows_before, keys_before = report.rows(), report.foreign_keys()
     changes.deploy(report.dsn)
     assert one(report.connection, "SELECT count(*) FROM flowguard.quarantine WHERE action = 'deleted'") >= 11
     changes.revert(report.dsn, to="@engine")
     assert report.rows() == rows_before
     changes.revert(report.dsn)
     assert report.rows() == rows_before
-    assert names(report.keys()) == names(keys_before)
+    assert names(report.foreign_keys()) == names(keys_before)
     assert one(report.connection, "SELECT to_regnamespace('flowguard') IS NULL")
 
 
 def test_the_applications_key_is_lifted_for_the_rows_and_back(report: Report) -> None:
     """What violates a key of the application comes back, and with it the key: NOT VALID, as rows are not valid."""
-    was = {key[:2]: key for key in report.keys()}
+    was = {key[:2]: key for key in report.foreign_keys()}
     changes.deploy(report.dsn, to="report/back_fill")
     # The clean-up is done; whoever validates the key now cannot have the dangling rows back under it.
-    dangling = "discovery_flows"
-    own = [name for table, name, definition, _ in report.keys() if table == dangling and "master_flow_id" in str(definition)]
+    table = "discovery_flows"
+    own = [key[1] for key in report.foreign_keys() if key[0] == table and "master_flow_id" in str(key[2])]
     for name in own:
         run(report.connection, f"ALTER TABLE discovery_flows VALIDATE CONSTRAINT {name}")
-    for run_id in (1, 2):
-        with refused("FG203") if run_id == 1 else nothing():
-            run(report.connection, "SELECT flowguard.undo(%s)", run_id)
+    clean_up = one(report.connection, "SELECT min(run_id) FROM flowguard.run")
+    with refused("FG203") as refusal:
+        run(report.connection, "SELECT flowguard.undo(%s)", clean_up)
+    refusal.says(*map(str, own))
     changes.revert(report.dsn, to="report/links")
-    now = {key[:2]: key for key in report.keys()}
+    now = {key[:2]: key for key in report.foreign_keys()}
     assert {key: value[2] for key, value in now.items()} == {key: value[2] for key, value in was.items()}
     for name in own:
-        assert now[dangling, str(name)][3] is False
+        assert now[table, name][3] is False
     assert one(report.connection, "SELECT count(*) FROM discovery_flows") == 20
-
-
-class nothing:  # noqa: N801  used as a function
-    """A block of which nothing is expected."""
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing."""
 
 
 def test_rows_changed_since_stay_as_they_are(report: Report) -> None:
@@ -156,12 +147,16 @@ def test_a_revert_after_a_partial_undo_brings_back_the_rest(report: Report) -> N
     changes.deploy(report.dsn, to="@engine")
     before = report.rows()
     changes.deploy(report.dsn, to="report/back_fill")
-    clean_up, back_fill = (run_id for (run_id,) in rows(report.connection, "SELECT run_id FROM flowguard.run ORDER BY 1"))
+    clean_up, back_fill = (
+        run_id for (run_id,) in rows(report.connection, "SELECT run_id FROM flowguard.run ORDER BY 1")
+    )
     run(report.connection, "SELECT flowguard.undo(%s, 3)", back_fill)
     changes.revert(report.dsn, to="report/clean_up")
     assert one(report.connection, "SELECT count(*) FROM assets WHERE master_flow_id IS NOT NULL") == 0
-    key = "SELECT conname FROM pg_constraint WHERE conrelid = 'discovery_flows'::regclass AND contype = 'f' " \
-          "AND confrelid = 'crewai_flow_state_extensions'::regclass"
+    key = (
+        "SELECT conname FROM pg_constraint WHERE conrelid = 'discovery_flows'::regclass AND contype = 'f' "
+        "AND confrelid = 'crewai_flow_state_extensions'::regclass"
+    )
     for (name,) in rows(report.connection, key):
         run(report.connection, f"ALTER TABLE discovery_flows DROP CONSTRAINT {name}")
     run(report.connection, "SELECT flowguard.undo(%s, 3)", clean_up)

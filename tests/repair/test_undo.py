@@ -220,8 +220,8 @@ def test_foreign_keys_that_forbid_it_are_named_each(db: Connection) -> None:
         "CREATE TABLE flow (id integer PRIMARY KEY, tenant integer, created_at timestamptz, alias integer,"
         " UNIQUE (tenant, id)); INSERT INTO flow VALUES (1, 1, NULL, 101);"
         "CREATE TABLE parent (id integer PRIMARY KEY, tenant integer, flow integer);"
-        "CREATE TABLE \"Side\" (id integer PRIMARY KEY, flow integer);"
-        "INSERT INTO parent VALUES (10, 1, 77), (11, 1, 101); INSERT INTO \"Side\" VALUES (20, 101)",
+        'CREATE TABLE "Side" (id integer PRIMARY KEY, flow integer);'
+        'INSERT INTO parent VALUES (10, 1, 77), (11, 1, 101); INSERT INTO "Side" VALUES (20, 101)',
     )
     run(db, "SELECT flowguard.add_master('flow', 'id', '{tenant}', alternate_keys => '{alias}')")
     run(db, "SELECT flowguard.add_link('parent', 'flow'), flowguard.add_link('\"Side\"', 'flow')")
@@ -268,7 +268,7 @@ def test_a_quarantined_child_whose_parent_is_gone_is_refused_by_name(db: Connect
 
 
 def test_other_constraints_that_forbid_it_are_named(db: Connection) -> None:
-    """DESIGN 3.7: a quarantined row comes back when every constraint that forbids it is gone; the refusal names each."""
+    """DESIGN 3.7: a quarantined row comes back when all that forbids it is gone; the refusal names it."""
     run(
         db,
         "CREATE TABLE flow (id integer PRIMARY KEY, created_at timestamptz);"
