@@ -69,7 +69,7 @@ class Judge:
             verdict = "linked"
         else:
             return self.unmendable(link, row)
-        if link.enforce and (not known or self.disagrees(link, row, found)):
+        if link.enforce and (not known or self.disagrees(link, row, found) or self.holds_back(link, row, found)):
             return "remaining", value  # whatever is written would be refused at commit
         return ("linked" if verdict == "linked" else "translated"), found
 
@@ -146,6 +146,29 @@ class Judge:
             )
             for rule in link.rules
         )
+
+    def holds_back(self, link: Link, row: Row, value: object) -> bool:
+        """Say whether a row that agrees with this one on its old link could not follow, so that its key forbids it."""
+        for other in self.oracle.links:
+            for rule in other.rules:
+                if not isinstance(rule, Reference) or not rule.agree or rule.source != link.table:
+                    continue
+                for child in self.rows(other.table).values():
+                    if row[link.column] is None or child[other.column] != row[link.column]:
+                        continue
+                    if child[rule.via] != row[rule.source_key]:
+                        continue
+                    same = same_for_certain(row, rule.tenants, child, other.tenants)
+                    if not same and self.tenants_known:
+                        continue  # the key names the tenant: this row does not refer to that one
+                    follows = (
+                        all(child[column] is not None for column in other.tenants if column is not None)
+                        and same_as_far_as_known(row, rule.tenants, child, other.tenants)
+                        and self.oracle.is_master_of(other, value, child)
+                    )
+                    if not follows or self.holds_back(other, child, value):
+                        return True
+        return False
 
     def waits(self, link: Link, row: Row) -> bool:
         """Say whether an agreeing reference of the row has no link yet."""
