@@ -514,8 +514,9 @@ DECLARE
         RETURN NEW;
       END IF;
       RETURN NULL;
-    ELSIF TG_WHEN OPERATOR(pg_catalog.=) 'AFTER' AND flowguard._is_privileged('bypass') THEN
-      RETURN NULL;
+    ELSIF TG_WHEN OPERATOR(pg_catalog.=) 'AFTER'
+          AND (flowguard._is_privileged('bypass') OR flowguard._is_privileged('repair')) THEN
+      RETURN NULL;  -- repair looks at every row itself, and at a row of an enforced link only to link it
     END IF;
   END IF;
   IF TG_WHEN OPERATOR(pg_catalog.=) 'AFTER' THEN
@@ -613,6 +614,10 @@ BEGIN
                                flowguard._equal(v_master.relation, v_master.key_column),
                                flowguard._master_match(p_link, p_alias, false));
   END IF;
+  -- With a link but without its tenant the row would be refused at commit, and the client's change with it.
+  IF p_link.mode = 'enforce' AND flowguard._unknown_tenant_sql(p_link, p_alias || '.') IS NOT NULL THEN
+    v_text := v_text || format(' AND NOT (%s)', flowguard._unknown_tenant_sql(p_link, p_alias || '.'));
+  END IF;
   RETURN v_text || ' AND ' || flowguard._follow_still(p_link, p_rule, p_alias);
 END;
 $_follow_target$;
@@ -694,7 +699,7 @@ BEGIN
       RETURN NULL;
     END IF;
     v_run := flowguard._current_run();
-  END IF;
+%12$s  END IF;
   IF v_run IS NULL THEN
     %6$s;
   ELSE
@@ -713,7 +718,11 @@ END;
 $body$, p_link.link_column, p_link.relation, p_rule."position", p_rule.source, v_skip, v_update, v_logged,
         flowguard._row_key_sql(p_link.relation, 'c.'),
         (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_link.relation),
-        (SELECT c.relname FROM pg_class c WHERE c.oid = p_link.relation), p_link.link_column);
+        (SELECT c.relname FROM pg_class c WHERE c.oid = p_link.relation), p_link.link_column,
+        -- A repair of all links comes to these rows itself, when all their sources are in place.
+        CASE WHEN v_direct THEN ''
+             ELSE E'    IF v_run IS NOT NULL AND flowguard._repairs_all(v_run) THEN\n      RETURN NULL;\n    END '
+               'IF;\n' END);
 END;
 $_follow_body$;
 COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS

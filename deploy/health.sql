@@ -410,7 +410,7 @@ BEGIN
   PERFORM flowguard._note_violations();
   RETURN QUERY
     SELECT 'table_gone', 'ERROR', l.relation::text,
-      'a link, its master or a source of its rules names a table that is gone',
+      'a link, its master or a source of its rules names a table that is gone; what was generated for it may fail',
            format('link %I, stem %s, master %s', l.link_column, l.stem, l.master),
            format('DELETE FROM flowguard.link WHERE stem = %L', l.stem), 'table_gone:' || l.stem
       FROM flowguard.link l WHERE NOT flowguard._is_alive(l);
@@ -432,11 +432,13 @@ BEGIN
            format('CALL flowguard.repair(%L, link_column => %L)', r_link.relation, r_link.link_column)),
           ('mismatched_links', 'ERROR', 'mismatched', r_count.mismatched,
            'point to a master of another tenant, or to another than the row they refer to',
-           'see flowguard.violation, then set each link to the right key'),
+           format('SELECT * FROM flowguard.violation WHERE relation = %L::regclass AND kind = ''mismatched''',
+                  r_link.relation)),
           ('tenantless_links', CASE r_link.mode WHEN 'enforce' THEN 'ERROR' ELSE 'WARN' END, 'tenantless',
             r_count.tenantless,
            'have a link but not their whole tenant',
-           format('UPDATE %s SET %s', r_link.relation, flowguard._columns_sql(r_link.tenant_columns)))
+           format('SELECT * FROM flowguard.violation WHERE relation = %L::regclass AND kind = ''tenantless''',
+                  r_link.relation))
         ) AS x (name, level, kind, rows, what, remedy)
        WHERE x.rows > 0;
     IF NOT r_link.guarded THEN
@@ -456,7 +458,7 @@ BEGIN
       RETURN QUERY SELECT 'key_not_validated', 'WARN', r_link.relation::text,
                           format('%s of %s foreign keys are not validated', r_keys.wanted - r_keys.validated,
                             r_keys.wanted),
-                          NULL::text, format('CALL flowguard.repair(%L, link_column => %L), then SELECT '
+                          NULL::text, format('CALL flowguard.repair(%L, link_column => %L); SELECT '
                             'flowguard.guard(%L, %L)',
                                              r_link.relation, r_link.link_column, r_link.relation, r_link.link_column),
                           'key_not_validated' || v_key;
@@ -473,7 +475,7 @@ BEGIN
   RETURN QUERY
     SELECT 'run_stopped', 'WARN', r.relation, format('run %s ended before it was done', r.run_id),
            format('%s linked, %s translated, %s quarantined', r.linked, r.translated, r.quarantined),
-           'CALL flowguard.repair() goes on', 'run_stopped:' || r.run_id
+           'CALL flowguard.repair()', 'run_stopped:' || r.run_id
       FROM flowguard.repair_run r
      WHERE (r.status = 'stopped'
             OR r.status = 'running' AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = r.pid))
@@ -484,7 +486,7 @@ BEGIN
     SELECT 'rows_in_quarantine', 'INFO', q.schema_name || '.' || q.table_name, format('%s rows are held in quarantine',
       count(*)),
            format('runs %s', string_agg(DISTINCT q.run_id::text, ', ')),
-           format('SELECT * FROM flowguard.undo(%s) puts those of a run back', min(q.run_id)),
+           format('SELECT * FROM flowguard.undo(%s)', min(q.run_id)),
            format('rows_in_quarantine:%s.%s', q.schema_name, q.table_name)
       FROM flowguard.quarantined_row q WHERE q.restored_at IS NULL
      GROUP BY q.schema_name, q.table_name;
@@ -492,7 +494,7 @@ BEGIN
     SELECT 'bypassed', 'INFO', NULL::text, format('%s transactions were let past the guard', count(*)),
            format('the last by %s at %s: %s', (array_agg(t.done_by ORDER BY t.id DESC))[1], max(t.started_at),
                   (array_agg(t.reason ORDER BY t.id DESC))[1]),
-           'see flowguard.privileged_transaction', 'bypassed'
+           'SELECT * FROM flowguard.privileged_transaction', 'bypassed'
       FROM flowguard.privileged_transaction t WHERE t.kind = 'bypass' HAVING count(*) > 0;
 END;
 $check_all$;

@@ -234,6 +234,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_current_run$
 $_current_run$;
 COMMENT ON FUNCTION flowguard._current_run() IS 'The run that the current transaction belongs to; NULL for none.';
 
+CREATE OR REPLACE FUNCTION flowguard._repairs_all(p_run bigint) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_repairs_all$
+  SELECT EXISTS (SELECT FROM flowguard.repair_run r WHERE r.run_id = p_run AND r.relation IS NULL);
+$_repairs_all$;
+COMMENT ON FUNCTION flowguard._repairs_all(bigint) IS 'Whether a run comes to every link by itself.';
+
 CREATE OR REPLACE FUNCTION flowguard.bypass(reason text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $bypass$
 -- SECURITY DEFINER: who may bypass is said by EXECUTE on this function, not by rights on the record that it writes.

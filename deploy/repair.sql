@@ -128,9 +128,16 @@ BEGIN
   END IF;
   -- What the deferred checks of an enforced link would refuse at commit is kept as it is.
   IF p_link.mode = 'enforce' THEN
-    SELECT string_agg(format(' AND (b.%I IS NULL OR s%s.%I %s %%1$s)', r.via_column, r."position", r.source_link,
-      v_equal), ''
-                      ORDER BY r."position")
+    -- As the key that proves agreement sees it: by the tenant only where both sides always know theirs.
+    SELECT string_agg(
+             format(' AND (b.%1$I IS NULL OR EXISTS (SELECT FROM %2$s x WHERE x.%3$I %4$s b.%1$I AND x.%5$I %6$s %%1$s',
+                    r.via_column, r.source, r.source_key, flowguard._equal(r.source, r.source_key), r.source_link, v_equal)
+             || CASE WHEN flowguard._by_tenant(p_link, r)
+                  THEN replace(flowguard._match_tenants(r.source, r.source_tenant_columns, 'x.', p_link.relation,
+                                                        p_link.tenant_columns,
+                                                        flowguard._row_refs(p_link, p_link.tenant_columns, 'b'), true),
+                               '%', '%%')
+                  ELSE '' END || '))', '' ORDER BY r."position")
       INTO v_agrees FROM flowguard._rules(p_link) r WHERE r.agree;
     v_unknown := flowguard._unknown_tenant_sql(p_link, 'b.');
     IF v_unknown IS NOT NULL THEN
@@ -396,6 +403,10 @@ BEGIN
       v_quarantined := v_quarantined OPERATOR(pg_catalog.+) 1;
     END IF;
   END LOOP;
+  -- What is checked at commit is checked now: late links that come of it are part of the run, and a refusal can be
+  -- handled.
+  SET CONSTRAINTS ALL IMMEDIATE;
+  SET CONSTRAINTS ALL DEFERRED;
   PERFORM flowguard._unmark_transaction('repair');
   RETURN pg_catalog.jsonb_build_object(
     'after', CASE WHEN v_scanned OPERATOR(pg_catalog.>=) p_size THEN v_last_key END,
@@ -405,6 +416,24 @@ END;
 $_repair_batch$;
 COMMENT ON FUNCTION flowguard._repair_batch(bigint, flowguard.link, text, jsonb, jsonb, integer) IS
   'Repairs one batch of a link in the current transaction.';
+
+CREATE OR REPLACE FUNCTION flowguard._next_key(p_link flowguard.link, p_after jsonb, p_last jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_next_key$
+-- The row key after another one (NULL: the first), not beyond the last; NULL at the end.
+DECLARE
+  v_next jsonb;
+BEGIN
+  EXECUTE format('SELECT %s FROM %s c WHERE ($1 IS NULL OR %s) AND %s ORDER BY %s LIMIT 1',
+                 flowguard._row_key_sql(p_link.relation, 'c.'), p_link.relation,
+                 flowguard._key_bound(p_link.relation, 'c', 5, '$1'), flowguard._key_bound(p_link.relation, 'c', 2,
+                   '$2'),
+                 flowguard._columns_sql(flowguard._row_key(p_link.relation), 'c.'))
+    INTO v_next USING p_after, p_last;
+  RETURN v_next;
+END;
+$_next_key$;
+COMMENT ON FUNCTION flowguard._next_key(flowguard.link, jsonb, jsonb) IS
+  'The row key of a link''s table after another one.';
 
 CREATE OR REPLACE FUNCTION flowguard._begin_run(p_relation regclass, p_link_column name, p_note text) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_begin_run$
@@ -461,6 +490,8 @@ DECLARE
   v_last        pg_catalog.jsonb;
   v_counts      pg_catalog.jsonb;
   v_tries       integer;
+  v_size        integer;
+  v_singly      integer := 0;
 BEGIN
   IF p_batch_size IS NULL OR p_batch_size OPERATOR(pg_catalog.<) 1 THEN
     PERFORM flowguard._refuse_argument(pg_catalog.format('batch_size %s is not positive', p_batch_size),
@@ -481,11 +512,12 @@ BEGIN
     v_after := NULL;
     v_last := flowguard._last_key(v_link);
     CONTINUE WHEN v_last IS NULL;
+    v_size := p_batch_size;
     LOOP
       v_tries := 0;
       LOOP
         BEGIN
-          v_counts := flowguard._repair_batch(run_id, v_link, v_query, v_after, v_last, p_batch_size);
+          v_counts := flowguard._repair_batch(run_id, v_link, v_query, v_after, v_last, v_size);
           EXIT;
         EXCEPTION
           WHEN deadlock_detected OR serialization_failure THEN
@@ -495,8 +527,25 @@ BEGIN
             END IF;
             PERFORM pg_catalog.pg_sleep(pg_catalog.random() OPERATOR(pg_catalog.*) 0.1::pg_catalog.float8
                                         OPERATOR(pg_catalog.*) v_tries::pg_catalog.float8);
+          WHEN foreign_key_violation OR SQLSTATE 'FG001' OR SQLSTATE 'FG002' THEN
+            -- One row of the batch may not be written: the batch is done again row by row, without that one.
+            IF v_size OPERATOR(pg_catalog.>) 1 THEN
+              v_size := 1;
+              v_singly := p_batch_size;
+            ELSE
+              v_counts := pg_catalog.jsonb_build_object('after', flowguard._next_key(v_link, v_after, v_last),
+                'remaining', 1);
+              RAISE NOTICE 'row % of table % stays as it is: %', v_counts OPERATOR(pg_catalog.->) 'after',
+                v_link.relation,
+                           SQLERRM;
+              EXIT;
+            END IF;
         END;
       END LOOP;
+      v_singly := v_singly OPERATOR(pg_catalog.-) 1;
+      IF v_singly OPERATOR(pg_catalog.<=) 0 THEN
+        v_size := p_batch_size;
+      END IF;
       PERFORM flowguard._count_batch(run_id, v_counts, false);
       IF NOT p_dry_run THEN
         COMMIT;

@@ -21,6 +21,7 @@ END;
 $keep_quarantine$;
 
 DROP FUNCTION IF EXISTS flowguard.bypass(text);
+DROP FUNCTION IF EXISTS flowguard._repairs_all(bigint);
 DROP FUNCTION IF EXISTS flowguard._current_run();
 DROP FUNCTION IF EXISTS flowguard._is_privileged(text);
 DROP FUNCTION IF EXISTS flowguard._unmark_transaction(text);

@@ -14,6 +14,7 @@ DROP PROCEDURE IF EXISTS flowguard.repair(regclass, integer, boolean, name, text
   bigint, bigint);
 DROP FUNCTION IF EXISTS flowguard._count_batch(bigint, jsonb, boolean);
 DROP FUNCTION IF EXISTS flowguard._begin_run(regclass, name, text);
+DROP FUNCTION IF EXISTS flowguard._next_key(flowguard.link, jsonb, jsonb);
 DROP FUNCTION IF EXISTS flowguard._repair_batch(bigint, flowguard.link, text, jsonb, jsonb, integer);
 DROP FUNCTION IF EXISTS flowguard._last_key(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._quarantine_row(bigint, flowguard.link, jsonb, text);

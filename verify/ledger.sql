@@ -13,6 +13,7 @@ SELECT 'flowguard._mark_transaction(text, bigint, text)'::regprocedure;
 SELECT 'flowguard._unmark_transaction(text)'::regprocedure;
 SELECT 'flowguard._is_privileged(text)'::regprocedure;
 SELECT 'flowguard._current_run()'::regprocedure;
+SELECT 'flowguard._repairs_all(bigint)'::regprocedure;
 SELECT 'flowguard.bypass(text)'::regprocedure;
 
 ROLLBACK;

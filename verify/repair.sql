@@ -11,6 +11,7 @@ SELECT 'flowguard._keep_row(bigint, regclass, jsonb, name, text)'::regprocedure;
 SELECT 'flowguard._quarantine_row(bigint, flowguard.link, jsonb, text)'::regprocedure;
 SELECT 'flowguard._last_key(flowguard.link)'::regprocedure;
 SELECT 'flowguard._repair_batch(bigint, flowguard.link, text, jsonb, jsonb, integer)'::regprocedure;
+SELECT 'flowguard._next_key(flowguard.link, jsonb, jsonb)'::regprocedure;
 SELECT 'flowguard._begin_run(regclass, name, text)'::regprocedure;
 SELECT 'flowguard._count_batch(bigint, jsonb, boolean)'::regprocedure;
 SELECT 'flowguard.repair(regclass, integer, boolean, name, text, bigint, bigint, bigint, bigint, bigint, '
