@@ -49,6 +49,35 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_link_order$
 $_link_order$;
 COMMENT ON FUNCTION flowguard._link_order() IS 'All links, sources before what depends on them.';
 
+CREATE OR REPLACE FUNCTION flowguard._may_write(p_link flowguard.link, p_value text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_may_write$
+-- ' AND …' for row b of a batch: the deferred checks of an enforced link let the value pass at commit. Agreement as the
+-- key that proves it sees it: by the tenant only where both sides always know theirs.
+DECLARE
+  v_text    text := '';
+  v_unknown text := flowguard._unknown_tenant_sql(p_link, 'b.');
+  r_rule    flowguard.rule;
+BEGIN
+  IF p_link.mode <> 'enforce' THEN
+    RETURN '';
+  END IF;
+  FOR r_rule IN SELECT * FROM flowguard._rules(p_link) r WHERE r.agree LOOP
+    v_text := v_text || format(
+      ' AND (b.%1$I IS NULL OR EXISTS (SELECT FROM %2$s x WHERE x.%3$I %4$s b.%1$I AND x.%5$I %6$s %7$s%8$s))',
+      r_rule.via_column, r_rule.source, r_rule.source_key, flowguard._equal(r_rule.source, r_rule.source_key),
+      r_rule.source_link, flowguard._equal(r_rule.source, r_rule.source_link), p_value,
+      CASE WHEN flowguard._by_tenant(p_link, r_rule)
+        THEN flowguard._match_tenants(r_rule.source, r_rule.source_tenant_columns, 'x.', p_link.relation,
+                                      p_link.tenant_columns, flowguard._row_refs(p_link, p_link.tenant_columns, 'b'),
+                                        true)
+        ELSE '' END);
+  END LOOP;
+  RETURN v_text || CASE WHEN v_unknown IS NULL THEN '' ELSE format(' AND NOT (%s)', v_unknown) END;
+END;
+$_may_write$;
+COMMENT ON FUNCTION flowguard._may_write(flowguard.link, text) IS
+  'SQL text: the deferred checks of an enforced link let a value pass for a row of a batch.';
+
 CREATE OR REPLACE FUNCTION flowguard._repair_query(p_link flowguard.link) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_repair_query$
 -- One batch of a link as one statement. Parameters: $1 run, $2 key after which to begin (NULL: the start), $3 last key,
@@ -69,8 +98,6 @@ DECLARE
   v_row      text;
   v_kind     text;
   v_alternate text;
-  v_agrees   text;
-  v_unknown  text;
   r_rule     flowguard.rule;
 BEGIN
   FOR r_rule IN SELECT * FROM flowguard._rules(p_link) LOOP
@@ -126,24 +153,6 @@ BEGIN
   IF v_alternate IS NULL THEN
     v_alternate := 'false';
   END IF;
-  -- What the deferred checks of an enforced link would refuse at commit is kept as it is.
-  IF p_link.mode = 'enforce' THEN
-    -- As the key that proves agreement sees it: by the tenant only where both sides always know theirs.
-    SELECT string_agg(
-             format(' AND (b.%1$I IS NULL OR EXISTS (SELECT FROM %2$s x WHERE x.%3$I %4$s b.%1$I AND x.%5$I %6$s %%1$s',
-                    r.via_column, r.source, r.source_key, flowguard._equal(r.source, r.source_key), r.source_link, v_equal)
-             || CASE WHEN flowguard._by_tenant(p_link, r)
-                  THEN replace(flowguard._match_tenants(r.source, r.source_tenant_columns, 'x.', p_link.relation,
-                                                        p_link.tenant_columns,
-                                                        flowguard._row_refs(p_link, p_link.tenant_columns, 'b'), true),
-                               '%', '%%')
-                  ELSE '' END || '))', '' ORDER BY r."position")
-      INTO v_agrees FROM flowguard._rules(p_link) r WHERE r.agree;
-    v_unknown := flowguard._unknown_tenant_sql(p_link, 'b.');
-    IF v_unknown IS NOT NULL THEN
-      v_agrees := coalesce(v_agrees, '') || ' AND NOT (' || replace(v_unknown, '%', '%%') || ')';
-    END IF;
-  END IF;
   -- An orphan is a dangling row that nothing can mend and that waits for nothing.
   v_kind := format(
     'CASE WHEN b.%1$I IS NOT NULL AND t.hits OPERATOR(pg_catalog.>) 1 THEN ''kept'' '
@@ -163,7 +172,7 @@ BEGIN
        FROM flowguard._rules(p_link) r WHERE r.on_ambiguous = 'leave'),
     CASE WHEN p_link.on_orphan = 'quarantine' THEN 'orphan'
          WHEN p_link.on_orphan = 'keep' OR p_link.mode = 'enforce' THEN 'kept' ELSE 'unlinked' END,
-    coalesce(format(v_agrees, 't.key'), ''), coalesce(format(v_agrees, 'n.new_link'), ''));
+    flowguard._may_write(p_link, 't.key'), flowguard._may_write(p_link, 'n.new_link'));
 
   RETURN format($query$
   WITH batch AS MATERIALIZED (

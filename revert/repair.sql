@@ -21,6 +21,7 @@ DROP FUNCTION IF EXISTS flowguard._quarantine_row(bigint, flowguard.link, jsonb,
 DROP FUNCTION IF EXISTS flowguard._keep_row(bigint, regclass, jsonb, name, text);
 DROP FUNCTION IF EXISTS flowguard._row_values(regclass, jsonb, text[]);
 DROP FUNCTION IF EXISTS flowguard._repair_query(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._may_write(flowguard.link, text);
 DROP FUNCTION IF EXISTS flowguard._link_order();
 DROP FUNCTION IF EXISTS flowguard._key_bound(regclass, text, integer, text);
 DROP FUNCTION IF EXISTS flowguard._operator(regclass, name, integer);

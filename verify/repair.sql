@@ -5,6 +5,7 @@ BEGIN;
 SELECT 'flowguard._operator(regclass, name, integer)'::regprocedure;
 SELECT 'flowguard._key_bound(regclass, text, integer, text)'::regprocedure;
 SELECT 'flowguard._link_order()'::regprocedure;
+SELECT 'flowguard._may_write(flowguard.link, text)'::regprocedure;
 SELECT 'flowguard._repair_query(flowguard.link)'::regprocedure;
 SELECT 'flowguard._row_values(regclass, jsonb, text[])'::regprocedure;
 SELECT 'flowguard._keep_row(bigint, regclass, jsonb, name, text)'::regprocedure;
