@@ -133,7 +133,7 @@ class Judge:
         return None
 
     def disagrees(self, link: Link, row: Row, value: object) -> bool:
-        """Say whether the row would disagree with its reference, or has one of another tenant: enforce has neither."""
+        """Say whether a key of ours would refuse the value at commit; it names tenants where they are NOT NULL."""
         return any(
             isinstance(rule, Reference)
             and rule.agree
@@ -141,7 +141,7 @@ class Judge:
             and not any(
                 source[rule.source_key] == row[rule.via]
                 and source[rule.source_link] == value
-                and same_as_far_as_known(source, rule.tenants, row, link.tenants)
+                and (not self.tenants_known or same_for_certain(source, rule.tenants, row, link.tenants))
                 for source in self.rows(rule.source).values()
             )
             for rule in link.rules
