@@ -60,10 +60,13 @@ def test_in_pieces(app: Connection, piece: int) -> None:
     assert dump(app, *TABLES) == before
 
 
-def test_none_at_a_time(app: Connection) -> None:
+@pytest.mark.parametrize("piece", [0, -1])
+def test_an_impossible_piece(app: Connection, piece: int) -> None:
     done = repair(app)
     before = dump(app, *TABLES)
-    assert undo(app, done.id, max_rows=0) == (0, 0, 5)
+    with refused("FG104") as refusal:
+        undo(app, done.id, max_rows=piece)
+    refusal.says("max_rows")
     assert dump(app, *TABLES) == before
 
 
