@@ -21,6 +21,13 @@ BEGIN
                        ELSE 'Links, masters and sources are ordinary or partitioned tables.'
                      END,
             HINT = 'Name the table that holds the rows.';
+  ELSIF v_kind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = p_relation) THEN
+    RAISE EXCEPTION 'flowguard: table % has children by inheritance', p_relation
+      USING ERRCODE = 'FG101', DETAIL = 'Neither foreign keys nor triggers of a table hold for rows of its children.',
+            HINT = 'Name the children, which can be guarded each, or make it a partitioned table.';
+  ELSIF (SELECT relpersistence FROM pg_class WHERE oid = p_relation) = 't' THEN
+    RAISE EXCEPTION 'flowguard: table % is temporary', p_relation
+      USING ERRCODE = 'FG101', DETAIL = 'It is gone at the end of the session.', HINT = 'Name a table that stays.';
   END IF;
 END;
 $_check_table$;

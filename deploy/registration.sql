@@ -97,16 +97,30 @@ DECLARE
   p_alternates ALIAS FOR $4;
   p_created_at ALIAS FOR $5;
   v_master     flowguard.master;
+  v_columns    name[];
   v_column     name;
 BEGIN
   PERFORM flowguard._serialize();
   PERFORM flowguard._check_table(p_relation);
   v_master := (p_relation, p_key, coalesce(p_tenants, '{}'), coalesce(p_alternates, '{}'), p_created_at);
-  FOREACH v_column IN ARRAY p_key || v_master.tenant_columns || v_master.alternate_keys LOOP
+  v_columns := p_key || v_master.tenant_columns || v_master.alternate_keys;
+  IF array_ndims(v_columns) <> 1
+     OR cardinality(array_remove(v_columns, NULL)) <> (SELECT count(DISTINCT c) FROM unnest(v_columns) AS c) THEN
+    PERFORM flowguard._refuse_argument(
+      format('the columns of master %s must each be named once', p_relation),
+      format('Key %s, tenant columns %s, alternate keys %s.', p_key, v_master.tenant_columns,
+             v_master.alternate_keys),
+      'Pass lists of column names in which none occurs twice.');
+  END IF;
+  FOREACH v_column IN ARRAY v_columns LOOP
     PERFORM flowguard._equal(p_relation, v_column);
   END LOOP;
-  IF p_created_at IS NOT NULL THEN
-    PERFORM flowguard._column(p_relation, p_created_at);
+  IF p_created_at IS NOT NULL
+     AND (flowguard._column(p_relation, p_created_at)).type NOT IN ('timestamptz'::regtype, 'timestamp'::regtype) THEN
+    RAISE EXCEPTION 'flowguard: column % of table % is no time', quote_ident(p_created_at), p_relation
+      USING ERRCODE = 'FG103',
+            DETAIL = format('It is of type %s.', (flowguard._column(p_relation, p_created_at)).type_name),
+            HINT = 'Name a column of type timestamp with time zone or timestamp, or pass created_at_column => NULL.';
   END IF;
   FOREACH v_column IN ARRAY v_master.alternate_keys LOOP
     PERFORM flowguard._check_same_type(p_relation, v_column, p_relation, p_key);
@@ -242,6 +256,23 @@ BEGIN
   v_master := flowguard._master(p_master);
   PERFORM flowguard._check_same_type(p_relation, p_link_column, v_master.relation, v_master.key_column);
   PERFORM flowguard._row_key(p_relation);
+  IF p_relation = v_master.relation AND p_link_column = v_master.key_column THEN
+    PERFORM flowguard._refuse_argument(
+      format('column %I of master %s is its key, not a link', p_link_column, p_relation),
+      'A link points from a row to another one.', 'Name the column that holds the key of another row.');
+  END IF;
+  IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = p_relation AND a.attname = p_link_column
+    AND a.attgenerated <> '')
+  THEN
+    PERFORM flowguard._refuse_argument(format('column %I of table %s is generated', p_link_column, p_relation),
+      'Its value follows from other columns and cannot be filled.', 'Name a column that can be written.');
+  ELSIF flowguard._is_not_null(p_relation, p_link_column) AND (p_on_orphan = 'unlink'
+    OR p_on_master_delete = 'set null') THEN
+    PERFORM flowguard._refuse_argument(format('column %I of table %s is NOT NULL', p_link_column, p_relation),
+      format('on_orphan is %s, on_master_delete %s; one of them would have to set it to NULL.', p_on_orphan,
+             p_on_master_delete),
+      'Pass another policy, or run "ALTER TABLE … ALTER COLUMN … DROP NOT NULL".');
+  END IF;
   IF p_mode IS NULL OR p_mode NOT IN ('observe', 'enforce') THEN
     PERFORM flowguard._refuse_argument(format('mode %s is unknown', coalesce(quote_literal(p_mode), 'NULL')),
       'observe accepts and lists unlinked rows, enforce refuses them at commit.',
@@ -266,6 +297,10 @@ BEGIN
                          'on_orphan', p_on_orphan, 'on_master_delete', p_on_master_delete),
       format('Call flowguard.drop_link(%L, %L) first; flowguard.set_mode() changes the mode.',
              p_relation::text, p_link_column));
+    IF v_link.mode <> p_mode THEN
+      RAISE NOTICE 'link %.% stays in mode %', p_relation, quote_ident(p_link_column), v_link.mode
+        USING HINT = format('Call flowguard.set_mode(%L, %L, %L) to change it.', p_relation, p_mode, p_link_column);
+    END IF;
     RETURN v_link;
   END IF;
 
@@ -286,6 +321,14 @@ BEGIN
     END LOOP;
   END IF;
   INSERT INTO flowguard.link SELECT v_link.*;
+  IF p_tenant_columns IS NULL AND array_position(v_link.tenant_columns, NULL) IS NOT NULL THEN
+    RAISE NOTICE 'table % has not all tenant columns of master % by name: those that it lacks are not checked',
+      p_relation,
+                 v_master.relation
+      USING DETAIL = format('The master has %s, the link %s.', v_master.tenant_columns, v_link.tenant_columns),
+            HINT = format('If they have other names, call flowguard.drop_link(%L, %L) and add it again with '
+                          'tenant_columns => …', p_relation, p_link_column);
+  END IF;
   RETURN v_link;
 END;
 $add_link$;
@@ -604,6 +647,10 @@ BEGIN
   PERFORM pg_catalog.set_config('search_path', p_path, true);
   -- Among arguments, brackets that only balance together with ours do not pass.
   EXECUTE pg_catalog.format(E'SELECT 1 FROM %s s WHERE coalesce(%s\n, false) LIMIT 0', p_source, p_filter);
+  -- It has to give the same answer whenever it is asked, of the row alone: what an index may rest on.
+  EXECUTE pg_catalog.format('CREATE TABLE flowguard._filter_probe (LIKE %s)', p_source);
+  EXECUTE pg_catalog.format(E'CREATE INDEX ON flowguard._filter_probe ((1)) WHERE (%s\n)', p_filter);
+  EXECUTE 'DROP TABLE flowguard._filter_probe';
   EXECUTE pg_catalog.format(E'CREATE VIEW flowguard._filter AS SELECT 1 AS one FROM %s s WHERE (%s\n)', p_source,
     p_filter);
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);

@@ -166,7 +166,8 @@ BEGIN
       THEN 'NULL::' || (SELECT c.type_sql FROM flowguard._column(p_link.relation, p_link.link_column) c)
         ELSE v_agreed END,
     v_equal, '(' || v_waits || ')',
-    CASE WHEN p_link.mode = 'enforce' OR p_link.on_orphan = 'keep' THEN 'kept' ELSE 'unlinked' END,
+    CASE WHEN p_link.mode = 'enforce' OR p_link.on_orphan = 'keep'
+              OR flowguard._is_not_null(p_link.relation, p_link.link_column) THEN 'kept' ELSE 'unlinked' END,
     (SELECT coalesce(string_agg(format('WHEN m%s.is_ambiguous THEN ''kept''', r."position"), ' '
       ORDER BY r."position"), '')
        FROM flowguard._rules(p_link) r WHERE r.on_ambiguous = 'leave'),
@@ -503,8 +504,13 @@ DECLARE
   v_singly      integer := 0;
 BEGIN
   IF p_batch_size IS NULL OR p_batch_size OPERATOR(pg_catalog.<) 1 THEN
-    PERFORM flowguard._refuse_argument(pg_catalog.format('batch_size %s is not positive', p_batch_size),
+    PERFORM flowguard._refuse_argument(
+      pg_catalog.format('batch_size %s is not positive', coalesce(p_batch_size::pg_catalog.text, 'NULL')),
       'It is the number of rows that are looked at in one transaction.', 'Leave it out for 5000.');
+  END IF;
+  IF p_dry_run IS NULL THEN
+    PERFORM flowguard._refuse_argument('dry_run NULL says neither', 'true does it all and takes it back.',
+                                       'Pass dry_run => true or false.');
   END IF;
   IF p_relation IS NULL THEN
     v_links := ARRAY(SELECT l FROM flowguard._link_order() l);
@@ -700,11 +706,6 @@ DECLARE
   v_now      record;
   v_column   pg_catalog.name;
 BEGIN
-  IF v_relation IS NULL THEN
-    RAISE EXCEPTION 'flowguard: table %.% is not there any more', p_row.schema_name, p_row.table_name
-      USING ERRCODE = 'FG101', DETAIL = pg_catalog.format('Row %s of it is in quarantine.', p_row.row_key),
-            HINT = 'Give the table its name back, or restore it, first.';
-  END IF;
   FOREACH v_column IN ARRAY p_row.column_names LOOP
     PERFORM flowguard._column(v_relation, v_column);
   END LOOP;
@@ -778,11 +779,6 @@ DECLARE
   v_relation regclass := to_regclass(format('%I.%I', p_schema, p_table));
   v_type     text;
 BEGIN
-  IF v_relation IS NULL THEN
-    RAISE EXCEPTION 'flowguard: table %.% is not there any more', quote_ident(p_schema), quote_ident(p_table)
-      USING ERRCODE = 'FG101', DETAIL = 'The run wrote links of it.',
-        HINT = 'Give the table its name back, or restore it, first.';
-  END IF;
   SELECT c.type_sql INTO v_type FROM flowguard._column(v_relation, p_link_column::name) c;
   RETURN format($query$
   WITH changes AS MATERIALIZED (
@@ -811,7 +807,7 @@ $query$, p_schema, p_table, p_link_column, v_relation, v_type, flowguard._key_sq
 END;
 $_undo_query$;
 COMMENT ON FUNCTION flowguard._undo_query(text, text, text) IS
-  'SQL text that puts back the links of one table; raises FG101.';
+  'SQL text that puts back the links of one table.';
 
 CREATE OR REPLACE FUNCTION flowguard.undo(
   run_id bigint, max_rows bigint DEFAULT NULL, OUT restored bigint, OUT skipped bigint, OUT remaining bigint
@@ -827,9 +823,13 @@ DECLARE
   v_keys     pg_catalog.text;
   v_table    pg_catalog.text;
 BEGIN
+  IF p_max_rows OPERATOR(pg_catalog.<) 1 THEN
+    PERFORM flowguard._refuse_argument(pg_catalog.format('max_rows %s is not positive', p_max_rows),
+      'It is the number of links and rows to put back in this call.', 'Leave it out for all.');
+  END IF;
   SELECT r.* INTO v_run FROM flowguard.repair_run r WHERE r.run_id OPERATOR(pg_catalog.=) p_run FOR UPDATE;
   IF NOT FOUND THEN
-    RAISE EXCEPTION 'flowguard: there is no run %', p_run
+    RAISE EXCEPTION 'flowguard: there is no run %', coalesce(p_run::pg_catalog.text, 'NULL')
       USING ERRCODE = 'FG201', DETAIL = 'Runs are numbered by flowguard.repair().', HINT = 'See flowguard.run.';
   END IF;
   IF v_run.status OPERATOR(pg_catalog.=) 'running' AND v_run.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()
@@ -837,6 +837,19 @@ BEGIN
     RAISE EXCEPTION 'flowguard: run % is still running', p_run
       USING ERRCODE = 'FG206', DETAIL = pg_catalog.format('Server process %s runs it.', v_run.pid),
             HINT = 'Wait for it, or stop it; then call flowguard.undo() again.';
+  END IF;
+  SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', x.schema_name, x.table_name), ', ')
+    INTO v_table
+    FROM (SELECT c.schema_name, c.table_name FROM flowguard.repair_change c
+           WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL
+          UNION ALL
+          SELECT q.schema_name, q.table_name FROM flowguard.quarantined_row q
+           WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL) x
+   WHERE pg_catalog.to_regclass(pg_catalog.format('%I.%I', x.schema_name, x.table_name)) IS NULL;
+  IF v_table IS NOT NULL THEN
+    RAISE EXCEPTION 'flowguard: table % is not there any more', v_table
+      USING ERRCODE = 'FG101', DETAIL = pg_catalog.format('Run %s wrote or took out rows of it.', p_run),
+            HINT = 'Give the table its name back, or restore it, first.';
   END IF;
   SELECT pg_catalog.string_agg(pg_catalog.format('%I.%I', x.schema_name, x.table_name), ', ')
     INTO v_table
@@ -905,7 +918,8 @@ $undo$;
 COMMENT ON FUNCTION flowguard.undo(bigint, bigint) IS
   'Puts back exactly the links that a run wrote, and the rows that it took out, at most max_rows of them; called '
   'again it goes on. Links that are not what the run wrote any more are skipped. Returns what it restored, skipped '
-  'and left. Errors: FG201 no such run, FG202 it would unlink an enforced link, FG203 foreign keys forbid it, FG204 '
+  'and left. Errors: FG101 a table is gone, FG104, FG201 no such run, FG202 it would unlink an enforced link, FG203 '
+    'foreign keys forbid it, FG204 '
   'the application changes a row, FG206 the run is still running.';
 
 CREATE OR REPLACE FUNCTION flowguard._unmark_undo() RETURNS void

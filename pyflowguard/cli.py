@@ -328,7 +328,7 @@ def repair(
 
 @cli.command()
 @dsn_option
-@click.argument("run_id", type=click.IntRange(min=1))
+@click.argument("run_id", type=click.IntRange(1, 2**63 - 1))
 @click.option(
     "--max-rows", type=click.IntRange(min=1), metavar="ROWS", help="At most so many; called again, it goes on."
 )

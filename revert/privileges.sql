@@ -2,6 +2,24 @@
 
 BEGIN;
 
+-- What is held in quarantine exists nowhere else, and the call that puts it back goes with the changes below this one.
+DO $keep_quarantine$
+DECLARE
+  v_held bigint;
+BEGIN
+  IF to_regclass('flowguard.quarantined_row') IS NOT NULL THEN
+    SELECT count(*) INTO v_held FROM flowguard.quarantined_row WHERE restored_at IS NULL;
+    IF v_held > 0 THEN
+      RAISE EXCEPTION 'flowguard: % rows are still held in quarantine', v_held
+        USING ERRCODE = 'FG205',
+              DETAIL = 'Removing the ledger would lose them.',
+              HINT = 'Call flowguard.undo(run_id) for the runs in flowguard.quarantine, or copy the rows away and '
+                'delete them.';
+    END IF;
+  END IF;
+END;
+$keep_quarantine$;
+
 DO $revoke$
 DECLARE
   v_role text;

@@ -4,10 +4,10 @@
 
 BEGIN;
 
-SELECT flowguard.guard('assets');
-SELECT flowguard.guard('import_field_mappings');
-SELECT flowguard.guard('discovery_flows');
-SELECT flowguard.guard('raw_import_records');
-SELECT flowguard.guard('data_imports');
+SELECT count(*) FROM flowguard.guard('assets');
+SELECT count(*) FROM flowguard.guard('import_field_mappings');
+SELECT count(*) FROM flowguard.guard('discovery_flows');
+SELECT count(*) FROM flowguard.guard('raw_import_records');
+SELECT count(*) FROM flowguard.guard('data_imports');
 
 COMMIT;

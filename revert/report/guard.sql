@@ -2,10 +2,10 @@
 
 BEGIN;
 
-SELECT flowguard.unguard('data_imports');
-SELECT flowguard.unguard('raw_import_records');
-SELECT flowguard.unguard('discovery_flows');
-SELECT flowguard.unguard('import_field_mappings');
-SELECT flowguard.unguard('assets');
+SELECT count(*) FROM flowguard.unguard('data_imports');
+SELECT count(*) FROM flowguard.unguard('raw_import_records');
+SELECT count(*) FROM flowguard.unguard('discovery_flows');
+SELECT count(*) FROM flowguard.unguard('import_field_mappings');
+SELECT count(*) FROM flowguard.unguard('assets');
 
 COMMIT;
