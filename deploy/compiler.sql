@@ -53,15 +53,49 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_rules$
 $_rules$;
 COMMENT ON FUNCTION flowguard._rules(flowguard.link) IS 'The rules of a link in order.';
 
+CREATE OR REPLACE FUNCTION flowguard._named_columns(p_link flowguard.link) RETURNS TABLE (relation regclass, name name)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_named_columns$
+-- The columns, by table, that a link and its rules name.
+  SELECT n.relation, n.name
+    FROM (SELECT p_link.relation AS relation, unnest(p_link.tenant_columns || p_link.link_column) AS name
+          UNION
+          SELECT m.relation, unnest(m.tenant_columns || m.alternate_keys || m.key_column)
+            FROM flowguard.master m WHERE m.relation = p_link.master
+          UNION
+          SELECT r.relation, coalesce(r.via_column, r.time_column) FROM flowguard._rules(p_link) r
+          UNION
+          SELECT r.source, unnest(r.source_tenant_columns || r.filter_columns
+                                  || ARRAY[r.source_key, r.source_link, r.source_time])
+            FROM flowguard._rules(p_link) r) AS n
+   WHERE n.name IS NOT NULL;
+$_named_columns$;
+COMMENT ON FUNCTION flowguard._named_columns(flowguard.link) IS 'The columns that a link and its rules name.';
+
+CREATE OR REPLACE FUNCTION flowguard._missing(p_link flowguard.link) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_missing$
+-- What a link speaks of and is not there any more; NULL where all is.
+  SELECT string_agg(x.what, ', ' ORDER BY x.what)
+    FROM (SELECT format('table with oid %s', t.id::oid) AS what
+            FROM (SELECT p_link.relation AS id UNION SELECT p_link.master
+                  UNION SELECT r.source FROM flowguard._rules(p_link) r WHERE r.source IS NOT NULL) AS t
+           WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.id)
+          UNION ALL
+          SELECT format('column %I of %s', n.name, n.relation)
+            FROM flowguard._named_columns(p_link) n
+           WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = n.relation)
+             AND NOT EXISTS (SELECT FROM pg_attribute a
+                              WHERE a.attrelid = n.relation AND a.attname = n.name AND a.attnum > 0
+                                AND NOT a.attisdropped)
+         ) AS x;
+$_missing$;
+COMMENT ON FUNCTION flowguard._missing(flowguard.link) IS 'Tables and columns that a link speaks of and that are gone.';
+
 CREATE OR REPLACE FUNCTION flowguard._is_alive(p_link flowguard.link) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_alive$
--- Whether all tables that a link speaks of are still there.
-  SELECT NOT EXISTS (
-    SELECT FROM (SELECT p_link.relation::oid AS id UNION ALL SELECT p_link.master
-                 UNION ALL SELECT r.source FROM flowguard._rules(p_link) r WHERE r.source IS NOT NULL) AS t
-     WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.id));
+  SELECT flowguard._missing(p_link) IS NULL;
 $_is_alive$;
-COMMENT ON FUNCTION flowguard._is_alive(flowguard.link) IS 'Whether all tables that a link speaks of are there.';
+COMMENT ON FUNCTION flowguard._is_alive(flowguard.link) IS
+  'Whether all tables and columns that a link speaks of are there.';
 
 CREATE OR REPLACE FUNCTION flowguard._read_columns(p_link flowguard.link) RETURNS name[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_read_columns$

@@ -549,24 +549,8 @@ COMMENT ON FUNCTION flowguard._add_key_back(regclass, name, text, boolean, text)
 CREATE OR REPLACE FUNCTION flowguard._check_columns(p_link flowguard.link) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_columns$
 -- Raises FG102 where a column that the link or one of its rules names is not there any more, as after a rename.
-DECLARE
-  v_master flowguard.master := flowguard._master(p_link.master);
-  r_column record;
 BEGIN
-  FOR r_column IN
-    SELECT p_link.relation AS relation, unnest(p_link.tenant_columns || p_link.link_column) AS name
-    UNION ALL
-    SELECT v_master.relation, unnest(v_master.tenant_columns || v_master.alternate_keys || v_master.key_column)
-    UNION ALL
-    SELECT r.relation, coalesce(r.via_column, r.time_column) FROM flowguard._rules(p_link) r
-    UNION ALL
-    SELECT r.source, unnest(r.source_tenant_columns || r.filter_columns || ARRAY[r.source_key, r.source_link,
-      r.source_time])
-      FROM flowguard._rules(p_link) r
-  LOOP
-    CONTINUE WHEN r_column.name IS NULL;
-    PERFORM flowguard._column(r_column.relation, r_column.name);
-  END LOOP;
+  PERFORM flowguard._column(n.relation, n.name) FROM flowguard._named_columns(p_link) n;
 END;
 $_check_columns$;
 COMMENT ON FUNCTION flowguard._check_columns(flowguard.link) IS
@@ -777,6 +761,12 @@ BEGIN
     DELETE FROM flowguard.replaced_constraint c
      WHERE c.relation = v_link.relation AND c.link_column = v_link.link_column RETURNING c.*
   LOOP
+    IF NOT flowguard._is_alive(v_link) THEN
+      RAISE NOTICE 'foreign key % of table % is not put back: % gone', r_key.constraint_name, r_key.relation,
+                   flowguard._missing(v_link)
+        USING DETAIL = r_key.definition;
+      CONTINUE;
+    END IF;
     PERFORM flowguard._add_key_back(r_key.relation, r_key.constraint_name, r_key.definition, r_key.validated,
       r_key.comment);
     RETURN NEXT format('ALTER TABLE %s ADD CONSTRAINT %I %s', r_key.relation, r_key.constraint_name, r_key.definition);

@@ -82,7 +82,7 @@ RETURNS TABLE (relation regclass, link_column name, mode text, total bigint, lin
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $_link_status$
 -- SECURITY DEFINER: figures for whoever may see the view, without rights on the tables.
   SELECT l.relation, l.link_column, l.mode, c.total, c.linked, c.unlinked, c.dangling, c.mismatched, c.tenantless,
-         CASE WHEN c.total = 0 THEN 1 ELSE trunc(c.linked::numeric / c.total, 4) END,
+         CASE WHEN c.linked = c.total THEN 1 ELSE least(round(c.linked::numeric / c.total, 4), 0.9999) END,
          k.wanted > 0 AND k.validated = k.wanted, i.present = i.wanted, l.guarded
     FROM flowguard._link_order() l
    CROSS JOIN LATERAL flowguard._count_links(l) c
@@ -107,7 +107,8 @@ COMMENT ON COLUMN flowguard.link_status.dangling IS 'Rows whose link is no key o
 COMMENT ON COLUMN flowguard.link_status.mismatched IS
   'Rows linked to a master of another tenant, or to another than the row they must agree with.';
 COMMENT ON COLUMN flowguard.link_status.tenantless IS 'Rows with a link that do not know their whole tenant.';
-COMMENT ON COLUMN flowguard.link_status.coverage IS 'linked / total, cut to four decimals; 1 for an empty table.';
+COMMENT ON COLUMN flowguard.link_status.coverage IS
+  'linked / total, four decimals; 1 only where all are, and for an empty table.';
 COMMENT ON COLUMN flowguard.link_status.validated IS
   'Whether all foreign keys that prove the link are there and validated.';
 COMMENT ON COLUMN flowguard.link_status.indexed IS 'Whether all indexes that the link needs are there and valid.';
@@ -355,7 +356,14 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET r
                     + flowguard._share(m.triggers_current, m.triggers)) / 3,
       format('%s of %s indexes, %s of %s keys validated, %s of %s triggers and functions current', m.indexes_present,
              m.indexes, m.keys_validated, m.keys, m.triggers_current, m.triggers))
-   ) AS s (category, score, detail);
+   ) AS s (category, score, detail)
+  UNION ALL
+  -- A link of which a table or a column is gone is as unwell as a link can be.
+  SELECT c.category, l.relation, l.link_column, 0, flowguard._missing(l) || ' is gone'
+    FROM flowguard.link l
+   CROSS JOIN unnest(ARRAY['tenant isolation', 'foreign-key integrity', 'master-flow linkage', 'data quality',
+                           'readiness']) AS c (category)
+   WHERE NOT flowguard._is_alive(l);
 $_health$;
 COMMENT ON FUNCTION flowguard._health() IS 'Each category of health for each link, in percent.';
 
@@ -410,10 +418,33 @@ BEGIN
   PERFORM flowguard._note_violations();
   RETURN QUERY
     SELECT 'table_gone', 'ERROR', l.relation::text,
-      'a link, its master or a source of its rules names a table that is gone; what was generated for it may fail',
-           format('link %I, stem %s, master %s', l.link_column, l.stem, l.master),
-           format('DELETE FROM flowguard.link WHERE stem = %L', l.stem), 'table_gone:' || l.stem
-      FROM flowguard.link l WHERE NOT flowguard._is_alive(l);
+           'a table that the link speaks of is gone; what was generated for it may fail', flowguard._missing(l),
+           format('SELECT flowguard.unguard(%1$L, %2$L); SELECT flowguard.drop_link(%1$L, %2$L)', l.relation::text,
+                  l.link_column),
+           'table_gone:' || l.stem
+      FROM flowguard.link l WHERE flowguard._missing(l) LIKE '%table with oid%';
+  RETURN QUERY
+    SELECT 'column_gone', 'ERROR', l.relation::text,
+           'a column that the link or a rule of it names is gone; give it its name back, or drop the rule and add it '
+             'again',
+           flowguard._missing(l),
+           format('SELECT * FROM flowguard.rule WHERE relation = %L::regclass', l.relation::text), 'column_gone:'
+             || l.stem
+      FROM flowguard.link l WHERE flowguard._missing(l) NOT LIKE '%table with oid%';
+  RETURN QUERY
+    SELECT 'table_gone', 'ERROR', m.relation::text, 'a registered master is gone', NULL::text,
+           format('SELECT flowguard.drop_master(%L)', m.relation::text), 'table_gone:' || m.relation::oid
+      FROM flowguard.master m
+     WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = m.relation)
+       AND NOT EXISTS (SELECT FROM flowguard.link l WHERE l.master = m.relation);
+  RETURN QUERY
+    SELECT 'leftover', 'ERROR', t.tgrelid::regclass::text, format('trigger %I belongs to no link', t.tgname),
+      NULL::text,
+           format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass),
+           format('leftover:%s:%s', t.tgrelid::regclass, t.tgname)
+      FROM pg_trigger t
+     WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND flowguard._is_ours(t.tgname)
+       AND NOT EXISTS (SELECT FROM flowguard.link l WHERE starts_with(t.tgname::text, '~flowguard_' || l.stem || '_'));
   FOR r_link IN SELECT * FROM flowguard._link_order() LOOP
     v_key := ':' || r_link.relation || ':' || r_link.link_column;
     r_count := flowguard._count_links(r_link);

@@ -647,10 +647,11 @@ BEGIN
   PERFORM pg_catalog.set_config('search_path', p_path, true);
   -- Among arguments, brackets that only balance together with ours do not pass.
   EXECUTE pg_catalog.format(E'SELECT 1 FROM %s s WHERE coalesce(%s\n, false) LIMIT 0', p_source, p_filter);
-  -- It has to give the same answer whenever it is asked, of the row alone: what an index may rest on.
-  EXECUTE pg_catalog.format('CREATE TABLE flowguard._filter_probe (LIKE %s)', p_source);
-  EXECUTE pg_catalog.format(E'CREATE INDEX ON flowguard._filter_probe ((1)) WHERE (%s\n)', p_filter);
-  EXECUTE 'DROP TABLE flowguard._filter_probe';
+  -- It has to give the same answer whenever it is asked, of the row alone: what an index may rest on. The table is
+  -- called as the source is in what PostgreSQL makes of a condition, so that such a one can be passed again.
+  EXECUTE pg_catalog.format('CREATE TABLE flowguard.s (LIKE %s)', p_source);
+  EXECUTE pg_catalog.format(E'CREATE INDEX ON flowguard.s ((1)) WHERE (%s\n)', p_filter);
+  EXECUTE 'DROP TABLE flowguard.s';
   EXECUTE pg_catalog.format(E'CREATE VIEW flowguard._filter AS SELECT 1 AS one FROM %s s WHERE (%s\n)', p_source,
     p_filter);
   PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);

@@ -31,6 +31,8 @@ DROP FUNCTION IF EXISTS flowguard._master_match(flowguard.link, text, boolean);
 DROP FUNCTION IF EXISTS flowguard._row_refs(flowguard.link, name[], text);
 DROP FUNCTION IF EXISTS flowguard._read_columns(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._is_alive(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._missing(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._named_columns(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._rules(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._prefixed(name[], text);
 DROP FUNCTION IF EXISTS flowguard._match_tenants(regclass, name[], text, regclass, name[], text[], boolean);

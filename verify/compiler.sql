@@ -5,6 +5,8 @@ BEGIN;
 SELECT 'flowguard._match_tenants(regclass, name[], text, regclass, name[], text[], boolean)'::regprocedure;
 SELECT 'flowguard._prefixed(name[], text)'::regprocedure;
 SELECT 'flowguard._rules(flowguard.link)'::regprocedure;
+SELECT 'flowguard._named_columns(flowguard.link)'::regprocedure;
+SELECT 'flowguard._missing(flowguard.link)'::regprocedure;
 SELECT 'flowguard._is_alive(flowguard.link)'::regprocedure;
 SELECT 'flowguard._read_columns(flowguard.link)'::regprocedure;
 SELECT 'flowguard._row_refs(flowguard.link, name[], text)'::regprocedure;

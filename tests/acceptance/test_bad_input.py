@@ -49,7 +49,8 @@ def test_the_profile_without_its_tables(command: Run, engine_db: str, query: Que
     before = query(engine_db, STATE)
     message = failure(command("deploy", "--dsn", engine_db), 4)
     assert "deploy/report/links.sql:" in message
-    assert 'ERROR 42P01: relation "crewai_flow_state_extensions" does not exist' in message
+    assert "ERROR FG101: flowguard: table crewai_flow_state_extensions is not on the search_path" in message
+    assert "HINT:  Name the application's schema" in message
     assert query(engine_db, STATE) == before
     status = command("status", "--dsn", engine_db)
     assert status.returncode == 0
@@ -121,6 +122,6 @@ def own_change(tmp_path: Path, statement: str) -> Path:
 def test_the_profile_where_the_search_path_does_not_lead_to_its_tables(command: Run, report_db: str) -> None:
     result = command("deploy", "--dsn", report_db)
     assert result.returncode == 4
-    assert 'deploy/report/links.sql:7: ERROR 42P01: relation "crewai_flow_state_extensions"' in result.stderr
+    assert "deploy/report/links.sql:7: ERROR FG101: flowguard: table crewai_flow_state_extensions" in result.stderr
     result = command("deploy", "--dsn", in_migration(report_db))  # it goes on where the other one stopped
     assert (result.returncode, result.stdout.splitlines()[0]) == (0, "  + report/links .. ok")

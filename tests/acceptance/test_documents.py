@@ -99,7 +99,7 @@ def test_the_commands_of_every_day(run_block: Script, guarded_db: str) -> None:
 
 def test_every_error_that_the_engine_raises_has_its_section() -> None:
     raised = set()
-    for file in (ROOT / "deploy").rglob("*.sql"):
+    for file in (*(ROOT / "deploy").rglob("*.sql"), *(ROOT / "revert").rglob("*.sql")):
         raised |= set(re.findall(r"ERRCODE = '(FG\d{3})'", file.read_text()))
     text = (ROOT / "docs" / "errors.md").read_text()
     sections = re.findall(r"^## (FG\d{3})$", text, re.MULTILINE)

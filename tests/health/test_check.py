@@ -70,6 +70,20 @@ DEFECTS: dict[str, tuple[Plant, str, list[str] | None]] = {
         None,
     ),
     "table_gone": (lambda c: run(c, "DROP TABLE grandchild"), "ERROR", None),
+    "column_gone": (
+        lambda c: run(c, "ALTER TABLE probe RENAME COLUMN flow TO stream"),
+        "ERROR",
+        ["ALTER TABLE probe RENAME COLUMN stream TO flow"],
+    ),
+    "leftover": (
+        lambda c: run(
+            c,
+            'CREATE TRIGGER "~flowguard_nobody_insert" BEFORE INSERT ON probe FOR EACH ROW '
+            "EXECUTE FUNCTION flowguard.probe_flow_fill()",
+        ),
+        "ERROR",
+        None,
+    ),
     "bypassed": (lambda c: run(c, "SELECT flowguard.bypass('a test')"), "INFO", []),
     "run_stopped": (plant_stopped_run, "WARN", ["CALL flowguard.repair()"]),
 }
