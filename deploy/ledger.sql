@@ -192,7 +192,7 @@ COMMENT ON COLUMN flowguard.quarantine.table_name IS 'Name of the table at that 
 COMMENT ON COLUMN flowguard.quarantine.row_key IS 'The row''s key, by column.';
 COMMENT ON COLUMN flowguard.quarantine.action IS
   'deleted: the whole row is kept here; set: the row stayed, and the removal set these columns to NULL or their '
-    'default.';
+  'default.';
 COMMENT ON COLUMN flowguard.quarantine.column_names IS 'The columns kept; generated ones are left out.';
 COMMENT ON COLUMN flowguard.quarantine.column_values IS
   'Their values as output text under DateStyle ISO, IntervalStyle postgres, TimeZone UTC, extra_float_digits 1.';

@@ -421,6 +421,7 @@ BEGIN
   RETURN pg_catalog.jsonb_build_object(
     'after', CASE WHEN v_scanned OPERATOR(pg_catalog.>=) p_size THEN v_last_key END,
     'linked', v_linked, 'translated', v_translated, 'unlinked', v_unlinked, 'quarantined', v_quarantined,
+    'held', coalesce(pg_catalog.cardinality(v_orphans), 0)::pg_catalog.int8 OPERATOR(pg_catalog.-) v_quarantined,
     'remaining', v_remaining OPERATOR(pg_catalog.-) v_quarantined);
 END;
 $_repair_batch$;
@@ -478,6 +479,17 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_count_batch$
 $_count_batch$;
 COMMENT ON FUNCTION flowguard._count_batch(bigint, jsonb, boolean) IS 'Adds a batch to the counts of its run.';
 
+CREATE OR REPLACE FUNCTION flowguard._count_remaining(p_run bigint, p_links flowguard.link[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET row_security = off AS $_count_remaining$
+-- What is unlinked or dangling when a run ends. A sum over its batches would count rows that went later in the run.
+  UPDATE flowguard.repair_run r
+     SET remaining = (SELECT coalesce(sum(c.unlinked + c.dangling), 0)
+                        FROM unnest(p_links) AS l CROSS JOIN LATERAL flowguard._count_links(l) AS c)
+   WHERE r.run_id = p_run;
+$_count_remaining$;
+COMMENT ON FUNCTION flowguard._count_remaining(bigint, flowguard.link[]) IS
+  'Writes into a run how many rows of its links are unlinked or dangling.';
+
 CREATE OR REPLACE PROCEDURE flowguard.repair(
   relation regclass DEFAULT NULL, batch_size integer DEFAULT 5000, dry_run boolean DEFAULT false,
   link_column name DEFAULT 'master_flow_id', note text DEFAULT NULL,
@@ -502,6 +514,8 @@ DECLARE
   v_tries       integer;
   v_size        integer;
   v_singly      integer := 0;
+  v_held        bigint;
+  v_taken       bigint;
 BEGIN
   IF p_batch_size IS NULL OR p_batch_size OPERATOR(pg_catalog.<) 1 THEN
     PERFORM flowguard._refuse_argument(
@@ -522,55 +536,65 @@ BEGIN
     COMMIT;
   END IF;
 
-  FOREACH v_link IN ARRAY v_links LOOP
-    v_query := flowguard._repair_query(v_link);
-    v_after := NULL;
-    v_last := flowguard._last_key(v_link);
-    CONTINUE WHEN v_last IS NULL;
-    v_size := p_batch_size;
-    LOOP
-      v_tries := 0;
+  LOOP
+    v_held := 0;
+    v_taken := 0;
+    FOREACH v_link IN ARRAY v_links LOOP
+      v_query := flowguard._repair_query(v_link);
+      v_after := NULL;
+      v_last := flowguard._last_key(v_link);
+      CONTINUE WHEN v_last IS NULL;
+      v_size := p_batch_size;
       LOOP
-        BEGIN
-          v_counts := flowguard._repair_batch(run_id, v_link, v_query, v_after, v_last, v_size);
-          EXIT;
-        EXCEPTION
-          WHEN deadlock_detected OR serialization_failure THEN
-            v_tries := v_tries OPERATOR(pg_catalog.+) 1;
-            IF v_tries OPERATOR(pg_catalog.>=) 10 THEN
-              RAISE;
-            END IF;
-            PERFORM pg_catalog.pg_sleep(pg_catalog.random() OPERATOR(pg_catalog.*) 0.1::pg_catalog.float8
-                                        OPERATOR(pg_catalog.*) v_tries::pg_catalog.float8);
-          WHEN foreign_key_violation OR SQLSTATE 'FG001' OR SQLSTATE 'FG002' THEN
-            -- One row of the batch may not be written: the batch is done again row by row, without that one.
-            IF v_size OPERATOR(pg_catalog.>) 1 THEN
-              v_size := 1;
-              v_singly := p_batch_size;
-            ELSE
-              v_counts := pg_catalog.jsonb_build_object('after', flowguard._next_key(v_link, v_after, v_last),
-                'remaining', 1);
-              RAISE NOTICE 'row % of table % stays as it is: %', v_counts OPERATOR(pg_catalog.->) 'after',
-                v_link.relation,
-                           SQLERRM;
-              EXIT;
-            END IF;
-        END;
+        v_tries := 0;
+        LOOP
+          BEGIN
+            v_counts := flowguard._repair_batch(run_id, v_link, v_query, v_after, v_last, v_size);
+            EXIT;
+          EXCEPTION
+            WHEN deadlock_detected OR serialization_failure THEN
+              v_tries := v_tries OPERATOR(pg_catalog.+) 1;
+              IF v_tries OPERATOR(pg_catalog.>=) 10 THEN
+                RAISE;
+              END IF;
+              PERFORM pg_catalog.pg_sleep(pg_catalog.random() OPERATOR(pg_catalog.*) 0.1::pg_catalog.float8
+                                          OPERATOR(pg_catalog.*) v_tries::pg_catalog.float8);
+            WHEN foreign_key_violation OR SQLSTATE 'FG001' OR SQLSTATE 'FG002' THEN
+              -- One row of the batch may not be written: the batch is done again row by row, without that one.
+              IF v_size OPERATOR(pg_catalog.>) 1 THEN
+                v_size := 1;
+                v_singly := p_batch_size;
+              ELSE
+                v_counts := pg_catalog.jsonb_build_object('after', flowguard._next_key(v_link, v_after, v_last),
+                  'remaining', 1);
+                RAISE NOTICE 'row % of table % stays as it is: %', v_counts OPERATOR(pg_catalog.->) 'after',
+                  v_link.relation,
+                             SQLERRM;
+                EXIT;
+              END IF;
+          END;
+        END LOOP;
+        v_singly := v_singly OPERATOR(pg_catalog.-) 1;
+        IF v_singly OPERATOR(pg_catalog.<=) 0 THEN
+          v_size := p_batch_size;
+        END IF;
+        v_held := v_held OPERATOR(pg_catalog.+) coalesce((v_counts OPERATOR(pg_catalog.->>) 'held')::bigint, 0);
+        v_taken := v_taken OPERATOR(pg_catalog.+) coalesce((v_counts OPERATOR(pg_catalog.->>) 'quarantined')::bigint,
+          0);
+        PERFORM flowguard._count_batch(run_id, v_counts, false);
+        IF NOT p_dry_run THEN
+          COMMIT;
+        END IF;
+        v_after := v_counts OPERATOR(pg_catalog.->) 'after';
+        EXIT WHEN pg_catalog.jsonb_typeof(v_after) OPERATOR(pg_catalog.=) 'null';
       END LOOP;
-      v_singly := v_singly OPERATOR(pg_catalog.-) 1;
-      IF v_singly OPERATOR(pg_catalog.<=) 0 THEN
-        v_size := p_batch_size;
-      END IF;
-      PERFORM flowguard._count_batch(run_id, v_counts, false);
-      IF NOT p_dry_run THEN
-        COMMIT;
-      END IF;
-      v_after := v_counts OPERATOR(pg_catalog.->) 'after';
-      EXIT WHEN pg_catalog.jsonb_typeof(v_after) OPERATOR(pg_catalog.=) 'null';
     END LOOP;
+    -- An orphan that another row held by a key may go once that one has gone.
+    EXIT WHEN v_held OPERATOR(pg_catalog.=) 0 OR v_taken OPERATOR(pg_catalog.=) 0;
   END LOOP;
 
   PERFORM flowguard._count_batch(run_id, '{}', true);
+  PERFORM flowguard._count_remaining(run_id, v_links);
   PERFORM flowguard._note_violations();
   SELECT r.linked, r.translated, r.quarantined, r.unlinked, r.remaining
     INTO linked, translated, quarantined, unlinked, remaining
@@ -806,8 +830,7 @@ $query$, p_schema, p_table, p_link_column, v_relation, v_type, flowguard._key_sq
          flowguard._equal(v_relation, p_link_column::name));
 END;
 $_undo_query$;
-COMMENT ON FUNCTION flowguard._undo_query(text, text, text) IS
-  'SQL text that puts back the links of one table.';
+COMMENT ON FUNCTION flowguard._undo_query(text, text, text) IS 'SQL text that puts back the links of one table.';
 
 CREATE OR REPLACE FUNCTION flowguard.undo(
   run_id bigint, max_rows bigint DEFAULT NULL, OUT restored bigint, OUT skipped bigint, OUT remaining bigint
@@ -820,6 +843,8 @@ DECLARE
   p_max_rows ALIAS FOR $2;
   v_run      flowguard.repair_run;
   v_row      flowguard.quarantined_row;
+  v_waiting  flowguard.quarantined_row;
+  v_before   bigint;
   v_keys     pg_catalog.text;
   v_table    pg_catalog.text;
 BEGIN
@@ -887,14 +912,28 @@ BEGIN
   -- Rows first: one that was taken out after a link of it had been written comes back as it was then.
   restored := 0;
   skipped := 0;
-  FOR v_row IN
-    SELECT q.* FROM flowguard.quarantined_row q
-     WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL
-     ORDER BY q.quarantine_id
-     LIMIT p_max_rows
+  -- A row whose parent was taken out after it waits for a later round.
   LOOP
-    PERFORM flowguard._restore_row(v_row);
-    restored := restored OPERATOR(pg_catalog.+) 1;
+    v_before := restored;
+    v_waiting := NULL;
+    FOR v_row IN
+      SELECT q.* FROM flowguard.quarantined_row q
+       WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL
+       ORDER BY q.quarantine_id
+    LOOP
+      EXIT WHEN restored OPERATOR(pg_catalog.>=) p_max_rows;
+      BEGIN
+        PERFORM flowguard._restore_row(v_row);
+        restored := restored OPERATOR(pg_catalog.+) 1;
+      EXCEPTION
+        WHEN foreign_key_violation THEN
+          v_waiting := v_row;
+      END;
+    END LOOP;
+    EXIT WHEN v_waiting.quarantine_id IS NULL OR restored OPERATOR(pg_catalog.>=) p_max_rows;
+    IF restored OPERATOR(pg_catalog.=) v_before THEN
+      PERFORM flowguard._restore_row(v_waiting);  -- none could come back: let PostgreSQL say why
+    END IF;
   END LOOP;
   IF p_max_rows IS NULL OR restored OPERATOR(pg_catalog.<) p_max_rows THEN
     SELECT undo.restored OPERATOR(pg_catalog.+) u.restored, u.skipped INTO restored, skipped
@@ -919,8 +958,7 @@ COMMENT ON FUNCTION flowguard.undo(bigint, bigint) IS
   'Puts back exactly the links that a run wrote, and the rows that it took out, at most max_rows of them; called '
   'again it goes on. Links that are not what the run wrote any more are skipped. Returns what it restored, skipped '
   'and left. Errors: FG101 a table is gone, FG104, FG201 no such run, FG202 it would unlink an enforced link, FG203 '
-    'foreign keys forbid it, FG204 '
-  'the application changes a row, FG206 the run is still running.';
+  'foreign keys forbid it, FG204 the application changes a row, FG206 the run is still running.';
 
 CREATE OR REPLACE FUNCTION flowguard._unmark_undo() RETURNS void
 LANGUAGE plpgsql AS $_unmark_undo$

@@ -12,6 +12,7 @@ DROP FUNCTION IF EXISTS flowguard._restore_sql(regclass, text[], text[]);
 DROP FUNCTION IF EXISTS flowguard._forbidding_keys(bigint);
 DROP PROCEDURE IF EXISTS flowguard.repair(regclass, integer, boolean, name, text, bigint, bigint, bigint, bigint,
   bigint, bigint);
+DROP FUNCTION IF EXISTS flowguard._count_remaining(bigint, flowguard.link[]);
 DROP FUNCTION IF EXISTS flowguard._count_batch(bigint, jsonb, boolean);
 DROP FUNCTION IF EXISTS flowguard._begin_run(regclass, name, text);
 DROP FUNCTION IF EXISTS flowguard._next_key(flowguard.link, jsonb, jsonb);

@@ -15,6 +15,7 @@ SELECT 'flowguard._repair_batch(bigint, flowguard.link, text, jsonb, jsonb, inte
 SELECT 'flowguard._next_key(flowguard.link, jsonb, jsonb)'::regprocedure;
 SELECT 'flowguard._begin_run(regclass, name, text)'::regprocedure;
 SELECT 'flowguard._count_batch(bigint, jsonb, boolean)'::regprocedure;
+SELECT 'flowguard._count_remaining(bigint, flowguard.link[])'::regprocedure;
 SELECT 'flowguard.repair(regclass, integer, boolean, name, text, bigint, bigint, bigint, bigint, bigint, '
   'bigint)'::regprocedure;
 SELECT 'flowguard._forbidding_keys(bigint)'::regprocedure;
