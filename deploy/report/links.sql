@@ -7,7 +7,7 @@ BEGIN;
 DO $tables$
 BEGIN
   IF to_regclass('crewai_flow_state_extensions') IS NULL THEN
-    RAISE EXCEPTION 'flowguard: table crewai_flow_state_extensions is not on the search_path; nothing was registered'
+    RAISE EXCEPTION 'flowguard: table crewai_flow_state_extensions is not on the search_path, so nothing was registered'
       USING ERRCODE = 'FG101', DETAIL = format('The search_path is %s.', current_setting('search_path')),
             HINT = 'Name the application''s schema: PGOPTIONS="-c search_path=migration,public". The engine alone '
               'needs none: '
