@@ -38,6 +38,13 @@ $_match_tenants$;
 COMMENT ON FUNCTION flowguard._match_tenants(regclass, name[], text, regclass, name[], text[], boolean) IS
   'SQL text that matches the tenant columns of two tables, strictly or as far as they are known.';
 
+CREATE OR REPLACE FUNCTION flowguard._remark(p_text text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_remark$
+-- A name may hold a line break, which would end a remark and begin code.
+  SELECT '-- ' || translate(p_text, E'\r\n', '  ');
+$_remark$;
+COMMENT ON FUNCTION flowguard._remark(text) IS 'A remark in generated code, on one line whatever names it holds.';
+
 CREATE OR REPLACE FUNCTION flowguard._prefixed(p_columns name[], p_prefix text) RETURNS text[]
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_prefixed$
   SELECT coalesce(array_agg(p_prefix || quote_ident(c.name) ORDER BY c.ordinality), '{}')
@@ -319,8 +326,9 @@ CREATE OR REPLACE FUNCTION flowguard._nearest_lookup(p_link flowguard.link, p_ru
 RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_nearest_lookup$
 -- PL/pgSQL text: the nearest row of the source, in short steps, each one descent of an index: the latest row that is
--- not after, the earliest after, the smaller key among equal times, the master. Only where that master is missing is
--- the whole question asked again as one query, which passes over such rows.
+-- not after, the earliest after, the smaller key among equal times, the master. A row of the present has, as a rule,
+-- nothing after it: there the latest row of the whole window is asked for, and one step is enough where it is not
+-- after. Only where the master is missing is the whole question asked again as one query, which passes over such rows.
 DECLARE
   v_time text := (flowguard._row_refs(p_link, ARRAY[p_rule.time_column], p_style))[1];
   v_from text := format('FROM %s s WHERE s.%I IS NOT NULL%s', flowguard._source_view(p_link, p_rule),
@@ -329,12 +337,22 @@ DECLARE
                                                  p_link.tenant_columns,
                                                  flowguard._row_refs(p_link, p_link.tenant_columns, p_style), true));
 BEGIN
-  RETURN format($text$    -- rule %1$s: the row of %2$s nearest in time
+  RETURN format($text$    %2$s
     IF %3$s THEN
-      SELECT s.%4$I, s.%5$I, (%11$s) INTO v_reference, v_before_%1$s, v_link %6$s
-         AND s.%5$I OPERATOR(pg_catalog.<=) %7$s AND s.%5$I OPERATOR(pg_catalog.>=) (%7$s OPERATOR(pg_catalog.-) %8$s)
-       ORDER BY s.%5$I DESC, %9$s LIMIT 1;
-      IF v_before_%1$s IS NULL OR v_before_%1$s OPERATOR(pg_catalog.<) %7$s THEN
+      v_until_%1$s := %7$s;
+      IF %7$s OPERATOR(pg_catalog.>=) (pg_catalog.now() OPERATOR(pg_catalog.-) INTERVAL '1 minute') THEN
+        v_until_%1$s := %7$s OPERATOR(pg_catalog.+) %8$s;
+      END IF;
+      LOOP
+        SELECT s.%4$I, s.%5$I, (%11$s) INTO v_reference, v_before_%1$s, v_link %6$s
+           AND s.%5$I OPERATOR(pg_catalog.<=) v_until_%1$s
+           AND s.%5$I OPERATOR(pg_catalog.>=) (%7$s OPERATOR(pg_catalog.-) %8$s)
+         ORDER BY s.%5$I DESC, %9$s LIMIT 1;
+        EXIT WHEN v_before_%1$s IS NULL OR v_before_%1$s OPERATOR(pg_catalog.<=) %7$s;
+        v_until_%1$s := %7$s;
+      END LOOP;
+      IF v_until_%1$s OPERATOR(pg_catalog.=) %7$s
+         AND (v_before_%1$s IS NULL OR v_before_%1$s OPERATOR(pg_catalog.<) %7$s) THEN
         SELECT s.%5$I INTO v_after_%1$s %6$s
            AND s.%5$I OPERATOR(pg_catalog.>) %7$s AND s.%5$I OPERATOR(pg_catalog.<=) (%7$s OPERATOR(pg_catalog.+) %8$s)
          ORDER BY s.%5$I LIMIT 1;
@@ -350,9 +368,10 @@ BEGIN
         SELECT x.link INTO v_link FROM (
      %10$s) x;
       END IF;
-$text$, p_rule."position", p_rule.source, flowguard._time_is_usable(v_time), p_rule.source_link, p_rule.source_time,
-  v_from,
-        v_time, flowguard._window_sql(p_rule), flowguard._columns_sql(flowguard._row_key(p_rule.source), 's.'),
+$text$, p_rule."position", flowguard._remark(format('rule %s: the row of %s nearest in time', p_rule."position",
+                                                     p_rule.source)),
+        flowguard._time_is_usable(v_time), p_rule.source_link, p_rule.source_time, v_from, v_time,
+        flowguard._window_sql(p_rule), flowguard._columns_sql(flowguard._row_key(p_rule.source), 's.'),
         flowguard._nearest_query(p_link, p_rule, p_style),
         flowguard._master_query(p_link, p_style, 's.' || quote_ident(p_rule.source_link)));
 END;
@@ -363,7 +382,8 @@ COMMENT ON FUNCTION flowguard._nearest_lookup(flowguard.link, flowguard.rule, te
 CREATE OR REPLACE FUNCTION flowguard._lookup_variables(p_link flowguard.link) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_lookup_variables$
 -- Declarations that the text of _lookup() needs for its proximity rules.
-  SELECT coalesce(string_agg(format(E'  v_before_%1$s %2$s;\n  v_after_%1$s %2$s;\n', r."position", c.type_name), ''
+  SELECT coalesce(string_agg(format(E'  v_until_%1$s %2$s;\n  v_before_%1$s %2$s;\n  v_after_%1$s %2$s;\n',
+                                    r."position", c.type_name), ''
                              ORDER BY r."position"), '')
     FROM flowguard._rules(p_link) r
    CROSS JOIN LATERAL (SELECT flowguard._type_sql(x.type, NULL) AS type_name FROM flowguard._column(r.source,
@@ -389,7 +409,7 @@ BEGIN
     IF r_rule.kind = 'session' THEN
       CONTINUE WHEN p_style = 'finder';
       v_text := v_text || format(
-        E'    -- rule %s: the setting %s\n'
+        E'    %s\n'
         '    IF v_ask_session THEN\n'
         '      v_setting := pg_catalog.current_setting(%L, true);\n'
         '      IF v_setting OPERATOR(pg_catalog.<>) '''' THEN\n'
@@ -402,28 +422,32 @@ BEGIN
         '        EXIT lookup WHEN v_link IS NOT NULL;\n'
         '      END IF;\n'
         '    END IF;\n',
-        r_rule."position", flowguard._setting_name(p_link.link_column), flowguard._setting_name(p_link.link_column),
-        flowguard._setting_name(p_link.link_column), p_link.relation, p_link.link_column,
+        flowguard._remark(format('rule %s: the setting %s', r_rule."position",
+                                 flowguard._setting_name(p_link.link_column))),
+        flowguard._setting_name(p_link.link_column), flowguard._setting_name(p_link.link_column), p_link.relation,
+        p_link.link_column,
         v_find);
     ELSIF r_rule.kind = 'reference' THEN
       v_via := (flowguard._row_refs(p_link, ARRAY[r_rule.via_column], p_style))[1];
       IF r_rule.source = v_master.relation AND r_rule.source_link = v_master.key_column THEN
         v_text := v_text || format(
-          E'    -- rule %s: %s names a master\n'
+          E'    %s\n'
           '    IF %s IS NOT NULL THEN\n'
           '      SELECT m.%I INTO v_link FROM %s m WHERE m.%I %s %s%s;\n',
-          r_rule."position", r_rule.via_column, v_via, v_master.key_column, v_master.relation, r_rule.source_key,
+          flowguard._remark(format('rule %s: %s names a master', r_rule."position", r_rule.via_column)), v_via,
+          v_master.key_column, v_master.relation, r_rule.source_key,
           flowguard._equal(r_rule.source, r_rule.source_key), v_via, flowguard._master_match(p_link, p_style, false));
       ELSE
         v_text := v_text || format(
-          E'    -- rule %s: the link of the row of %s that %s refers to\n'
+          E'    %s\n'
           '    IF %s IS NOT NULL THEN\n'
           '      SELECT s.%I, (%s) INTO v_reference, v_link\n'
           '        FROM %s s WHERE s.%I %s %s%s FOR KEY SHARE;\n'
           '      IF v_link IS NULL AND v_reference IS NOT NULL THEN\n'
           '        %s;\n'
           '      END IF;\n',
-          r_rule."position", r_rule.source, r_rule.via_column, v_via, r_rule.source_link,
+          flowguard._remark(format('rule %s: the link of the row of %s that %s refers to', r_rule."position",
+                                   r_rule.source, r_rule.via_column)), v_via, r_rule.source_link,
           flowguard._master_query(p_link, p_style, 's.' || quote_ident(r_rule.source_link)), r_rule.source,
           r_rule.source_key, flowguard._equal(r_rule.source, r_rule.source_key), v_via,
           flowguard._match_tenants(r_rule.source, r_rule.source_tenant_columns, 's.', p_link.relation,
@@ -498,99 +522,68 @@ $_unknown_tenant_sql$;
 COMMENT ON FUNCTION flowguard._unknown_tenant_sql(flowguard.link, text) IS
   'SQL text: a tenant column of the row is NULL; NULL where none can be.';
 
+CREATE OR REPLACE FUNCTION flowguard._generated_remark(p_link flowguard.link) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_generated_remark$
+  SELECT flowguard._remark(format('Generated by flowguard.guard() for link %s of %s.', p_link.link_column,
+                                  p_link.relation))
+         || E'\n-- To change it, change the rules or the mode and call guard() again.';
+$_generated_remark$;
+COMMENT ON FUNCTION flowguard._generated_remark(flowguard.link) IS 'The remark that generated functions begin with.';
+
+CREATE OR REPLACE FUNCTION flowguard._paused_body(p_link flowguard.link, p_result text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_paused_body$
+  SELECT format(E'\n%s\nBEGIN\n  RETURN %s;\nEND;\n',
+                flowguard._remark(format('Link %I of %s is paused; flowguard.resume(%L, %L) brings the guard back.',
+                                         p_link.link_column, p_link.relation, p_link.relation, p_link.link_column)),
+                p_result);
+$_paused_body$;
+COMMENT ON FUNCTION flowguard._paused_body(flowguard.link, text) IS
+  'The body of a trigger function of a link that is paused.';
+
 CREATE OR REPLACE FUNCTION flowguard._fill_body(p_link flowguard.link) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_fill_body$
--- The body of the trigger function of a link. BEFORE: fills NEW. AFTER, at commit: tries the rules (but for the
--- session's) once more on the row as it is by then, and in enforce refuses what is still unlinked.
+-- The body of the function of the BEFORE triggers of a link: what the rules yield is the link of the row.
 DECLARE
-  v_unknown text := flowguard._unknown_tenant_sql(p_link, 'NEW.');
-  v_done    text := '    IF NEW.%1$I IS NOT NULL THEN
-      RETURN NULL;
-    END IF;
-';
-  v_missing text := '  RETURN NULL;
-';
-  v_asks    boolean := EXISTS (SELECT FROM flowguard._rules(p_link) r WHERE r.kind = 'session');
+  v_session text := '';
 BEGIN
   IF p_link.paused THEN
-    RETURN format(E'\n-- Link %s of %s is paused; flowguard.resume(%L, %L) brings the guard back.\n'
-                  'BEGIN\n  IF TG_WHEN OPERATOR(pg_catalog.=) ''BEFORE'' THEN\n    RETURN NEW;\n  END IF;\n'
-                  '  RETURN NULL;\nEND;\n',
-                  quote_ident(p_link.link_column), p_link.relation, p_link.relation, p_link.link_column);
+    RETURN flowguard._paused_body(p_link, 'NEW');
   END IF;
-  IF p_link.mode = 'enforce' THEN
-    v_missing := '  PERFORM flowguard._refuse_unlinked(%2$L, %1$L, v_key);
-  RETURN NULL;
-';
-    IF v_unknown IS NOT NULL THEN
-      v_done := '    IF NEW.%1$I IS NOT NULL THEN
-      IF ' || replace(v_unknown, '%', '%%') || ' THEN
-        PERFORM flowguard._refuse_tenantless(%2$L, %1$L, v_key);
-      END IF;
-      RETURN NULL;
-    END IF;
-';
-    END IF;
+  IF EXISTS (SELECT FROM flowguard._rules(p_link) r WHERE r.kind = 'session') THEN
+    -- A link that is there is one whose row moved to another reference, which it follows.
+    v_session := format(E'  v_setting pg_catalog.text;\n  v_ask_session boolean := NEW.%I IS NULL;\n',
+                        p_link.link_column);
   END IF;
   RETURN format($body$
--- Generated by flowguard.guard() for link %1$s of %2$s, mode %4$s: to change it, change the rules and call guard()
--- again.
+%5$s
 #variable_conflict use_column
 DECLARE
-  v_link        %2$s.%1$I%%TYPE;
-  v_reference   %2$s.%1$I%%TYPE;
-  v_setting     pg_catalog.text := pg_catalog.current_setting('flowguard.privileged', true);
-  v_key         pg_catalog.jsonb;
-%8$s%7$sBEGIN
-  IF v_setting OPERATOR(pg_catalog.<>) '' THEN
+  v_link %2$s.%1$I%%TYPE;
+  v_reference %2$s.%1$I%%TYPE;
+%3$sBEGIN
+  IF pg_catalog.current_setting('flowguard.privileged', true) OPERATOR(pg_catalog.<>) '' THEN
     IF flowguard._is_privileged('undo') THEN
-      IF TG_WHEN OPERATOR(pg_catalog.=) 'BEFORE' THEN
-        RETURN NEW;
-      END IF;
-      RETURN NULL;
-    ELSIF TG_WHEN OPERATOR(pg_catalog.=) 'AFTER'
-          AND (flowguard._is_privileged('bypass') OR flowguard._is_privileged('repair')) THEN
-      RETURN NULL;  -- repair looks at every row itself, and at a row of an enforced link only to link it
+      RETURN NEW;
     END IF;
   END IF;
-  IF TG_WHEN OPERATOR(pg_catalog.=) 'AFTER' THEN
-    v_key := %3$s;
-    SELECT c.* INTO NEW FROM %2$s c WHERE %5$s;
-    IF NOT FOUND THEN
-      PERFORM flowguard._refuse_renamed(TG_RELID, %9$L, v_key);
-      RETURN NULL;
-    END IF;
-$body$ || v_done || CASE WHEN v_asks THEN $body$    v_ask_session := false;
-  ELSIF NEW.%1$I IS NOT NULL THEN
-    v_ask_session := false;  -- the row moved to another reference, which its link follows
-$body$ ELSE '' END || $body$  END IF;
-%6$s  IF TG_WHEN OPERATOR(pg_catalog.=) 'BEFORE' THEN
-    NEW.%1$I := v_link;
-    RETURN NEW;
-  END IF;
-  IF v_link IS NOT NULL THEN
-    UPDATE %2$s c SET %1$I = v_link WHERE %5$s AND c.%1$I IS NULL;
-    RETURN NULL;
-  END IF;
-$body$ || v_missing || $body$END;
-$body$, p_link.link_column, p_link.relation, flowguard._row_key_sql(p_link.relation, 'NEW.'), p_link.mode,
-         flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'), flowguard._lookup(p_link, 'NEW'),
-         flowguard._lookup_variables(p_link),
-         CASE WHEN v_asks THEN E'  v_ask_session boolean := true;\n' ELSE '' END, p_link.relation);
+%4$s  NEW.%1$I := v_link;
+  RETURN NEW;
+END;
+$body$, p_link.link_column, p_link.relation, v_session || flowguard._lookup_variables(p_link),
+         flowguard._lookup(p_link, 'NEW'), flowguard._generated_remark(p_link));
 END;
 $_fill_body$;
 COMMENT ON FUNCTION flowguard._fill_body(flowguard.link) IS
-  'The body of the trigger function that fills and checks a link.';
+  'The body of the trigger function that fills a link before its row is written.';
 
 CREATE OR REPLACE FUNCTION flowguard._finder_body(p_link flowguard.link) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_finder_body$
-  SELECT format(E'\n-- Generated by flowguard.guard() for link %1$s of %2$s: what its rules yield for a row, the '
-    'session''s left out.\n'
+  SELECT format(E'\n%5$s\n'
                 '#variable_conflict use_column\n'
                 'DECLARE\n  v_link      %2$s.%1$I%%TYPE;\n  v_reference %2$s.%1$I%%TYPE;\n%4$sBEGIN\n%3$s  RETURN '
                   'v_link;\nEND;\n',
                 p_link.link_column, p_link.relation, flowguard._lookup(p_link, 'finder'),
-                  flowguard._lookup_variables(p_link));
+                flowguard._lookup_variables(p_link), flowguard._generated_remark(p_link));
 $_finder_body$;
 COMMENT ON FUNCTION flowguard._finder_body(flowguard.link) IS
   'The body of the function that finds a link for given columns.';
@@ -603,6 +596,78 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_finder_signature$
                         WHERE a.attrelid = p_link.relation AND a.attname = c.name) AS t;
 $_finder_signature$;
 COMMENT ON FUNCTION flowguard._finder_signature(flowguard.link) IS 'Name and parameter types of a link''s finder.';
+
+CREATE OR REPLACE FUNCTION flowguard._has_finder(p_link flowguard.link) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_has_finder$
+  SELECT EXISTS (SELECT FROM flowguard._rules(p_link) r WHERE r.kind <> 'session');
+$_has_finder$;
+COMMENT ON FUNCTION flowguard._has_finder(flowguard.link) IS
+  'Whether a rule of the link can be asked again: any but those of the session.';
+
+CREATE OR REPLACE FUNCTION flowguard._find_call(p_link flowguard.link, p_prefix text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_find_call$
+  SELECT format('flowguard.%I(%s)', p_link.stem || '_find',
+                flowguard._columns_sql(flowguard._read_columns(p_link), p_prefix));
+$_find_call$;
+COMMENT ON FUNCTION flowguard._find_call(flowguard.link, text) IS 'SQL text: what the rules yield for a row.';
+
+CREATE OR REPLACE FUNCTION flowguard._commit_body(p_link flowguard.link) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_commit_body$
+-- The body of the function of the deferred trigger of a link: tries the rules (but for the session's) once more on the
+-- row as it is by now, and in enforce refuses what is still unlinked.
+DECLARE
+  v_unknown    text := flowguard._unknown_tenant_sql(p_link, 'NEW.');
+  v_tenantless text := '';
+  v_declared   text := '';
+  v_again      text := '';
+  v_missing    text := '';
+BEGIN
+  IF p_link.paused THEN
+    RETURN flowguard._paused_body(p_link, 'NULL');
+  END IF;
+  IF p_link.mode = 'enforce' THEN
+    v_missing := format(E'  PERFORM flowguard._refuse_unlinked(%L, %L, v_key);\n', p_link.relation, p_link.link_column);
+    IF v_unknown IS NOT NULL THEN
+      v_tenantless := format(E'    IF %s THEN\n      PERFORM flowguard._refuse_tenantless(%L, %L, v_key);\n'
+                             '    END IF;\n', v_unknown, p_link.relation, p_link.link_column);
+    END IF;
+  END IF;
+  IF flowguard._has_finder(p_link) THEN
+    v_declared := format(E'  v_link %s.%I%%TYPE;\n', p_link.relation, p_link.link_column);
+    v_again := format(E'  v_link := %s;\n  IF v_link IS NOT NULL THEN\n'
+                      '    UPDATE %s c SET %I = v_link WHERE %s AND c.%I IS NULL;\n    RETURN NULL;\n  END IF;\n',
+                      flowguard._find_call(p_link, 'NEW.'), p_link.relation, p_link.link_column,
+                      flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'), p_link.link_column);
+  END IF;
+  RETURN format($body$
+%3$s
+#variable_conflict use_column
+DECLARE
+%10$s  v_key pg_catalog.jsonb := %4$s;
+BEGIN
+  IF pg_catalog.current_setting('flowguard.privileged', true) OPERATOR(pg_catalog.<>) '' THEN
+    -- repair looks at every row itself, and at a row of an enforced link only to link it
+    IF flowguard._is_privileged('undo') OR flowguard._is_privileged('bypass') OR flowguard._is_privileged('repair') THEN
+      RETURN NULL;
+    END IF;
+  END IF;
+  SELECT c.* INTO NEW FROM %2$s c WHERE %5$s;
+  IF NOT FOUND THEN
+    PERFORM flowguard._refuse_renamed(TG_RELID, %6$L, v_key);
+    RETURN NULL;
+  END IF;
+  IF NEW.%1$I IS NOT NULL THEN
+%7$s    RETURN NULL;
+  END IF;
+%8$s%9$s  RETURN NULL;
+END;
+$body$, p_link.link_column, p_link.relation, flowguard._generated_remark(p_link),
+         flowguard._row_key_sql(p_link.relation, 'NEW.'), flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'),
+         p_link.relation, v_tenantless, v_again, v_missing, v_declared);
+END;
+$_commit_body$;
+COMMENT ON FUNCTION flowguard._commit_body(flowguard.link) IS
+  'The body of the trigger function that looks at a row without a link again at commit.';
 
 CREATE OR REPLACE FUNCTION flowguard._is_direct(p_link flowguard.link, p_rule flowguard.rule) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_direct$
@@ -687,9 +752,7 @@ DECLARE
   v_logged text;
 BEGIN
   IF p_link.paused THEN
-    RETURN format(E'\n-- Link %s of %s is paused; flowguard.resume(%L, %L) brings the guard back.\n'
-                  'BEGIN\n  RETURN NULL;\nEND;\n',
-                  quote_ident(p_link.link_column), p_link.relation, p_link.relation, p_link.link_column);
+    RETURN flowguard._paused_body(p_link, 'NULL');
   END IF;
   IF p_rule.late_limit IS NOT NULL AND p_link.mode = 'observe' THEN
     v_limit := format(' LIMIT %s', p_rule.late_limit);
@@ -700,8 +763,7 @@ BEGIN
   END IF;
   v_new := CASE
              WHEN v_direct THEN format('NEW.%I', p_rule.source_link)
-             ELSE format('flowguard.%I(%s)', p_link.stem || '_find',
-                         flowguard._columns_sql(flowguard._read_columns(p_link), 'o.'))
+             ELSE flowguard._find_call(p_link, 'o.')
            END;
   -- OFFSET 0 keeps the finder from being asked once for each place where its answer is used.
   v_logged := format(
@@ -722,7 +784,7 @@ BEGIN
                 ELSE v_logged
               END;
   RETURN format($body$
--- Generated by flowguard.guard() for link %1$s of %2$s, rule %3$s: its rows follow when %4$s gets its link.
+%2$s
 #variable_conflict use_column
 DECLARE
   v_setting pg_catalog.text := pg_catalog.current_setting('flowguard.privileged', true);
@@ -749,7 +811,8 @@ BEGIN
   END IF;
   RETURN NULL;
 END;
-$body$, p_link.link_column, p_link.relation, p_rule."position", p_rule.source, v_skip, v_update, v_logged,
+$body$, p_link.link_column, flowguard._generated_remark(p_link), p_rule."position", p_rule.source, v_skip, v_update,
+        v_logged,
         flowguard._row_key_sql(p_link.relation, 'c.'),
         (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_link.relation),
         (SELECT c.relname FROM pg_class c WHERE c.oid = p_link.relation), p_link.link_column,

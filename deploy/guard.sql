@@ -246,11 +246,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_functions$
   SELECT flowguard._finder_signature(p_link), (SELECT c.type_sql FROM flowguard._column(p_link.relation,
     p_link.link_column) c),
          false, flowguard._finder_body(p_link), 'what the rules of the link yield for a row'
-   WHERE EXISTS (SELECT FROM flowguard._rules(p_link) r WHERE r.kind <> 'session')
-     AND flowguard._read_columns(p_link) <> '{}'
+   WHERE flowguard._has_finder(p_link)
   UNION ALL
   SELECT format('flowguard.%I()', p_link.stem || '_fill'), 'trigger', true, flowguard._fill_body(p_link),
-         'fills the link, and checks it at commit'
+         'fills the link'
+   WHERE EXISTS (SELECT FROM flowguard._rules(p_link))
+  UNION ALL
+  SELECT format('flowguard.%I()', p_link.stem || '_commit'), 'trigger', true, flowguard._commit_body(p_link),
+         'looks again at commit at a row without a link'
+   WHERE p_link.mode = 'enforce' OR flowguard._has_finder(p_link)
   UNION ALL
   SELECT format('flowguard.%I()', p_link.stem || '_follow_' || r."position"), 'trigger', true,
          flowguard._follow_body(p_link, r), 'lets the link follow its source'
@@ -311,12 +315,14 @@ BEGIN
                         v_fill);
     RETURN NEXT;
   END IF;
-  IF p_link.mode = 'enforce' OR EXISTS (SELECT FROM flowguard._rules(p_link) r WHERE r.kind <> 'session') THEN
+  IF p_link.mode = 'enforce' OR flowguard._has_finder(p_link) THEN
     name := '~flowguard_' || p_link.stem || '_commit';
     statement := format('CREATE CONSTRAINT TRIGGER %1$I AFTER INSERT OR UPDATE ON %2$s DEFERRABLE '
-                        'INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.%3$I IS NULL%4$s) %5$s',
+                        'INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.%3$I IS NULL%4$s) '
+                        'EXECUTE FUNCTION flowguard.%5$I()',
                         name, relation, p_link.link_column,
-                        CASE WHEN p_link.mode = 'enforce' THEN coalesce(' OR ' || v_unknown, '') ELSE '' END, v_fill);
+                        CASE WHEN p_link.mode = 'enforce' THEN coalesce(' OR ' || v_unknown, '') ELSE '' END,
+                        p_link.stem || '_commit');
     RETURN NEXT;
   END IF;
   FOR r_rule IN SELECT * FROM flowguard._rules(p_link) r WHERE r.kind <> 'session' ORDER BY r."position" LOOP

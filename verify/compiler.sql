@@ -3,6 +3,7 @@
 BEGIN;
 
 SELECT 'flowguard._match_tenants(regclass, name[], text, regclass, name[], text[], boolean)'::regprocedure;
+SELECT 'flowguard._remark(text)'::regprocedure;
 SELECT 'flowguard._prefixed(name[], text)'::regprocedure;
 SELECT 'flowguard._rules(flowguard.link)'::regprocedure;
 SELECT 'flowguard._named_columns(flowguard.link)'::regprocedure;
@@ -29,9 +30,14 @@ SELECT 'flowguard._refuse_setting(text, text, text, text)'::regprocedure;
 SELECT 'flowguard._row_key_sql(regclass, text)'::regprocedure;
 SELECT 'flowguard._same_row_sql(regclass, text, text)'::regprocedure;
 SELECT 'flowguard._unknown_tenant_sql(flowguard.link, text)'::regprocedure;
+SELECT 'flowguard._generated_remark(flowguard.link)'::regprocedure;
+SELECT 'flowguard._paused_body(flowguard.link, text)'::regprocedure;
 SELECT 'flowguard._fill_body(flowguard.link)'::regprocedure;
 SELECT 'flowguard._finder_body(flowguard.link)'::regprocedure;
 SELECT 'flowguard._finder_signature(flowguard.link)'::regprocedure;
+SELECT 'flowguard._has_finder(flowguard.link)'::regprocedure;
+SELECT 'flowguard._find_call(flowguard.link, text)'::regprocedure;
+SELECT 'flowguard._commit_body(flowguard.link)'::regprocedure;
 SELECT 'flowguard._is_direct(flowguard.link, flowguard.rule)'::regprocedure;
 SELECT 'flowguard._follow_target(flowguard.link, flowguard.rule, text, boolean)'::regprocedure;
 SELECT 'flowguard._follow_still(flowguard.link, flowguard.rule, text)'::regprocedure;
