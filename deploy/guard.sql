@@ -278,6 +278,21 @@ $_changed_sql$;
 COMMENT ON FUNCTION flowguard._changed_sql(regclass, name[]) IS
   'SQL text for a trigger''s WHEN: one of the columns changes.';
 
+CREATE OR REPLACE FUNCTION flowguard._master_comes_first(p_rule flowguard.rule, p_master flowguard.master)
+RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_master_comes_first$
+-- A key of the application that is checked at once lets no source have a link whose master is not there. One that
+-- guard() replaces by ours, which is deferred, does not count.
+  SELECT EXISTS (SELECT FROM flowguard._foreign_keys(p_rule.source, p_rule.source_link) k
+                  WHERE k.target = p_master.relation AND k.target_column = p_master.key_column
+                    AND NOT k.is_deferrable AND NOT flowguard._is_ours(k.conname)
+                    AND flowguard._all_known(p_rule.source, array_remove(k.columns, p_rule.source_link)))
+     AND NOT EXISTS (SELECT FROM flowguard.link l CROSS JOIN LATERAL flowguard._own_keys(l) k
+                      WHERE l.relation = p_rule.source AND l.link_column = p_rule.source_link AND NOT k.kept);
+$_master_comes_first$;
+COMMENT ON FUNCTION flowguard._master_comes_first(flowguard.rule, flowguard.master) IS
+  'Whether a key of the application makes a master exist before a source of the rule points to it.';
+
 CREATE OR REPLACE FUNCTION flowguard._wanted_triggers(p_link flowguard.link)
 RETURNS TABLE (relation regclass, name text, statement text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_triggers$
@@ -339,7 +354,8 @@ BEGIN
           ('insert', format('NEW.%I IS NOT NULL', r_rule.source_link),
            r_rule.kind = 'proximity' OR NOT EXISTS (
              SELECT FROM flowguard._foreign_keys(p_link.relation, r_rule.via_column) k
-              WHERE k.target = r_rule.source AND k.target_column = r_rule.source_key AND NOT k.is_deferrable)),
+              WHERE k.target = r_rule.source AND k.target_column = r_rule.source_key AND NOT k.is_deferrable
+                AND flowguard._all_known(p_link.relation, array_remove(k.columns, r_rule.via_column)))),
           ('update', format(CASE r_rule.kind
                               WHEN 'reference' THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I OR NEW.%1$I IS NOT NULL AND '
                                 '(%2$s)'
@@ -353,8 +369,9 @@ BEGIN
                           name, upper(r_event.event), relation, r_event.condition, v_follow || '()');
       RETURN NEXT;
       -- The finder yields only a master that is there; the source may have got its link before that. Asked again at
-      -- commit.
-      IF NOT flowguard._is_direct(p_link, r_rule) AND r_rule.source <> v_master.relation THEN
+      -- commit, unless a key makes the master come first.
+      IF NOT flowguard._is_direct(p_link, r_rule) AND r_rule.source <> v_master.relation
+         AND NOT flowguard._master_comes_first(r_rule, v_master) THEN
         name := name || '_commit';
         statement := format('CREATE CONSTRAINT TRIGGER %I AFTER %s ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW '
                             'WHEN (%s) %s', name, upper(r_event.event), relation, r_event.condition,

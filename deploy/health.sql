@@ -247,24 +247,28 @@ COMMENT ON COLUMN flowguard.violation.kind IS 'unlinked, ambiguous, dangling, mi
 COMMENT ON COLUMN flowguard.violation.reason IS 'Why, rule by rule where rules were asked.';
 COMMENT ON COLUMN flowguard.violation.seen_at IS 'When check_all() or repair() first saw it; NULL where neither has.';
 
-CREATE OR REPLACE FUNCTION flowguard._note_violations() RETURNS void
+CREATE OR REPLACE FUNCTION flowguard._note_violations(p_links flowguard.link[] DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $_note_violations$
--- Remembers when a violation was first seen and forgets those that are gone. Does nothing where nothing can be written.
+-- Remembers when a violation of these links (NULL: of all) was first seen and forgets those that are gone. Does nothing
+-- where nothing can be written.
 -- SECURITY DEFINER: whoever may check may let it be noted.
 BEGIN
   IF pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean THEN
     RETURN;
   END IF;
-  WITH present AS MATERIALIZED (
-    SELECT n.nspname::text AS schema_name, c.relname::text AS table_name, l.link_column::text AS link_column,
-      w.row_key, w.kind
-      FROM flowguard._link_order() l
+  WITH looked_at AS MATERIALIZED (
+    SELECT n.nspname::text AS schema_name, c.relname::text AS table_name, l.link_column::text AS link_column, l AS link
+      FROM unnest(coalesce(p_links, ARRAY(SELECT o FROM flowguard._link_order() o))) AS l
       JOIN pg_class c ON c.oid = l.relation
       JOIN pg_namespace n ON n.oid = c.relnamespace
-     CROSS JOIN LATERAL flowguard._wrong_rows(l) w
+  ), present AS MATERIALIZED (
+    SELECT a.schema_name, a.table_name, a.link_column, w.row_key, w.kind
+      FROM looked_at a CROSS JOIN LATERAL flowguard._wrong_rows(a.link) w
   ), gone AS (
     DELETE FROM flowguard.violation_seen s
-     WHERE NOT EXISTS (SELECT FROM present p
+     WHERE (p_links IS NULL OR (s.schema_name, s.table_name, s.link_column) IN (
+             SELECT a.schema_name, a.table_name, a.link_column FROM looked_at a))
+       AND NOT EXISTS (SELECT FROM present p
                         WHERE (p.schema_name, p.table_name, p.link_column, p.row_key, p.kind)
                               = (s.schema_name, s.table_name, s.link_column, s.row_key, s.kind))
   )
@@ -273,7 +277,8 @@ BEGIN
   ON CONFLICT DO NOTHING;
 END;
 $_note_violations$;
-COMMENT ON FUNCTION flowguard._note_violations() IS 'Remembers when each present violation was first seen.';
+COMMENT ON FUNCTION flowguard._note_violations(flowguard.link[]) IS
+  'Remembers when each present violation of some links, or of all, was first seen.';
 
 CREATE OR REPLACE FUNCTION flowguard._share(p_part numeric, p_whole numeric) RETURNS numeric
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_share$

@@ -131,7 +131,9 @@ BEGIN
       END IF;
     ELSE
       v_joins := v_joins || format(
-        E'\n    LEFT JOIN LATERAL (SELECT x.link AS %6$I%1$s FROM (\n     %2$s) x WHERE %3$s AND %4$s) m%5$s ON true',
+        -- OFFSET 0: the source is searched only for rows that come to this rule.
+        E'\n    LEFT JOIN LATERAL (SELECT x.link AS %6$I%1$s FROM (\n     %2$s) x WHERE %3$s AND %4$s OFFSET 0) m%5$s '
+          'ON true',
         CASE WHEN r_rule.on_ambiguous = 'leave'
           THEN format(', EXISTS (%s) AS is_ambiguous', flowguard._other_master_query(p_link, r_rule, 'b', 'x.link'))
             ELSE '' END,
@@ -595,7 +597,7 @@ BEGIN
 
   PERFORM flowguard._count_batch(run_id, '{}', true);
   PERFORM flowguard._count_remaining(run_id, v_links);
-  PERFORM flowguard._note_violations();
+  PERFORM flowguard._note_violations(CASE WHEN p_relation IS NOT NULL THEN v_links END);
   SELECT r.linked, r.translated, r.quarantined, r.unlinked, r.remaining
     INTO linked, translated, quarantined, unlinked, remaining
     FROM flowguard.repair_run r WHERE r.run_id OPERATOR(pg_catalog.=) repair.run_id;

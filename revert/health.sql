@@ -10,7 +10,7 @@ DROP FUNCTION IF EXISTS flowguard._round_score(numeric);
 DROP FUNCTION IF EXISTS flowguard._health();
 DROP FUNCTION IF EXISTS flowguard._row_health(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._share(numeric, numeric);
-DROP FUNCTION IF EXISTS flowguard._note_violations();
+DROP FUNCTION IF EXISTS flowguard._note_violations(flowguard.link[]);
 DROP VIEW IF EXISTS flowguard.violation;
 DROP FUNCTION IF EXISTS flowguard._violations();
 DROP FUNCTION IF EXISTS flowguard._wrong_rows(flowguard.link, bigint);

@@ -13,7 +13,7 @@ SELECT 'flowguard._why_mismatched(flowguard.link, jsonb)'::regprocedure;
 SELECT 'flowguard._wrong_rows(flowguard.link, bigint)'::regprocedure;
 SELECT 'flowguard._violations()'::regprocedure;
 SELECT 'flowguard.violation'::regclass;
-SELECT 'flowguard._note_violations()'::regprocedure;
+SELECT 'flowguard._note_violations(flowguard.link[])'::regprocedure;
 SELECT 'flowguard._share(numeric, numeric)'::regprocedure;
 SELECT 'flowguard._row_health(flowguard.link)'::regprocedure;
 SELECT 'flowguard._health()'::regprocedure;

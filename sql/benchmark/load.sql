@@ -86,10 +86,16 @@ BEGIN
     JOIN benchmark.assets_of_the_past AS a ON a.id = md5('asset ' || w.row_number)::uuid;
 
   -- One transaction has one flow, so all rows of the session are of one tenant.
+  CREATE TABLE benchmark.assets_of_a_session AS
+  SELECT a.id, benchmark.key('client', 1) AS client_account_id, benchmark.key('engagement', 1) AS engagement_id,
+         benchmark.key('master', 1, 1) AS master_flow_id, a.name, a.asset_type, a.hostname, a.created_at
+    FROM benchmark.assets_of_the_past AS a;
+
   CREATE TABLE benchmark.data_imports AS
-  SELECT md5('new import ' || w.row_number)::uuid AS id, benchmark.key('client', 1) AS client_account_id,
-         benchmark.key('engagement', 1) AS engagement_id, benchmark.key('master', 1, 1) AS master_flow_id,
-         'import ' || w.row_number AS import_name, 'csv' AS import_type
+  SELECT md5('new import ' || w.row_number)::uuid AS id, benchmark.key('client', w.tenant) AS client_account_id,
+         benchmark.key('engagement', w.tenant) AS engagement_id,
+         benchmark.key('master', w.tenant, w.source) AS master_flow_id, 'import ' || w.row_number AS import_name,
+         'csv' AS import_type
     FROM benchmark.work AS w;
 END;
 $load_rows$;
