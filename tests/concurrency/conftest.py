@@ -16,7 +16,10 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 Stages: TypeAlias = Callable[..., Stage]
-"""The fixture `stages`: give it mode and on_master_delete, and get the stage that is set up so."""
+"""The fixture `stages`: give it mode and on_master_delete, and get the stage that is set up so.
+
+`guarded`: whether links are guarded or registered only. `use`: one of its own, for stories that change more than rows.
+"""
 
 OWN_KEYS = """
 ALTER TABLE parent ADD FOREIGN KEY (flow) REFERENCES flow ON DELETE SET NULL;
@@ -51,11 +54,11 @@ def set_the_stage(stack: ExitStack, databases: Any, template: str, mode: str) ->
 
 @pytest.fixture(scope="session")
 def stages(databases: Any, engine_template: str) -> Iterator[Stages]:  # noqa: ANN401  conftest's class
-    """Give the small application on a stage; each is set up once, and its stories write rows only."""
+    """Give the small application on a stage; each is set up once."""
     with ExitStack() as stack:
 
         @cache
-        def made(mode: str, on_master_delete: str, *, guarded: bool) -> Stage:
+        def made(mode: str, on_master_delete: str, guarded: bool, _use: str) -> Stage:
             stage = set_the_stage(stack, databases, engine_template, mode)
             tables.create(stage.app)
             if on_master_delete == "keep":
@@ -65,8 +68,10 @@ def stages(databases: Any, engine_template: str) -> Iterator[Stages]:  # noqa: A
                 tables.guard(stage.app)
             return stage
 
-        def find(mode: str = "observe", on_master_delete: str = "set null", *, guarded: bool = True) -> Stage:
-            return made(mode, on_master_delete, guarded=guarded)
+        def find(
+            mode: str = "observe", on_master_delete: str = "set null", *, guarded: bool = True, use: str = "rows"
+        ) -> Stage:
+            return made(mode, on_master_delete, guarded, use)
 
         yield find
 

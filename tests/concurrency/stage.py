@@ -87,9 +87,15 @@ class Tale:
     """Who waited for whom."""
     done: list[str] = field(default_factory=list)
     """Whose transactions ended, in order."""
+    steps: list[tuple[str, str]] = field(default_factory=list)
+    """Which steps of whom were done, in order."""
 
     def __str__(self) -> str:
         return "".join(f"\n    {line}" for line in self.lines)
+
+    def is_after(self, who: str, step: Step, whom: str, other: Step) -> bool:
+        """Say whether a step was done after another one; both must have been done."""
+        return self.steps.index((who, step.told)) > self.steps.index((whom, other.told))
 
 
 class Session:
@@ -168,6 +174,7 @@ class Session:
             self.found = self.future.result()
             self.is_open = not (step.alone or step.ends)
             tale.lines.append(line)
+            tale.steps.append((self.name, step.told))
             if not self.is_open:
                 tale.ends[self.name] = "rolled back" if step is ROLLBACK else "committed"
                 tale.done.append(self.name)
@@ -235,23 +242,27 @@ class Story:
         In a ring of sessions that wait for each other nobody is idle: one is refused by the server, soon.
         """
         deadline = time.monotonic() + PATIENCE
-        while True:
-            flying = [session for session in self.sessions if session.future is not None]
+        names = {session.name for session in self.sessions}
+        blockers: Mapping[str, frozenset[str]] = {}
+        while flying := [session for session in self.sessions if session.future is not None]:
             wait([session.future for session in flying if session.future], LOOK_EVERY, FIRST_COMPLETED)
-            # Whoever let another one go on comes before it in the tale.
+            # Whoever let another one go on comes before it in the tale, also where its own answer is slower.
             for session in sorted(flying, key=lambda session: bool(session.waited_for)):
-                if session.is_done():
+                is_early = session.waited_for and any(
+                    other.future and not other.waited_for and not blockers.get(other.name) for other in flying
+                )
+                if session.is_done() and not is_early:
                     session.finish()
             flying = [session for session in flying if session.future is not None]
-            if not flying:
-                return {}
-            blockers = self.stage.blockers(flying)
-            idle = {session.name for session in self.sessions if session.future is None}
-            if not any(session.is_done() for session in flying) and all_lead_to(idle, flying, blockers):
+            blockers = self.stage.blockers(flying) if flying else {}
+            if flying and all(blockers[session.name] for session in flying) and names.issuperset(set().union(*blockers.values())):
                 for session in flying:
                     session.note_wait(blockers[session.name])
-                return blockers
+                idle = {session.name for session in self.sessions if session.future is None}
+                if not any(session.is_done() for session in flying) and all_lead_to(idle, blockers):
+                    return blockers
             assert time.monotonic() < deadline, f"it does not go on, {blockers}:{self.tale}"
+        return {}
 
     def end(self) -> None:
         """Roll back what a test left open: idle sessions first, so that those that wait for them come back."""
@@ -262,11 +273,11 @@ class Story:
                 session.connection.rollback()
 
 
-def all_lead_to(idle: set[str], flying: Sequence[Session], blockers: Mapping[str, frozenset[str]]) -> bool:
-    """Say whether every session waits, and for idle ones in the end: for no stranger, and in no ring."""
+def all_lead_to(idle: set[str], blockers: Mapping[str, frozenset[str]]) -> bool:
+    """Say whether all who wait do so for idle ones in the end, and none in a ring."""
     settled = set(idle)
-    waiting = {session.name: blockers.get(session.name, frozenset()) for session in flying}
-    while found := [who for who, others in waiting.items() if others and others <= settled]:
+    waiting = dict(blockers)
+    while found := [who for who, others in waiting.items() if others <= settled]:
         settled.update(found)
         for who in found:
             del waiting[who]
