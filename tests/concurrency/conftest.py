@@ -40,14 +40,20 @@ def clear(app: Connection) -> None:
         run(app, f"DELETE FROM {table}")  # noqa: S608  one of the names above
 
 
-def set_the_stage(stack: ExitStack, databases: Any, template: str, mode: str) -> Stage:  # noqa: ANN401  conftest's class
+def set_the_stage(
+    stack: ExitStack,
+    databases: Any,  # noqa: ANN401  conftest's class
+    template: str,
+    mode: str = "observe",
+    prepare: Callable[[Connection], object] = clear,
+) -> Stage:
     """Make a database from the template, in which a deadlock is soon found out, and a stage in it."""
     dsn = stack.enter_context(databases.new(template))
     observer = stack.enter_context(psycopg.connect(make_conninfo(dsn, user="postgres"), autocommit=True))
     name = sql.Identifier(str(conninfo_to_dict(dsn)["dbname"]))
     observer.execute(sql.SQL("ALTER DATABASE {} SET deadlock_timeout = '30ms'").format(name))
     app = stack.enter_context(psycopg.connect(dsn, autocommit=True))
-    stage = Stage(dsn, app, observer, clear, mode)
+    stage = Stage(dsn, app, observer, prepare, mode)
     stack.callback(stage.close)
     return stage
 
@@ -77,7 +83,7 @@ def stages(databases: Any, engine_template: str) -> Iterator[Stages]:  # noqa: A
 
 
 @pytest.fixture
-def new_stage(databases: Any) -> Iterator[Callable[[str, str], Stage]]:  # noqa: ANN401  conftest's class
+def new_stage(databases: Any) -> Iterator[Callable[..., Stage]]:  # noqa: ANN401  conftest's class
     """Set a stage of the test's own, in a database from a template."""
     with ExitStack() as stack:
         yield partial(set_the_stage, stack, databases)

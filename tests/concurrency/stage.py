@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import psycopg
@@ -64,9 +64,9 @@ COMMIT = Step("commits", "COMMIT", ends=True)
 ROLLBACK = Step("rolls back", "ROLLBACK", ends=True)
 
 
-def alone(text: str) -> Step:
-    """Make SQL text a step that is a transaction by itself."""
-    return Step(text, text, alone=True)
+def by_itself(step: Step) -> Step:
+    """Make a step a transaction by itself."""
+    return replace(step, alone=True)
 
 
 def as_step(given: Step | str) -> Step:
@@ -92,10 +92,6 @@ class Tale:
 
     def __str__(self) -> str:
         return "".join(f"\n    {line}" for line in self.lines)
-
-    def is_after(self, who: str, step: Step, whom: str, other: Step) -> bool:
-        """Say whether a step was done after another one; both must have been done."""
-        return self.steps.index((who, step.told)) > self.steps.index((whom, other.told))
 
 
 class Session:
@@ -130,11 +126,6 @@ class Session:
     def close(self) -> None:
         self.thread.shutdown()
         self.connection.close()
-
-    @property
-    def pid(self) -> int:
-        """Number of its server process."""
-        return self.connection.info.backend_pid
 
     # --- What the driver does with it
 
@@ -221,6 +212,13 @@ class Session:
         assert self.future is None, f"{self.name} still waits{self.story.tale}"
         assert self.story.tale.refusals.get(self.name) == code, self.story.tale
 
+    def is_killed(self) -> None:
+        """End its server process while its step is under way."""
+        assert self.future is not None, f"{self.name} does nothing{self.story.tale}"
+        run(self.story.stage.observer, "SELECT pg_terminate_backend(%s)", self.connection.info.backend_pid)
+        wait([self.future], PATIENCE)
+        self.story.settle()
+
     def _tell(self, step: Step | str) -> frozenset[str]:
         assert self.future is None, f"{self.name} still waits{self.story.tale}"
         self.start(as_step(step))
@@ -255,7 +253,11 @@ class Story:
                     session.finish()
             flying = [session for session in flying if session.future is not None]
             blockers = self.stage.blockers(flying) if flying else {}
-            if flying and all(blockers[session.name] for session in flying) and names.issuperset(set().union(*blockers.values())):
+            if (
+                flying
+                and all(blockers[session.name] for session in flying)
+                and names.issuperset(set().union(*blockers.values()))
+            ):
                 for session in flying:
                     session.note_wait(blockers[session.name])
                 idle = {session.name for session in self.sessions if session.future is None}

@@ -14,6 +14,10 @@ without_serializable = pytest.mark.parametrize("level", [READ_COMMITTED, REPEATA
 LOOK = Step("looks", "SELECT count(*) FROM flow, parent, child, grandchild, event, probe")
 
 
+KEPT = Step("looks, and goes on seeing that", f"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; {LOOK.do}")
+"""As the first step: this session has a snapshot of before, whatever the level of the others."""
+
+
 def at(level: IsolationLevel, *steps: Step | str) -> Steps:
     """Look first where the level keeps a snapshot: it is of that moment, which may be before another's commit."""
     return steps if level == READ_COMMITTED else (LOOK, *steps)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from concurrency.conftest import Stages
 from concurrency.invariants import State, proved
-from concurrency.stage import COMMIT, READ_COMMITTED, ROLLBACK, Step, Steps
-from concurrency.steps import at, delete, each_level, insert_child, insert_probe, link, without_serializable
+from concurrency.stage import COMMIT, READ_COMMITTED, REPEATABLE_READ, ROLLBACK, SERIALIZABLE, Step, Steps
+from concurrency.steps import at, delete, insert_child, insert_probe, link, without_serializable
 from psycopg import IsolationLevel
 
 SETUP = """
@@ -25,9 +25,15 @@ ROWS: dict[str, Steps] = {
 ACTIONS = ["keep", "refuse", "cascade", "set null"]
 
 
-@each_level
+@pytest.mark.parametrize(
+    ("row", "level"),
+    [
+        *((row, level) for row in ROWS for level in (READ_COMMITTED, REPEATABLE_READ)),
+        *((row, SERIALIZABLE) for row in ("session", "explicit")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
 @pytest.mark.parametrize("action", ACTIONS)
-@pytest.mark.parametrize("row", ROWS)
 def test_a_master_is_deleted_while_a_row_comes(stages: Stages, level: IsolationLevel, action: str, row: str) -> None:
     """A row that comes too late is refused; it takes its link and keeps the master, or goes, or is unlinked and listed.
 
@@ -111,7 +117,7 @@ def test_a_row_comes_and_its_parent_is_linked_anew_while_the_master_is_deleted(s
         pass
 
 
-@each_level
+@without_serializable
 @pytest.mark.parametrize("action", ACTIONS)
 def test_a_master_comes_back_while_a_row_comes(stages: Stages, level: IsolationLevel, action: str) -> None:
     """Deleted and inserted anew in one transaction, as a clumsy application does."""

@@ -78,7 +78,7 @@ def test_in_enforce_child_and_parent_agree_at_every_level(
             assert links(enforced.app, "child") == {20: after or 1}, tale
 
 
-@each_level
+@without_serializable
 def test_a_child_brings_the_link_that_its_parent_had(observed: Stage, level: IsolationLevel) -> None:
     """An explicit link is never replaced: one that was right when it was written follows, a late one is listed."""
     for tale in proved(
@@ -128,7 +128,7 @@ def test_a_child_moves_while_a_parent_is_linked_anew(observed: Stage, level: Iso
             assert links(observed.app, "grandchild") == {30: 1 if parent == 10 else 3}, tale
 
 
-@each_level
+@without_serializable
 def test_two_link_the_same_parent(observed: Stage, level: IsolationLevel) -> None:
     for tale in proved(
         observed,

@@ -6,7 +6,7 @@ import pytest
 from concurrency.conftest import Stages
 from concurrency.invariants import State, hold, proved
 from concurrency.stage import COMMIT, READ_COMMITTED, Stage, Step
-from concurrency.steps import at, delete, each_level, insert_probe, link, note
+from concurrency.steps import at, delete, each_level, insert_probe, link, note, without_serializable
 from engine.postgres import run
 from engine.tables import links
 from psycopg import IsolationLevel
@@ -59,7 +59,7 @@ def test_a_source_and_a_row_of_the_same_moment(observed: Stage, level: Isolation
             hold(observed.app, tale, mode="observe")
 
 
-@each_level
+@without_serializable
 @pytest.mark.parametrize(
     "step",
     [
@@ -105,7 +105,7 @@ def test_in_enforce_a_row_without_a_source_is_refused(stages: Stages, level: Iso
     assert {"committed", "FG001"} <= ends
 
 
-@each_level
+@without_serializable
 def test_two_sources_come_while_a_row_does(observed: Stage, level: IsolationLevel) -> None:
     """Which of the two it takes is a matter of who came first; a link once set is never moved by a nearer one."""
     for tale in proved(
