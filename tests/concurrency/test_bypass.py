@@ -1,0 +1,63 @@
+"""What lifts a check lifts it for one transaction, and everything else is checked as ever."""
+
+from __future__ import annotations
+
+from concurrency.conftest import Stages
+from concurrency.invariants import State, listed
+from concurrency.stage import COMMIT, Step
+from concurrency.steps import delete, each_level, insert_parent, insert_probe, link
+from engine.postgres import one
+from psycopg import IsolationLevel
+
+BYPASS = "SELECT flowguard.bypass('a story')"
+
+
+def bypassed(step: Step) -> Step:
+    """Let a step past the guard."""
+    return Step(f"bypasses and {step.told}", f"{BYPASS}; {step.do}")
+
+
+REPENTED = Step("bypasses and thinks better of it", f"SAVEPOINT s; {BYPASS}; ROLLBACK TO s")
+
+
+@each_level
+def test_a_bypass_is_for_its_own_transaction(stages: Stages, level: IsolationLevel) -> None:
+    stage = stages("enforce")
+    for tale in stage.every_order(
+        level,
+        admin=(BYPASS, insert_probe(60), COMMIT),
+        writer=(insert_probe(61), COMMIT),
+    ):
+        assert tale.ends == {"admin": "committed", "writer": "FG001"}, tale
+        assert listed(stage.app) == {("probe", 60): "unlinked"}, tale
+        assert one(stage.app, "SELECT count(*) FROM flowguard.privileged_transaction") == 1, tale
+
+
+@each_level
+def test_a_bypass_is_over_with_its_transaction(stages: Stages, level: IsolationLevel) -> None:
+    """The same session is checked again, and so is one that rolled its bypass back to a savepoint."""
+    stage = stages("enforce")
+    for tale in stage.every_order(
+        level,
+        admin=(bypassed(insert_probe(60)), COMMIT, insert_probe(61), COMMIT),
+        other=(REPENTED, insert_probe(62), COMMIT),
+    ):
+        assert tale.ends == {"admin": "FG001", "other": "FG001"}, tale
+        assert State(stage.app).kinds() == {("probe", 60): "unlinked"}, tale
+
+
+@each_level
+def test_a_bypass_lifts_no_foreign_key(stages: Stages, level: IsolationLevel) -> None:
+    stage = stages("enforce", "cascade")
+    ends = set()
+    for tale in stage.every_order(
+        level,
+        setup=insert_parent(10, 1),
+        admin=(bypassed(insert_probe(60, flow=2)), COMMIT),
+        deleter=(delete("flow", 2), COMMIT),
+        linker=(link("parent", 10, 2), COMMIT),
+    ):
+        ends.add(tale.ends["admin"])
+        assert set(tale.refusals.values()) <= {"23503", "40001"}, tale
+        assert "dangling" not in State(stage.app).kinds().values(), tale
+    assert {"committed", "23503"} <= ends
