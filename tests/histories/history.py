@@ -16,12 +16,12 @@ from typing import Any
 
 from engine.oracle import Key, Link, Reference, Row
 from engine.postgres import Connection
-from engine.worlds import START, Times
+from engine.worlds import START
 from histories import judgement
 from histories.draw import Draw, Write
 from histories.model import Content, Guard, Model, breaches
 from histories.sessions import Answer, Session, Sessions
-from histories.worlds import Setting, columns_of
+from histories.worlds import Setting
 from psycopg import IsolationLevel
 from repair.judge import Judge
 
@@ -80,6 +80,11 @@ class History:
         self.landed: list[Unit] = []
         self.runs: dict[int, Run | None] = {}
         self.excused: dict[tuple[str, Key], set[str]] = defaultdict(set)
+        self.everything = " UNION ALL ".join(
+            f"SELECT '{shape.table}', to_jsonb(t) FROM {shape.table} t"  # noqa: S608  tables of ours
+            for shape in setting.world.shapes
+        ) + " UNION ALL SELECT 'link', to_jsonb(l) FROM flowguard.link l"  # fmt: skip
+        self.sessions.watcher.execute("SET timezone = 'UTC'")
         self.committed, self.guards = self.read()
         for table in self.links:
             self.excuse_all(table)
@@ -397,14 +402,8 @@ class History:
         if not held:
             return False
         names, values = held[0]
-        shape = self.draw(Random(0)).shapes[table]
-        kept = {
-            name: as_number(value) if isinstance(shape.columns.get(name), Times) else as_value(value, old[name])
-            for name, value in zip(names, values, strict=True)
-        }
-        return {name: value for name, value in kept.items() if name != "flow"} == {
-            name: value for name, value in old.items() if name != "flow"
-        }
+        kept = {name: as_value(name, value, old[name]) for name, value in zip(names, values, strict=True)}
+        return {**kept, "flow": None} == {**old, "flow": None}
 
     # --- Invariant 3: no link is lost between two sessions
 
@@ -549,31 +548,16 @@ class History:
 
     def read(self) -> tuple[Content, dict[str, Guard]]:
         """Give the tables and the registry, of one moment."""
-        watcher = self.sessions.watcher
-        content: Content = {}
-        with watcher.transaction():
-            watcher.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            for shape in self.setting.world.shapes:
-                names = columns_of(shape)
-                listed = ", ".join(
-                    f"CASE WHEN isfinite({n}) THEN extract(epoch FROM {n})::text ELSE {n}::text END"
-                    if isinstance(shape.columns.get(n), Times)
-                    else n
-                    for n in names
-                )
-                content[shape.table] = {}
-                for found in self.rows_of(f"SELECT {listed} FROM {shape.table} ORDER BY id"):  # noqa: S608  ours
-                    row = dict(zip(names, found, strict=True))
-                    for name, kind in shape.columns.items():
-                        if isinstance(kind, Times):
-                            row[name] = since_start(row[name])
-                    content[shape.table][row["id"],] = row
-            guards = {
-                table: Guard(mode, guarded, paused)
-                for table, mode, guarded, paused in self.rows_of(
-                    "SELECT relation::text, mode, guarded, paused FROM flowguard.link"
-                )
-            }
+        content: Content = {shape.table: {} for shape in self.setting.world.shapes}
+        guards = {}
+        for table, row in self.rows_of(self.everything):
+            if table == "link":
+                guards[row["relation"]] = Guard(row["mode"], row["guarded"], row["paused"])
+            else:
+                row.pop("created_at", None)
+                if "at" in row:
+                    row["at"] = as_time(row["at"])
+                content[table][row["id"],] = row
         return content, guards
 
     def rows_of(self, text: str) -> list[tuple[Any, ...]]:
@@ -581,25 +565,19 @@ class History:
         return watcher.execute(text.encode()).fetchall()
 
 
-def since_start(text: str | None) -> float | None:
-    """Give a time, in seconds as text, as the oracle has it."""
+def as_time(text: str | None) -> float | None:
+    """Give a time as the oracle has it: in microseconds from START, or infinite."""
     if text is None:
         return None
     if "infinity" in text:
         return -math.inf if text.startswith("-") else math.inf
-    seconds, _, fraction = text.partition(".")
-    return (int(seconds) - int(START.timestamp())) * 1_000_000 + int(fraction[:6].ljust(6, "0"))
+    return (datetime.fromisoformat(text) - START) // timedelta(microseconds=1)
 
 
-def as_number(text: str | None) -> float | None:
-    """Give a time in the output text of the quarantine as the oracle has it."""
-    if text is None or "infinity" in text:
-        return since_start(text)
-    return (datetime.fromisoformat(text + ":00") - START) // timedelta(microseconds=1)
-
-
-def as_value(text: str | None, like: object) -> object:
-    """Give a kept value as the type of another one."""
+def as_value(name: str, text: str | None, like: object) -> object:
+    """Give a value that the quarantine keeps as text as it was in the row."""
+    if name == "at":
+        return as_time(text and text + ":00" if text and "infinity" not in text else text)
     return int(text) if text is not None and isinstance(like, int) else text
 
 

@@ -92,7 +92,9 @@ class Model(Oracle):
 
     def write(self, table: str, old: Row, changes: Row) -> Row:
         new = super().write(table, old, changes)
-        self.touched[table, self.key(table, new)] |= {name for name in new if new[name] != old[name]}
+        # PostgreSQL looks at all keys of a row version that the transaction itself made.
+        again = EVERY if (table, self.key(table, new)) in self.touched else set()
+        self.touched[table, self.key(table, new)] |= again | {name for name in new if new[name] != old[name]}
         return new
 
     def after(self, table: str, events: Sequence[tuple[Row | None, Row]]) -> None:

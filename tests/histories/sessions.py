@@ -17,7 +17,7 @@ from engine.postgres import Connection
 from hypothesis import note
 from psycopg import pq
 
-DEADLOCK_TIMEOUT = 0.010  # seconds, as set for the database
+DEADLOCK_TIMEOUT = 0.005  # seconds, as set for the database
 PATIENCE = 30.0  # seconds
 
 
@@ -103,7 +103,7 @@ class Sessions:
         answers = []
         deadline = time.monotonic() + PATIENCE
         while self.busy:
-            select.select([session.connection.pgconn.socket for session in self.busy], [], [], DEADLOCK_TIMEOUT / 2)
+            select.select([session.connection.pgconn.socket for session in self.busy], [], [], DEADLOCK_TIMEOUT)
             came = [(session, found) for session in self.busy if (found := session.answer()) is not None]
             answers += came
             if not came:
@@ -124,4 +124,4 @@ class Sessions:
             "AND l.waitstart < clock_timestamp() - make_interval(secs => %s)"
         )
         pids: list[Any] = [session.pid for session in self.busy]
-        return {pid for (pid,) in self.watcher.execute(query, (pids, 2 * DEADLOCK_TIMEOUT))}
+        return {pid for (pid,) in self.watcher.execute(query, (pids, 3 * DEADLOCK_TIMEOUT))}

@@ -30,7 +30,6 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 seeds = st.integers(0, 2**20)
-names = st.sampled_from("ABC")
 
 
 class Bench:
@@ -178,46 +177,47 @@ class Histories(RuleBasedStateMachine):
 
     @rule(seed=seeds)
     @precondition(lambda self: self.now.idle)
-    def mode(self, seed: int) -> None:
-        """Enforce a link, or observe it."""
+    def guarding(self, seed: int) -> None:
+        """Change the mode of a link, guard or unguard it, pause or resume it."""
         random = Random(seed)
-        table = random.choice(list(self.now.links))
+        random.choice([self.mode, self.guard, self.pause, self.mode])(random, random.choice(list(self.now.links)))
+
+    def mode(self, random: Random, table: str) -> None:
+        """Enforce a link, or observe it."""
         wanted = "observe" if self.now.guards[table].mode == "enforce" and random.random() < 0.7 else "enforce"
         self.call(random, Unit("set_mode", table, mode=wanted), f"flowguard.set_mode('{table}', '{wanted}', 'flow')")
 
-    @rule(seed=seeds)
-    @precondition(lambda self: self.now.idle)
-    def guard(self, seed: int) -> None:
-        """Take up a link, or let go of it."""
-        random = Random(seed)
-        table = random.choice(list(self.now.links))
-        kind = "guard" if random.random() < (0.3 if self.now.guards[table].guarded else 0.9) else "unguard"
-        self.call(random, Unit(kind, table), f"flowguard.{kind}('{table}', 'flow')")
+    def guard(self, random: Random, table: str) -> None:
+        """Take up a link, or all that nobody guards; or let go of one."""
+        loose = [name for name, guard in self.now.guards.items() if not guard.guarded]
+        if not loose and random.random() < 0.7:
+            self.call(random, Unit("unguard", table), f"flowguard.unguard('{table}', 'flow')")
+            return
+        for name in loose if random.random() < 0.6 else [table]:
+            if self.now.idle:
+                self.call(random, Unit("guard", name), f"flowguard.guard('{name}', 'flow')")
 
-    @rule(seed=seeds)
-    @precondition(lambda self: self.now.idle and not self.now.open)
-    def guard_all(self, seed: int) -> None:
-        """Take up all links, one after the other."""
-        random = Random(seed)
-        for table in self.now.links:
-            self.call(random, Unit("guard", table), f"flowguard.guard('{table}', 'flow')")
-
-    @rule(seed=seeds)
-    @precondition(lambda self: self.now.idle and any(guard.guarded for guard in self.now.guards.values()))
-    def pause(self, seed: int) -> None:
+    def pause(self, random: Random, table: str) -> None:
         """Pause a guarded link, or resume it."""
-        random = Random(seed)
-        table = random.choice([table for table, guard in self.now.guards.items() if guard.guarded])
-        if any(unit.kind == "unguard" and unit.link == table for unit in self.now.open.values()):
-            return  # it would wait, and find nothing to pause
-        kind = "resume" if self.now.guards[table].paused and random.random() < 0.9 else "pause"
+        guard = self.now.guards[table]
+        if not guard.guarded or any(unit.link == table for unit in self.now.open.values()):
+            return  # it might find nothing to pause
+        kind = "resume" if guard.paused and random.random() < 0.9 else "pause"
         self.call(random, Unit(kind, table), f"flowguard.{kind}('{table}', 'flow')")
 
     @rule(seed=seeds)
     @precondition(lambda self: self.now.idle)
-    def repair(self, seed: int) -> None:
-        """Repair one link or all, once or twice."""
+    def mending(self, seed: int) -> None:
+        """Repair, or take a repair back."""
         random = Random(seed)
+        if self.now.runs and random.random() < 0.4:
+            number = random.choice(list(self.now.runs)[-3:])
+            self.call(random, Unit("undo", run=number), f"flowguard.undo({literal(number)})")
+        else:
+            self.repair(random)
+
+    def repair(self, random: Random) -> None:
+        """Repair one link or all, once or twice."""
         table = random.choice([None, None, *self.now.links])
         given = "relation => NULL" if table is None else f"relation => '{table}', link_column => 'flow'"
         size = random.choice((1, 2, 5000))
@@ -226,14 +226,6 @@ class Histories(RuleBasedStateMachine):
             if self.now.idle:
                 unit = Unit("repair", table, again=again and alone)
                 self.call(random, unit, f"CALL flowguard.repair({given}, batch_size => {size})")
-
-    @rule(seed=seeds)
-    @precondition(lambda self: self.now.idle and self.now.runs)
-    def undo(self, seed: int) -> None:
-        """Take back a run."""
-        random = Random(seed)
-        number = random.choice(list(self.now.runs)[-3:])
-        self.call(random, Unit("undo", run=number), f"flowguard.undo({literal(number)})")
 
     def call(self, random: Random, unit: Unit, text: str) -> None:
         session = random.choice(self.now.idle)

@@ -7,7 +7,7 @@ small integers, so that a history reads at a glance.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from engine.oracle import Link, Master, Proximity, Reference, Row, Session, Table
 from engine.worlds import HOUR, Choice, Refers, Shape, Times, World
@@ -146,14 +146,3 @@ SETTINGS = [
     crowded("cascade", "quarantine", leave=True),
     crowded("set null", "quarantine", tenants_known=True),
 ]
-
-
-def columns_of(shape: Shape) -> list[str]:
-    """Name all columns of a table that a history writes."""
-    extra = ["alias"] if shape.table == "flow" else []
-    return ["id", *shape.tenants, *shape.links, *shape.columns, *extra]
-
-
-def rows_of(found: dict[str, dict[Any, Row]], table: str) -> list[Row]:
-    """Give the rows of a table."""
-    return list(found[table].values())
