@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 
+import profiles  # noqa: F401  chooses how much is tried
 import psycopg
 import pytest
 from psycopg import sql

@@ -1,8 +1,7 @@
-"""What the tests of the engine share: profiles of hypothesis, and databases with the engine in them."""
+"""What the tests of the engine share: databases with the engine in them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -11,24 +10,11 @@ from typing import Any
 import psycopg
 import pytest
 from engine import tables
-from hypothesis import HealthCheck, Phase, settings
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pyflowguard import changes
 
 REPORT_TABLES = ("data_imports", "raw_import_records", "import_field_mappings", "discovery_flows", "assets")
-
-settings.register_profile(
-    "ci",
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    phases=[Phase.explicit, Phase.generate, Phase.shrink],
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
-settings.register_profile("nightly", settings.get_profile("ci"), max_examples=2000, derandomize=False)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 @pytest.fixture

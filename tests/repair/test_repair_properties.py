@@ -7,7 +7,6 @@ yet, or have a wrong one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -30,21 +29,15 @@ from engine.worlds import (
     quoted_names,
     report_like,
 )
-from hypothesis import Phase, example, given, note, settings
+from hypothesis import example, given, note
 from hypothesis import strategies as st
+from profiles import sized
 from psycopg import sql
 from repair.calls import dump, repair, run_row, undo
 from repair.judge import Judge, Policy
 
-NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 # The rows are drawn from a seed: hypothesis would take longer to draw them one by one than the server to repair them.
-thoroughly = settings(
-    max_examples=1000 if NIGHTLY else 6,
-    deadline=None,
-    derandomize=not NIGHTLY,
-    database=None,
-    phases=[Phase.explicit, Phase.generate],
-)
+thoroughly = sized(ci=6, nightly=1000, shrink=False)
 seeds = st.integers(0, 2**32)
 ALTERNATES = ("other key", "third key")
 

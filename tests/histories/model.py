@@ -1,0 +1,136 @@
+"""The oracle of the engine's tests for a database in which guards come and go.
+
+Links may be unguarded (no triggers, no keys), paused (triggers do nothing, keys hold) or guarded, rows may be wrong from
+before, and a transaction may be bypassed. What is refused at commit is then a matter of what the transaction touched:
+triggers and keys look at rows that are written, not at rows that were wrong all along.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+from engine.oracle import Key, Link, Oracle, Reference, Row, same_for_certain
+from histories.worlds import Setting
+
+Content = dict[str, dict[Key, Row]]
+EVERY = frozenset({"*"})
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What the registry says of a link."""
+
+    mode: str = "observe"
+    guarded: bool = True
+    paused: bool = False
+
+    @property
+    def works(self) -> bool:
+        """Whether the triggers of the link do something."""
+        return self.guarded and not self.paused
+
+    @property
+    def enforces(self) -> bool:
+        """Whether the mode counts."""
+        return self.guarded and self.mode == "enforce"
+
+
+def breaches(setting: Setting, link: Link, guard: Guard, row: Row, content: Content) -> set[str]:
+    """Say which foreign keys of a guarded link a row breaks: on tenant and link, on the link, on reference and link."""
+    value = row[link.column]
+    if value is None:
+        return set()
+    found = set()
+    tenants = {m["tenant"] for m in content[link.master.table].values() if m[link.master.key] == value}
+    if row["tenant"] is not None and row["tenant"] not in tenants:
+        found.add("tenant key")
+    if not tenants and (not setting.tenants_known or link.on_master_delete == "set null"):
+        found.add("link key")
+    if guard.mode == "enforce":
+        for rule in link.rules:
+            if isinstance(rule, Reference) and rule.agree and row[rule.via] is not None:
+                sources = content[rule.source].values()
+                if not any(
+                    s[rule.source_key] == row[rule.via]
+                    and s[rule.source_link] == value
+                    and (not setting.tenants_known or same_for_certain(s, rule.tenants, row, link.tenants))
+                    for s in sources
+                ):
+                    found.add("agree key")
+    return found
+
+
+class Model(Oracle):
+    """Predicts what one transaction at a time leaves, whatever is guarded."""
+
+    def __init__(self, setting: Setting, content: Content, guards: Mapping[str, Guard]) -> None:
+        super().__init__(
+            setting.world.tables,
+            [replace(link, enforce=guards[link.table].enforces) for link in setting.world.links],
+        )
+        self.setting = setting
+        self.guards = dict(guards)
+        self.rows = deepcopy(content)
+        self.committed = deepcopy(content)
+        self.bypassed = False
+        self.touched: dict[tuple[str, Key], set[str]] = defaultdict(set)
+        self.asked: set[tuple[str, Key]] = set()
+
+    def has_triggers(self, link: Link) -> bool:
+        return self.guards[link.table].works
+
+    def has_keys(self, link: Link) -> bool:
+        return self.guards[link.table].guarded
+
+    def insert(self, table: str, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self.touched[table, self.key(table, row)] |= EVERY
+        super().insert(table, rows)
+
+    def write(self, table: str, old: Row, changes: Row) -> Row:
+        new = super().write(table, old, changes)
+        # PostgreSQL looks at all keys of a row version that the transaction itself made.
+        again = EVERY if (table, self.key(table, new)) in self.touched else set()
+        self.touched[table, self.key(table, new)] |= again | {name for name in new if new[name] != old[name]}
+        return new
+
+    def after(self, table: str, events: Sequence[tuple[Row | None, Row]]) -> None:
+        for link in self.links_of(table):
+            for _, new in events:
+                if new[link.column] is None or (link.enforce and new["tenant"] is None):
+                    self.asked.add((table, self.key(table, new)))
+        super().after(table, events)
+
+    def look_again(self, link: Link, key: Key) -> None:
+        if not self.bypassed:
+            super().look_again(link, key)
+
+    def forbidden(self) -> set[str]:  # type: ignore[override]  the base class gives them one by one
+        """Name what keys and triggers refuse of what was written."""
+        found: set[str] = set()
+        for link in self.links:
+            guard = self.guards[link.table]
+            if not guard.guarded:
+                continue
+            for key, row in self.rows[link.table].items():
+                broken = breaches(self.setting, link, guard, row, self.rows)
+                before = self.committed[link.table].get(key)
+                old = set() if before is None else breaches(self.setting, link, guard, before, self.committed)
+                for kind in broken:
+                    columns = EVERY | {link.column}
+                    if kind == "tenant key" or (kind == "agree key" and self.setting.tenants_known):
+                        columns |= {"tenant"}
+                    if kind == "agree key":
+                        columns |= {rule.via for rule in link.rules if isinstance(rule, Reference) and rule.agree}
+                    if kind not in old or self.touched[link.table, key] & columns:
+                        found.add(kind)
+                if self.bypassed or not guard.works or not link.enforce or (link.table, key) not in self.asked:
+                    continue
+                if row[link.column] is None:
+                    found.add("unlinked")
+                elif row["tenant"] is None:
+                    found.add("tenantless")
+        return found

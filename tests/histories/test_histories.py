@@ -1,0 +1,278 @@
+"""Random histories of several sessions: whatever they do, and whoever waits for whom, DESIGN 3 holds after each commit.
+
+A history that fails is made small by hypothesis and shown with the SQL of each session, in the order in which it was
+sent: `A> UPDATE …`, `A: waits`, `A: goes on`. HYPOTHESIS_PROFILE=nightly tries many more, new ones each time.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache, partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import psycopg
+import pytest
+from engine.postgres import run
+from histories.draw import Draw, literal
+from histories.history import ISOLATION, History, Unit
+from histories.sessions import DEADLOCK_TIMEOUT
+from histories.worlds import MASTERS, SETTINGS, Setting
+from hypothesis import note
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from profiles import sized
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+seeds = st.integers(0, 2**20)
+
+
+class Bench:
+    """Makes databases for histories: of each setting, guarded or registered only."""
+
+    def __init__(self, databases: Any, engine_template: str, bin_directory: Path) -> None:  # noqa: ANN401  conftest's
+        self.databases = databases
+        self.engine_template = engine_template
+        self.bin = bin_directory
+        self.stack = ExitStack()
+        self.template = cache(self.make_template)
+        self.schema = cache(self.make_schema)
+
+    def make_template(self, setting: int, *, guarded: bool) -> str:
+        dsn = str(self.stack.enter_context(self.databases.new(self.engine_template)))
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            run(connection, SETTINGS[setting].world.ddl)
+            run(connection, SETTINGS[setting].world.registration)
+            run(connection, MASTERS)
+            if guarded:
+                run(connection, "SELECT flowguard.guard(relation, link_column) FROM flowguard.link")
+        return str(conninfo_to_dict(dsn)["dbname"])
+
+    def make_schema(self, setting: int) -> str:
+        with self.databases.new(self.template(setting, guarded=False)) as dsn:
+            return self.dump(dsn)
+
+    def dump(self, dsn: str) -> str:
+        """Give the application's schema as pg_dump writes it, but for a line that differs each time."""
+        command = [self.bin / "pg_dump", "--schema-only", "--schema=public", "--dbname", dsn]
+        dumped = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return "\n".join(line for line in dumped.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
+
+    def open(self, stack: ExitStack, setting: int, *, guarded: bool) -> str:
+        """Make a database in which a deadlock is looked for soon; only a superuser may say so."""
+        dsn = str(stack.enter_context(self.databases.new(self.template(setting, guarded=guarded))))
+        with psycopg.connect(make_conninfo(dsn, user="postgres"), autocommit=True) as connection:
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} SET deadlock_timeout = {}").format(
+                    sql.Identifier(connection.info.dbname), sql.Literal(int(DEADLOCK_TIMEOUT * 1000))
+                )
+            )
+        return dsn
+
+
+class Histories(RuleBasedStateMachine):
+    """What the sessions may do. Each step has a seed, from which its statement is drawn."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__()
+        self.bench = bench
+        self.stack = ExitStack()
+        self.history: History | None = None
+        self.setting = 0
+
+    @initialize(setting=st.integers(0, len(SETTINGS) - 1), guarded=st.integers(0, 3), seed=seeds)
+    def begin(self, setting: int, guarded: int, seed: int) -> None:
+        """Take a database: guarded and empty, or not guarded yet and full of dirt."""
+        self.setting = setting
+        note(f"-- {SETTINGS[setting]}")
+        self.dsn = self.bench.open(self.stack, setting, guarded=guarded > 0)
+        if guarded == 0:
+            with psycopg.connect(self.dsn, autocommit=True) as connection:
+                self.pollute(connection, SETTINGS[setting], Random(seed))
+        self.history = self.stack.enter_context(closing_history(self.dsn, SETTINGS[setting]))
+
+    @staticmethod
+    def pollute(connection: psycopg.Connection[Any], setting: Setting, random: Random) -> None:
+        history = History(connection.info.dsn, setting)
+        try:
+            draw = history.draw(random)
+            for table in ("import", "record", "event", "asset"):
+                for _ in range(random.choice((1, 2))):
+                    write = draw.insert(history.committed, table)
+                    if write.kind == "insert":
+                        note(f"-- {write.text};")
+                        run(connection, write.text)
+                    history.committed, _ = history.read()
+        finally:
+            history.sessions.close()
+
+    # --- Rules
+
+    @property
+    def now(self) -> History:
+        assert self.history is not None
+        return self.history
+
+    @rule(seed=seeds)
+    @precondition(lambda self: self.now.free)
+    def statement(self, seed: int) -> None:
+        """Let a session begin, or write something."""
+        random = Random(seed)
+        session = random.choice([*self.now.ready, *self.now.free])
+        if session.name not in self.now.open:
+            unit = self.now.begin(session, random.choice([*[ISOLATION[0]] * 6, *ISOLATION]))
+        else:
+            unit = self.now.open[session.name]
+        self.now.write(session, self.now.draw(random).write(self.now.view(unit)))
+
+    @rule(seed=seeds)
+    @precondition(lambda self: self.now.ready)
+    def end(self, seed: int) -> None:
+        """Let a session commit, or now and then roll back."""
+        random = Random(seed)
+        self.now.end(random.choice(self.now.ready), commit=random.random() < 0.9)
+
+    @rule(seed=seeds)
+    @precondition(lambda self: not self.now.open)
+    def transaction(self, seed: int) -> None:
+        """Let a session write and commit while nobody else does anything."""
+        self.alone(Random(seed))
+
+    @rule(seed=seeds)
+    @precondition(lambda self: not self.now.open)
+    def transactions(self, seed: int) -> None:
+        """Let sessions write and commit one after the other."""
+        random = Random(seed)
+        for _ in range(random.choice((2, 3, 4))):
+            self.alone(random)
+
+    def alone(self, random: Random) -> None:
+        session = random.choice(self.now.idle)
+        unit = self.now.begin(session, random.choice([*[ISOLATION[0]] * 6, *ISOLATION]))
+        for _ in range(random.choice((1, 1, 2, 3, 4))):
+            self.now.write(session, self.now.draw(random).write(self.now.view(unit)))
+        self.now.end(session, commit=random.random() < 0.95)
+
+    @rule(seed=seeds)
+    @precondition(lambda self: len(self.now.idle) > 1)
+    def meeting(self, seed: int) -> None:
+        """Let two sessions write what depends on one another, neither of them committed."""
+        random = Random(seed)
+        writes = list(self.now.draw(random).meet(self.now.committed))
+        random.shuffle(writes)
+        sessions = random.sample(self.now.idle, 2)
+        for session in sessions:
+            self.now.begin(session, random.choice([*[ISOLATION[0]] * 8, *ISOLATION]))
+        for session, write in zip(sessions, writes, strict=True):
+            self.now.write(session, write)
+        if random.random() < 0.7:
+            for session in sessions:
+                if session in self.now.ready:
+                    self.now.end(session, commit=True)
+
+    @rule(seed=seeds)
+    @precondition(lambda self: self.now.idle)
+    def guarding(self, seed: int) -> None:
+        """Change the mode of a link, guard or unguard it, pause or resume it."""
+        random = Random(seed)
+        random.choice([self.mode, self.guard, self.pause, self.mode])(random, random.choice(list(self.now.links)))
+
+    def mode(self, random: Random, table: str) -> None:
+        """Enforce a link, or observe it."""
+        wanted = "observe" if self.now.guards[table].mode == "enforce" and random.random() < 0.7 else "enforce"
+        self.call(random, Unit("set_mode", table, mode=wanted), f"flowguard.set_mode('{table}', '{wanted}', 'flow')")
+
+    def guard(self, random: Random, table: str) -> None:
+        """Take up a link, or all that nobody guards; or let go of one."""
+        loose = [name for name, guard in self.now.guards.items() if not guard.guarded]
+        if not loose and random.random() < 0.7:
+            self.call(random, Unit("unguard", table), f"flowguard.unguard('{table}', 'flow')")
+            return
+        for name in loose if random.random() < 0.6 else [table]:
+            if self.now.idle:
+                self.call(random, Unit("guard", name), f"flowguard.guard('{name}', 'flow')")
+
+    def pause(self, random: Random, table: str) -> None:
+        """Pause a guarded link, or resume it."""
+        guard = self.now.guards[table]
+        if not guard.guarded or any(unit.link == table for unit in self.now.open.values()):
+            return  # it might find nothing to pause
+        kind = "resume" if guard.paused and random.random() < 0.9 else "pause"
+        self.call(random, Unit(kind, table), f"flowguard.{kind}('{table}', 'flow')")
+
+    @rule(seed=seeds)
+    @precondition(lambda self: self.now.idle)
+    def mending(self, seed: int) -> None:
+        """Repair, or take a repair back."""
+        random = Random(seed)
+        if self.now.runs and random.random() < 0.4:
+            number = random.choice(list(self.now.runs)[-3:])
+            self.call(random, Unit("undo", run=number), f"flowguard.undo({literal(number)})")
+        else:
+            self.repair(random)
+
+    def repair(self, random: Random) -> None:
+        """Repair one link or all, once or twice."""
+        table = random.choice([None, None, *self.now.links])
+        given = "relation => NULL" if table is None else f"relation => '{table}', link_column => 'flow'"
+        size = random.choice((1, 2, 5000))
+        for again in (False, True)[: random.choice((1, 1, 2))]:
+            alone = not self.now.open
+            if self.now.idle:
+                unit = Unit("repair", table, again=again and alone)
+                self.call(random, unit, f"CALL flowguard.repair({given}, batch_size => {size})")
+
+    def call(self, random: Random, unit: Unit, text: str) -> None:
+        session = random.choice(self.now.idle)
+        self.now.call(session, unit, text if text.startswith("CALL") else f"SELECT {text}")
+
+    # --- The end
+
+    def teardown(self) -> None:
+        """Let everybody end, and look at all there is, unless the history has failed already."""
+        with self.stack:
+            if self.history is None or sys.exc_info()[0] is not None:
+                return
+            while self.now.open:
+                self.now.end(self.now.ready[0], commit=True)
+            self.now.check_lists()
+            self.now.check_counts()
+            if self.now.commits % 8 == 1:
+                self.leave_no_trace()
+
+    def leave_no_trace(self) -> None:
+        """Invariant 9: without its guards the application's schema is what it was."""
+        for table in self.now.links:
+            self.now.call(self.now.idle[0], Unit("unguard", table), f"SELECT flowguard.unguard('{table}', 'flow')")
+        assert self.bench.dump(self.dsn) == self.bench.schema(self.setting)
+
+
+class closing_history:  # noqa: N801  a context manager by the name of contextlib's
+    """Open a history, and end its sessions whatever has happened."""
+
+    def __init__(self, dsn: str, setting: Setting) -> None:
+        self.history = History(dsn, setting)
+
+    def __enter__(self) -> History:
+        return self.history
+
+    def __exit__(self, *_: object) -> None:
+        self.history.sessions.close()
+
+
+@pytest.fixture(scope="module")
+def bench(databases: Any, engine_template: str, postgresql: Any) -> Iterator[Bench]:  # noqa: ANN401  conftest's classes
+    """Make databases for histories, and drop their templates in the end."""
+    made = Bench(databases, engine_template, postgresql.bin)
+    with made.stack:
+        yield made
+
+
+def test_histories(bench: Bench) -> None:
+    machine: Callable[[], RuleBasedStateMachine] = partial(Histories, bench)
+    run_state_machine_as_test(machine, settings=sized(ci=100, nightly=1000, steps=24, shrink=False))
