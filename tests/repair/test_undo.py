@@ -317,7 +317,7 @@ def test_a_trigger_that_changes_the_restored_row_is_an_error(app: Connection, bo
     before = dump(app, *TABLES)
     with refused("FG204") as refusal:
         undo(app, done.id)
-    refusal.says('{"id": 12}', "parent", "trigger", "undo()")
+    refusal.says('{"id": 12}', "parent", "trigger", "flowguard.undo(")
     assert dump(app, *TABLES) == before
     run(app, "DROP TRIGGER change ON parent")
     assert undo(app, done.id)[2] == 0
