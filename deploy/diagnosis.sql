@@ -182,7 +182,8 @@ DECLARE
   r_rule    flowguard.rule;
 BEGIN
   FOR r_rule IN SELECT * FROM flowguard._rules(p_link) r WHERE r.agree LOOP
-    EXECUTE format('SELECT c.%1$I::text, EXISTS (SELECT FROM %2$s s WHERE s.%3$I %4$s c.%1$I%5$s) FROM %6$s c WHERE %7$s',
+    EXECUTE format('SELECT c.%1$I::text, EXISTS (SELECT FROM %2$s s WHERE s.%3$I %4$s c.%1$I%5$s) FROM %6$s c '
+                     'WHERE %7$s',
                    r_rule.via_column, r_rule.source, r_rule.source_key,
                    flowguard._equal(r_rule.source, r_rule.source_key),
                    flowguard._match_tenants(r_rule.source, r_rule.source_tenant_columns, 's.', p_link.relation,

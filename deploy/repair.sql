@@ -574,8 +574,8 @@ BEGIN
                   'remaining', 1);
                 RAISE NOTICE 'row % of table % stays as it is: %', v_counts OPERATOR(pg_catalog.->) 'after',
                   v_link.relation, SQLERRM
-                  USING HINT = pg_catalog.format('Mend what it says, then run "CALL flowguard.repair(%L, link_column => '
-                    '%L)" again.', v_link.relation, v_link.link_column);
+                  USING HINT = pg_catalog.format('Mend what it says, then run "CALL flowguard.repair(%L, link_column '
+                    '=> %L)" again.', v_link.relation, v_link.link_column);
                 EXIT;
               END IF;
           END;
