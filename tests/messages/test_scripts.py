@@ -163,7 +163,9 @@ def test_public_may_execute_a_function(engine_db: str, tell: Teller) -> None:
     ("deploy/report/enforce.sql", "stays in observe"),
     ("verify/report/enforce.sql", "is not enforced"),
 )
-def test_the_profile_of_the_report_from_end_to_end(report_db: str, as_role: AsRole, tell: Teller) -> None:
+def test_the_profile_of_the_report_from_end_to_end(  # noqa: PLR0915  one story, from the first script to the last
+    report_db: str, as_role: AsRole, tell: Teller
+) -> None:
     changes.deploy(report_db, to="@engine")
     with psycopg.connect(report_db, autocommit=True) as lost:
         said = tell(hear_script(lost, "deploy/report/links.sql"), "search_path")
