@@ -20,7 +20,7 @@ from pathlib import Path
 import psycopg
 from engine.postgres import one
 from messages.sites import ROOT
-from messages.stage import OWNER, Said, hear
+from messages.stage import OWNER, Said, hear, normal, pattern
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
@@ -48,8 +48,7 @@ def blocks(page: str) -> Iterator[Block]:
 
 def shows(answer: str, said: str) -> bool:
     """Tell whether a text shows what was said."""
-    pattern = ".*".join(re.escape(" ".join(part.split())) for part in answer.split("…"))
-    return re.search(pattern, " ".join(said.split())) is not None
+    return re.search(pattern(answer), normal(said)) is not None
 
 
 def as_psql(said: Said) -> str:
@@ -77,11 +76,12 @@ class Stage:
         parts = ALTERNATIVES.split(text)
         for name, script in [("A", parts[0]), *zip(parts[1::2], parts[2::2], strict=True)]:
             said += self._step(name, script)
-        if is_answered and not [one for one in said if one.severity == "ERROR" or one.hint]:
-            wait(self.waiting.values(), timeout=30, return_when=FIRST_COMPLETED)
-        for name, future in list(self.waiting.items()):
-            if future.done():
-                said += self.waiting.pop(name).result()
+        while is_answered and self.waiting and not [one for one in said if one.severity == "ERROR" or one.hint]:
+            done, _ = wait(self.waiting.values(), timeout=30, return_when=FIRST_COMPLETED)
+            assert done, "sessions wait for each other for ever"
+            for name, future in list(self.waiting.items()):
+                if future.done():
+                    said += self.waiting.pop(name).result()
         for name, session in self.sessions.items():
             if name not in self.waiting and session.info.transaction_status == TransactionStatus.INERROR:
                 session.execute("ROLLBACK")
@@ -151,4 +151,5 @@ def play(page: Path, stage: Stage) -> None:
         if told[-1].severity == "ERROR" and page.stem.startswith("FG"):
             assert told[-1].code.startswith("FG")
     assert played, page
-    assert all(not future.done() or not future.exception() for future in stage.waiting.values())
+    left = [one for future in stage.waiting.values() for one in future.result(30) if one.severity == "ERROR"]
+    assert left == []

@@ -73,7 +73,7 @@ class Case:
     call: str
     """What is refused, or answered with a notice. Several statements: the last one that is run is meant."""
     says: str
-    """The whole message as psql shows it; runs of white space count as one blank."""
+    """The whole message as psql shows it; runs of white space count as one blank, … stands for anything."""
     by: str = OWNER
     """Who makes the call."""
     take: tuple[int, ...] = (0,)
@@ -126,6 +126,11 @@ def filled(text: str, fill: Mapping[str, str]) -> str:
 def normal(text: str) -> str:
     """Give a message on one line."""
     return " ".join(text.split())
+
+
+def pattern(text: str) -> str:
+    """Give a regular expression for a message in which … stands for what differs from one server to the next."""
+    return ".*".join(re.escape(part) for part in normal(text).split("…"))
 
 
 def perform(connection: Connection, script: str, *, keep: bool = False) -> None:
@@ -186,7 +191,7 @@ def play(case: Case, dsn: str, as_role: Callable[[str, str], str], sites: list[S
             perform(connect("postgres"), case.admin)
         caller = connect(case.by)
         heard = hear(caller, case.call)
-        said = next((said for said in heard if normal(str(said)) == normal(case.says)), None)
+        said = next((said for said in heard if re.fullmatch(pattern(case.says), normal(str(said)))), None)
         assert said is not None, "\n\n".join(["expected:", case.says, "heard:", *map(str, heard)])
         check_form(said)
         check_reached(case, said, sites)

@@ -71,7 +71,7 @@ CASES = [
         says="""
             ERROR: FG001: flowguard: row {"id": 1} of table public.probe has no flow
             DETAIL: Row: at = 2025-01-01 12:00:00+00, tenant = 1. No rule finds its master: rule 1: public.event has no
-                linked row of its tenant with status <> 'deleted'::text.
+                linked row of its tenant with …status <> 'deleted'::text.
             HINT: Set flow to the key of a master of public.flow; a flowguard_admin may call flowguard.bypass(reason).
         """,
         fill={"reason": "'before any event'"},
