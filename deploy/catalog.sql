@@ -249,6 +249,16 @@ $_columns_sql$;
 COMMENT ON FUNCTION flowguard._columns_sql(name[], text) IS
   'A list of quoted columns for SQL text; NULL elements are left out.';
 
+CREATE OR REPLACE FUNCTION flowguard._unique_index_sql(p_relation regclass, p_columns name[]) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_unique_index_sql$
+-- For a HINT. A partitioned table cannot have an index built concurrently.
+  SELECT format('CREATE UNIQUE INDEX %sON %s (%s)', CASE WHEN c.relkind = 'p' THEN '' ELSE 'CONCURRENTLY ' END,
+                p_relation, flowguard._columns_sql(p_columns))
+    FROM pg_class c WHERE c.oid = p_relation;
+$_unique_index_sql$;
+COMMENT ON FUNCTION flowguard._unique_index_sql(regclass, name[]) IS
+  'The statement that makes columns unique, for a HINT.';
+
 CREATE OR REPLACE FUNCTION flowguard._serialize() RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_serialize$
   SELECT pg_advisory_xact_lock(hashtextextended('flowguard registry', 0));

@@ -494,7 +494,7 @@ BEGIN
                   p_setting, quote_literal(p_value), quote_ident(p_link_column), p_relation
     USING ERRCODE = 'FG003',
           DETAIL = 'The row has no link, and the first thing to ask is the setting of the transaction.',
-          HINT = format('Run "SET LOCAL %s = ''<key of a master>''", or RESET it.', p_setting);
+          HINT = format('Run "SET LOCAL %1$s = ''<key of a master>''", or "RESET %1$s".', p_setting);
 END;
 $_refuse_setting$;
 COMMENT ON FUNCTION flowguard._refuse_setting(text, text, text, text) IS

@@ -172,6 +172,46 @@ END;
 $_tenant_text$;
 COMMENT ON FUNCTION flowguard._tenant_text(flowguard.link, jsonb) IS 'Tenant and times of a row, for a message.';
 
+CREATE OR REPLACE FUNCTION flowguard._remedy(p_link flowguard.link, p_row_key jsonb) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_remedy$
+-- What gives a row its link: what it must agree with comes before a link of its own, which would be refused.
+DECLARE
+  v_via     text;
+  v_found   boolean;
+  v_unknown boolean;
+  r_rule    flowguard.rule;
+BEGIN
+  FOR r_rule IN SELECT * FROM flowguard._rules(p_link) r WHERE r.agree LOOP
+    EXECUTE format('SELECT c.%1$I::text, EXISTS (SELECT FROM %2$s s WHERE s.%3$I %4$s c.%1$I%5$s) FROM %6$s c '
+                     'WHERE %7$s',
+                   r_rule.via_column, r_rule.source, r_rule.source_key,
+                   flowguard._equal(r_rule.source, r_rule.source_key),
+                   flowguard._match_tenants(r_rule.source, r_rule.source_tenant_columns, 's.', p_link.relation,
+                     p_link.tenant_columns, flowguard._row_refs(p_link, p_link.tenant_columns, 'c'), false),
+                   p_link.relation, flowguard._key_sql_match(p_link.relation, 'c', '$1'))
+      INTO v_via, v_found USING p_row_key;
+    IF v_via IS NOT NULL THEN
+      RETURN CASE
+               WHEN v_found THEN format('Set %I of row %s of %s, which this row follows', r_rule.source_link, v_via,
+                 r_rule.source)
+               ELSE format('Set %I to a row of %s of the same tenant', r_rule.via_column, r_rule.source)
+             END;
+    END IF;
+  END LOOP;
+  EXECUTE format('SELECT coalesce(%s, false) FROM %s c WHERE %s',
+                 coalesce(flowguard._unknown_tenant_sql(p_link, 'c.'), 'false'), p_link.relation,
+                 flowguard._key_sql_match(p_link.relation, 'c', '$1'))
+    INTO v_unknown USING p_row_key;
+  RETURN format('Set %s%I to the key of a master of %s%s',
+                CASE WHEN v_unknown THEN flowguard._columns_sql(p_link.tenant_columns) || ', and ' ELSE '' END,
+                p_link.link_column, p_link.master,
+                CASE WHEN EXISTS (SELECT FROM flowguard._rules(p_link) r WHERE r.kind = 'session') AND NOT v_unknown
+                  THEN format(', or run "SET LOCAL %s = ''<key>''" before writing',
+                              flowguard._setting_name(p_link.link_column)) ELSE '' END);
+END;
+$_remedy$;
+COMMENT ON FUNCTION flowguard._remedy(flowguard.link, jsonb) IS 'What gives a row its link, for a HINT.';
+
 CREATE OR REPLACE FUNCTION flowguard._refuse_unlinked(p_relation regclass, p_link_column name, p_row_key jsonb)
 RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_refuse_unlinked$
@@ -183,9 +223,8 @@ BEGIN
     USING ERRCODE = 'FG001',
           DETAIL = format('%sNo rule finds its master: %s.', flowguard._tenant_text(v_link, p_row_key),
                           (flowguard._why(v_link, p_row_key)).reason),
-          HINT = format('Set %I to the key of a master of %s, or run "SET LOCAL %s = ''<key>''" before writing; '
-                        'a flowguard_admin may call flowguard.bypass(reason).',
-                        p_link_column, v_link.master, flowguard._setting_name(p_link_column)),
+          HINT = format('%s; a flowguard_admin may call flowguard.bypass(reason).',
+                        flowguard._remedy(v_link, p_row_key)),
           SCHEMA = (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE c.oid = p_relation),
           TABLE = (SELECT c.relname FROM pg_class c WHERE c.oid = p_relation), COLUMN = p_link_column;
@@ -233,8 +272,12 @@ BEGIN
       RAISE EXCEPTION 'flowguard: the guard of table % was made for %', p_trigger_relation::regclass, p_relation
         USING ERRCODE = 'FG004',
               DETAIL = 'The table was renamed or moved since, and another one has taken its name.',
-              HINT = format('Call flowguard.guard(%L, link_column) for each of its links.',
-                p_trigger_relation::regclass);
+              HINT = format('Call %s.',
+                            coalesce((SELECT string_agg(format('flowguard.guard(%L, %L)', l.relation, l.link_column),
+                                                        ', ' ORDER BY l.stem)
+                                        FROM flowguard.link l WHERE l.relation = p_trigger_relation),
+                                     format('flowguard.add_link(%L, link_column => ''<column>'')',
+                                            p_trigger_relation::regclass)));
     END IF;
   END IF;
 END;

@@ -486,13 +486,14 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_rights$
 -- subject to row security on it: a look-up that silently finds nothing would leave rows unlinked.
 DECLARE
   r_table record;
+  r_index record;
 BEGIN
   FOR r_table IN
-    SELECT c.oid::regclass AS relation, c.relrowsecurity, c.relforcerowsecurity,
+    SELECT c.oid::regclass AS relation, pg_get_userbyid(c.relowner) AS owner, c.relrowsecurity, c.relforcerowsecurity,
            pg_has_role(current_user, c.relowner, 'USAGE') AS is_owner, t.is_made,
            has_table_privilege(current_user, c.oid, 'SELECT') AND (NOT t.is_locked OR has_table_privilege(current_user,
              c.oid, 'UPDATE'))
-             AS is_allowed,
+               AND (t.id <> p_link.master OR has_table_privilege(current_user, c.oid, 'REFERENCES')) AS is_allowed,
            (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.rolname = current_user) AS is_exempt,
              t.is_locked
       FROM (SELECT p_link.relation AS id, true AS is_locked, true AS is_made
@@ -505,14 +506,15 @@ BEGIN
     IF r_table.is_made AND NOT r_table.is_owner THEN
       RAISE EXCEPTION 'flowguard: % does not own table %', current_user, r_table.relation
         USING ERRCODE = 'FG110', DETAIL = 'Only the owner of a table can give it triggers, keys and indexes.',
-              HINT = format('Run guard() as the owner, or "GRANT <owner of %s> TO %I".', r_table.relation,
-                current_user);
+              HINT = format('Run guard() as the owner, or "GRANT %I TO %I".', r_table.owner, current_user);
     ELSIF NOT r_table.is_allowed THEN
-      RAISE EXCEPTION 'flowguard: % may not %s table %', current_user,
-                      CASE WHEN r_table.is_locked THEN 'read and lock' ELSE 'read' END, r_table.relation
+      RAISE EXCEPTION 'flowguard: % may not % table %', current_user,
+                      concat_ws(' and ', 'read', CASE WHEN r_table.is_locked THEN 'lock' END,
+                                CASE WHEN r_table.relation = p_link.master THEN 'refer to' END), r_table.relation
         USING ERRCODE = 'FG110', DETAIL = 'The generated functions run with the rights of whoever calls guard().',
-              HINT = format('Run "GRANT SELECT%s ON %s TO %I".', CASE WHEN r_table.is_locked THEN ', UPDATE'
-                ELSE '' END,
+              HINT = format('Run "GRANT %s ON %s TO %I".',
+                            concat_ws(', ', 'SELECT', CASE WHEN r_table.is_locked THEN 'UPDATE' END,
+                                      CASE WHEN r_table.relation = p_link.master THEN 'REFERENCES' END),
                             r_table.relation, current_user);
     ELSIF r_table.relrowsecurity AND NOT r_table.is_exempt AND (r_table.relforcerowsecurity
       OR NOT r_table.is_owner) THEN
@@ -525,6 +527,19 @@ BEGIN
                                    r_table.relation)
                        ELSE format('Have guard() called by the owner of %s or by a role with BYPASSRLS.',
                          r_table.relation) END;
+    ELSIF NOT r_table.is_owner THEN
+      -- The master, of which all that is needed is what a foreign key can rest on.
+      FOR r_index IN
+        SELECT w.verb || substr(w.definition, length(quote_ident(w.name)) + 2) AS statement
+          FROM flowguard._wanted_indexes(p_link) w
+         WHERE w.relation = r_table.relation
+           AND NOT EXISTS (SELECT FROM pg_class x JOIN pg_class t USING (relnamespace)
+                            WHERE t.oid = w.relation AND x.relname = w.name)
+      LOOP
+        RAISE EXCEPTION 'flowguard: table % lacks an index, and % does not own it', r_table.relation, current_user
+          USING ERRCODE = 'FG110', DETAIL = 'The foreign key that proves the tenant rests on it.',
+                HINT = format('Let %I run "%s".', r_table.owner, r_index.statement);
+      END LOOP;
     END IF;
   END LOOP;
 END;
@@ -561,7 +576,9 @@ BEGIN
     BEGIN
       EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', p_relation, p_constraint);
     EXCEPTION WHEN foreign_key_violation THEN
-      RAISE NOTICE 'foreign key % of table % is back, but NOT VALID: %', p_constraint, p_relation, SQLERRM;
+      RAISE NOTICE 'foreign key % of table % is back, but NOT VALID: %', p_constraint, p_relation, SQLERRM
+        USING HINT = format('Mend the rows, then run "ALTER TABLE %s VALIDATE CONSTRAINT %I".', p_relation,
+                            p_constraint);
     END;
   END IF;
 END;
@@ -787,7 +804,9 @@ BEGIN
     IF NOT flowguard._is_alive(v_link) THEN
       RAISE NOTICE 'foreign key % of table % is not put back: % gone', r_key.constraint_name, r_key.relation,
                    flowguard._missing(v_link)
-        USING DETAIL = r_key.definition;
+        USING DETAIL = r_key.definition,
+              HINT = format('Run "ALTER TABLE %s ADD CONSTRAINT %I <its definition, with the names of now>".',
+                            r_key.relation, r_key.constraint_name);
       CONTINUE;
     END IF;
     PERFORM flowguard._add_key_back(r_key.relation, r_key.constraint_name, r_key.definition, r_key.validated,
@@ -854,14 +873,15 @@ BEGIN
   v_link := flowguard._link($1, $3);
   IF p_mode IS NULL OR p_mode NOT IN ('observe', 'enforce') THEN
     PERFORM flowguard._refuse_argument(format('mode %s is unknown', coalesce(quote_literal(p_mode), 'NULL')),
-      'observe accepts and lists unlinked rows, enforce refuses them at commit.', 'Pass ''observe'' or ''enforce''.');
+      'observe accepts and lists unlinked rows, enforce refuses them at commit.',
+      'Pass mode => ''observe'' or ''enforce''.');
   END IF;
   IF p_mode = 'enforce' THEN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
       PERFORM flowguard._refuse_argument(
         format('a link cannot be enforced at isolation level %s', current_setting('transaction_isolation')),
         'Rows that others committed since the transaction began would not be counted.',
-        'Call it in a transaction at READ COMMITTED.');
+        'Call it after "BEGIN ISOLATION LEVEL READ COMMITTED".');
     END IF;
     IF v_link.mode <> p_mode THEN
       EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', v_link.relation);

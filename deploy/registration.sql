@@ -20,7 +20,8 @@ BEGIN
                               || (SELECT string_agg(format('%s.%I', l.relation, l.link_column), ', ' ORDER BY l.stem)
                                     FROM flowguard.link l) || '.',
                               'No link is registered.'),
-            HINT = format('Call flowguard.add_link(%L, link_column => %L) first.', p_relation::text, p_link_column);
+            HINT = format('Call flowguard.add_link(%L, link_column => %L) first.',
+                          coalesce(p_relation::text, '<table>'), coalesce(p_link_column, '<column>'));
   END IF;
   RETURN v_link;
 END;
@@ -130,8 +131,8 @@ BEGIN
     RAISE EXCEPTION 'flowguard: column % of table % is not unique', quote_ident(p_key), p_relation
       USING ERRCODE = 'FG105',
             DETAIL = 'A key that two rows may share cannot say which of them is the master.',
-            HINT = format('Run "CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s)" first.', p_relation,
-                          flowguard._columns_sql(v_master.tenant_columns || p_key));
+            HINT = format('Run "%s" first.',
+                          flowguard._unique_index_sql(p_relation, v_master.tenant_columns || p_key));
   END IF;
 
   INSERT INTO flowguard.master SELECT v_master.* ON CONFLICT (relation) DO NOTHING;
@@ -154,15 +155,17 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $drop_master$
 DECLARE
   p_relation ALIAS FOR $1;
   v_links    text;
+  v_calls    text;
 BEGIN
   PERFORM flowguard._serialize();
-  SELECT string_agg(format('%s.%I', l.relation, l.link_column), ', ' ORDER BY l.stem)
-    INTO v_links FROM flowguard.link l WHERE l.master = p_relation;
+  SELECT string_agg(format('%s.%I', l.relation, l.link_column), ', ' ORDER BY l.stem),
+         string_agg(format('flowguard.drop_link(%L, %L)', l.relation, l.link_column), ', ' ORDER BY l.stem)
+    INTO v_links, v_calls FROM flowguard.link l WHERE l.master = p_relation;
   IF v_links IS NOT NULL THEN
     RAISE EXCEPTION 'flowguard: master % still has links', p_relation
       USING ERRCODE = 'FG112',
             DETAIL = format('They are: %s.', v_links),
-            HINT = 'Call flowguard.drop_link(relation, link_column) for each of them first.';
+            HINT = format('Call %s first.', v_calls);
   END IF;
   DELETE FROM flowguard.master m WHERE m.relation = p_relation;
   RETURN FOUND;
@@ -271,7 +274,8 @@ BEGIN
     PERFORM flowguard._refuse_argument(format('column %I of table %s is NOT NULL', p_link_column, p_relation),
       format('on_orphan is %s, on_master_delete %s; one of them would have to set it to NULL.', p_on_orphan,
              p_on_master_delete),
-      'Pass another policy, or run "ALTER TABLE … ALTER COLUMN … DROP NOT NULL".');
+      format('Pass another policy, or run "ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL".', p_relation,
+             p_link_column));
   END IF;
   IF p_mode IS NULL OR p_mode NOT IN ('observe', 'enforce') THEN
     PERFORM flowguard._refuse_argument(format('mode %s is unknown', coalesce(quote_literal(p_mode), 'NULL')),
@@ -315,8 +319,8 @@ BEGIN
           format('table %s may hold rows without a tenant, and key %I of master %s is unique only within one',
                  p_relation, v_master.key_column, v_master.relation),
           format('Tenant columns of the link: %s.', v_link.tenant_columns),
-          format('Declare them NOT NULL, or run "CREATE UNIQUE INDEX CONCURRENTLY ON %s (%I)".',
-                 v_master.relation, v_master.key_column));
+          format('Declare them NOT NULL, or run "%s".',
+                 flowguard._unique_index_sql(v_master.relation, ARRAY[v_master.key_column])));
       END IF;
     END LOOP;
   END IF;
@@ -388,7 +392,8 @@ BEGIN
   SELECT s.path INTO v_ring FROM step s
    WHERE s.relation = p_rule.relation AND s.link_column = p_rule.link_column LIMIT 1;
   IF v_ring IS NOT NULL THEN
-    RAISE EXCEPTION 'flowguard: the rule would close a ring of links'
+    RAISE EXCEPTION 'flowguard: the rule would close a ring of links to %.%', p_rule.relation,
+                    quote_ident(p_rule.link_column)
       USING ERRCODE = 'FG106',
             DETAIL = format('Each would wait for the other: %s.', v_ring),
             HINT = 'Take the link from a table that is nearer to the master.';
@@ -499,8 +504,8 @@ BEGIN
     RAISE EXCEPTION 'flowguard: column % of table % is not unique', quote_ident(p_key), p_source
       USING ERRCODE = 'FG105',
             DETAIL = 'A reference that several rows answer does not say which link is meant.',
-            HINT = format('Run "CREATE UNIQUE INDEX CONCURRENTLY ON %s (%I)" first, or name another source_key.',
-                          p_source, p_key);
+            HINT = format('Run "%s" first, or name another source_key.',
+                          flowguard._unique_index_sql(p_source, ARRAY[p_key]));
   END IF;
   IF flowguard._find_index(p_source, ARRAY[p_key], true, false) IS NULL
      AND flowguard._unknown_tenant_sql(v_link, '') IS NOT NULL THEN
@@ -508,7 +513,7 @@ BEGIN
       format('table %s may hold rows without a tenant, and column %I of table %s is unique only within one',
              p_relation, p_key, p_source),
       format('Tenant columns of the link: %s.', v_link.tenant_columns),
-      format('Declare them NOT NULL, or run "CREATE UNIQUE INDEX CONCURRENTLY ON %s (%I)".', p_source, p_key));
+      format('Declare them NOT NULL, or run "%s".', flowguard._unique_index_sql(p_source, ARRAY[p_key])));
   END IF;
   IF v_rule.agree AND NOT EXISTS (
        SELECT FROM flowguard._foreign_keys(p_relation, p_via) k WHERE k.target = p_source

@@ -336,6 +336,7 @@ LANGUAGE plpgsql SET row_security = off AS $_quarantine_row$
 -- Keeps an orphan and deletes it; false, with everything as it was, where it has changed meanwhile or may not go.
 DECLARE
   v_found boolean;
+  v_hint  pg_catalog.text;
 BEGIN
   EXECUTE pg_catalog.format('SELECT true FROM %s c WHERE %s AND c.%I::pg_catalog.text OPERATOR(pg_catalog.=) $2 FOR '
     'UPDATE',
@@ -357,11 +358,15 @@ BEGIN
   RETURN true;
 EXCEPTION
   WHEN foreign_key_violation OR restrict_violation THEN
-    RAISE NOTICE 'row % of table % stays: %', p_row_key, p_link.relation, SQLERRM;
+    RAISE NOTICE 'row % of table % stays: %', p_row_key, p_link.relation, SQLERRM
+      USING HINT = pg_catalog.format('Take away what refers to it, then run "CALL flowguard.repair(%L, link_column => '
+        '%L)" again.', p_link.relation, p_link.link_column);
     RETURN false;
   WHEN SQLSTATE 'FG105' THEN
+    GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT;
     RAISE NOTICE 'row % of table % stays, for what would go with it could not be put back: %', p_row_key,
-      p_link.relation, SQLERRM;
+      p_link.relation, SQLERRM
+      USING HINT = v_hint;
     RETURN false;
 END;
 $_quarantine_row$;
@@ -570,8 +575,9 @@ BEGIN
                 v_counts := pg_catalog.jsonb_build_object('after', flowguard._next_key(v_link, v_after, v_last),
                   'remaining', 1);
                 RAISE NOTICE 'row % of table % stays as it is: %', v_counts OPERATOR(pg_catalog.->) 'after',
-                  v_link.relation,
-                             SQLERRM;
+                  v_link.relation, SQLERRM
+                  USING HINT = pg_catalog.format('Mend what it says, then run "CALL flowguard.repair(%L, link_column '
+                    '=> %L)" again.', v_link.relation, v_link.link_column);
                 EXIT;
               END IF;
           END;
@@ -750,7 +756,8 @@ BEGIN
       AND p_row.action OPERATOR(pg_catalog.=) 'deleted' THEN
       RAISE EXCEPTION 'flowguard: row % of table % could not be put back as it was', p_row.row_key, v_relation
         USING ERRCODE = 'FG204', DETAIL = 'A trigger or a rule of the application changes what is written.',
-              HINT = 'Change the trigger so that it lets this row pass, then call flowguard.undo() again.';
+              HINT = pg_catalog.format('Change the trigger so that it lets this row pass, or run "ALTER TABLE %s '
+                'DISABLE TRIGGER <trigger>" meanwhile; then call flowguard.undo(%s) again.', v_relation, p_row.run_id);
     ELSIF v_now.column_values IS NULL THEN
       EXIT;  -- the row whose columns were set is gone by now; there is nothing to put back
     END IF;
@@ -849,6 +856,7 @@ DECLARE
   v_before   bigint;
   v_keys     pg_catalog.text;
   v_table    pg_catalog.text;
+  v_hint     pg_catalog.text;
 BEGIN
   IF p_max_rows OPERATOR(pg_catalog.<) 1 THEN
     PERFORM flowguard._refuse_argument(pg_catalog.format('max_rows %s is not positive', p_max_rows),
@@ -857,16 +865,20 @@ BEGIN
   SELECT r.* INTO v_run FROM flowguard.repair_run r WHERE r.run_id OPERATOR(pg_catalog.=) p_run FOR UPDATE;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'flowguard: there is no run %', coalesce(p_run::pg_catalog.text, 'NULL')
-      USING ERRCODE = 'FG201', DETAIL = 'Runs are numbered by flowguard.repair().', HINT = 'See flowguard.run.';
+      USING ERRCODE = 'FG201', DETAIL = 'Runs are numbered by flowguard.repair().',
+            HINT = 'Run "SELECT * FROM flowguard.run", and pass one of these.';
   END IF;
   IF v_run.status OPERATOR(pg_catalog.=) 'running' AND v_run.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()
      AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid OPERATOR(pg_catalog.=) v_run.pid) THEN
     RAISE EXCEPTION 'flowguard: run % is still running', p_run
       USING ERRCODE = 'FG206', DETAIL = pg_catalog.format('Server process %s runs it.', v_run.pid),
-            HINT = 'Wait for it, or stop it; then call flowguard.undo() again.';
+            HINT = pg_catalog.format('Wait for it, or run "SELECT pg_terminate_backend(%s)"; then call '
+              'flowguard.undo(%s) again.', v_run.pid, p_run);
   END IF;
-  SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', x.schema_name, x.table_name), ', ')
-    INTO v_table
+  SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', x.schema_name, x.table_name), ', '),
+         pg_catalog.string_agg(DISTINCT pg_catalog.format('"ALTER TABLE <its name now> RENAME TO %I"', x.table_name),
+           ', ')
+    INTO v_table, v_hint
     FROM (SELECT c.schema_name, c.table_name FROM flowguard.repair_change c
            WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL
           UNION ALL
@@ -876,11 +888,13 @@ BEGIN
   IF v_table IS NOT NULL THEN
     RAISE EXCEPTION 'flowguard: table % is not there any more', v_table
       USING ERRCODE = 'FG101', DETAIL = pg_catalog.format('Run %s wrote or took out rows of it.', p_run),
-            HINT = 'Give the table its name back, or restore it, first.';
+            HINT = pg_catalog.format('Give the table its name back: %s; or restore it, first.', v_hint);
   END IF;
-  SELECT pg_catalog.string_agg(pg_catalog.format('%I.%I', x.schema_name, x.table_name), ', ')
-    INTO v_table
-    FROM (SELECT DISTINCT c.schema_name, c.table_name
+  SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', x.schema_name, x.table_name), ', '),
+         pg_catalog.string_agg(DISTINCT pg_catalog.format('flowguard.set_mode(%L, ''observe'', %L)', x.relation,
+           x.link_column), ', ')
+    INTO v_table, v_hint
+    FROM (SELECT DISTINCT c.schema_name, c.table_name, l.relation, l.link_column
             FROM flowguard.repair_change c
             JOIN flowguard.link l ON l.relation OPERATOR(pg_catalog.=) pg_catalog.to_regclass(
                                        pg_catalog.format('%I.%I', c.schema_name, c.table_name))
@@ -890,24 +904,25 @@ BEGIN
   IF v_table IS NOT NULL THEN
     RAISE EXCEPTION 'flowguard: undoing run % would unlink rows of %', p_run, v_table
       USING ERRCODE = 'FG202', DETAIL = 'The link is enforced: no row may be without it.',
-            HINT = pg_catalog.format('Call flowguard.set_mode(%L, ''observe'') first.', v_table);
+            HINT = pg_catalog.format('Call %s first.', v_hint);
   END IF;
   SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I of table %s', k.conname, k.relation), ', '),
          pg_catalog.concat_ws(' ',
            pg_catalog.string_agg(DISTINCT pg_catalog.format('Call flowguard.unguard(%L, %L).', k.relation,
              l.link_column), ' ')
-             FILTER (WHERE flowguard._is_ours(k.conname)),
-           pg_catalog.string_agg(DISTINCT pg_catalog.format('Drop %I of table %s, to add it again NOT VALID '
-             'afterwards.',
-                                                            k.conname, k.relation), ' ')
-             FILTER (WHERE NOT flowguard._is_ours(k.conname)))
-    INTO v_keys, v_table
+             FILTER (WHERE l.relation IS NOT NULL),
+           pg_catalog.string_agg(DISTINCT pg_catalog.format('Run "ALTER TABLE %s DROP CONSTRAINT %I"%s.', k.relation,
+             k.conname, CASE WHEN flowguard._is_ours(k.conname) THEN '' ELSE ', to add it again NOT VALID afterwards'
+             END), ' ')
+             FILTER (WHERE l.relation IS NULL))
+    INTO v_keys, v_hint
     FROM flowguard._forbidding_keys(p_run) k
-    LEFT JOIN flowguard.link l ON l.relation OPERATOR(pg_catalog.=) k.relation;
+    LEFT JOIN flowguard.link l ON flowguard._is_ours(k.conname) AND l.relation OPERATOR(pg_catalog.=) k.relation
+                              AND flowguard._is_for(l, k.conname::pg_catalog.text);
   IF v_keys IS NOT NULL THEN
     RAISE EXCEPTION 'flowguard: run % cannot be undone while foreign keys forbid what was there', p_run
       USING ERRCODE = 'FG203', DETAIL = pg_catalog.format('They are: %s.', v_keys),
-            HINT = pg_catalog.format('%s Then call flowguard.undo(%s) again.', v_table, p_run);
+            HINT = pg_catalog.format('%s Then call flowguard.undo(%s) again.', v_hint, p_run);
   END IF;
 
   PERFORM flowguard._mark_transaction('undo', p_run, NULL);
@@ -1003,7 +1018,8 @@ BEGIN
     v_restored := v_restored OPERATOR(pg_catalog.+) r_undone.restored;
     IF r_undone.skipped OPERATOR(pg_catalog.>) 0 THEN
       RAISE NOTICE 'run %: % links were written by others since and stay as they are', v_run, r_undone.skipped
-        USING HINT = 'See flowguard.run_change where undone = ''skipped''.';
+        USING HINT = pg_catalog.format('Run "SELECT * FROM flowguard.run_change WHERE undone = ''skipped'' AND '
+          'run_id = %s" to see them.', v_run);
     END IF;
     FOR r_key IN
       SELECT DISTINCT ON (k.relation, k.conname) k.*

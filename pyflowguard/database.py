@@ -269,4 +269,7 @@ def _cannot_connect(given: dict[str, Any], error: psycopg.Error) -> CannotConnec
 
 
 def _connection_lost(action: str, error: psycopg.Error) -> ConnectionLost:
-    return ConnectionLost(f"The connection was lost while {action}: {str(error).strip()}")
+    return ConnectionLost(
+        f"The connection was lost while {action}: {str(error).strip()}",
+        hint="Run it again when the server is back: what was committed stays, and nothing is left half done.",
+    )

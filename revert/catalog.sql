@@ -3,6 +3,7 @@
 BEGIN;
 
 DROP FUNCTION IF EXISTS flowguard._serialize();
+DROP FUNCTION IF EXISTS flowguard._unique_index_sql(regclass, name[]);
 DROP FUNCTION IF EXISTS flowguard._columns_sql(name[], text);
 DROP FUNCTION IF EXISTS flowguard._fit(text, integer);
 DROP FUNCTION IF EXISTS flowguard._cut(text, integer);

@@ -8,6 +8,7 @@ DROP FUNCTION IF EXISTS flowguard._judged_rows(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._refuse_renamed(oid, text, jsonb);
 DROP FUNCTION IF EXISTS flowguard._refuse_tenantless(regclass, name, jsonb);
 DROP FUNCTION IF EXISTS flowguard._refuse_unlinked(regclass, name, jsonb);
+DROP FUNCTION IF EXISTS flowguard._remedy(flowguard.link, jsonb);
 DROP FUNCTION IF EXISTS flowguard._tenant_text(flowguard.link, jsonb);
 DROP FUNCTION IF EXISTS flowguard._why(flowguard.link, jsonb);
 DROP FUNCTION IF EXISTS flowguard._why_rule(flowguard.link, flowguard.rule, jsonb);

@@ -13,8 +13,9 @@ BEGIN
       RAISE EXCEPTION 'flowguard: % rows are still held in quarantine', v_held
         USING ERRCODE = 'FG205',
               DETAIL = 'Removing the ledger would lose them.',
-              HINT = 'Call flowguard.undo(run_id) for the runs in flowguard.quarantine, or copy the rows away and '
-                'delete them.';
+              HINT = 'Run "SELECT flowguard.undo(run_id) FROM flowguard.run WHERE run_id IN (SELECT run_id FROM '
+                'flowguard.quarantine) ORDER BY run_id DESC", or copy the rows away and run "DELETE FROM '
+                'flowguard.quarantined_row".';
     END IF;
   END IF;
 END;

@@ -15,6 +15,7 @@ SELECT 'flowguard._find_index(regclass, name[], boolean, boolean)'::regprocedure
 SELECT 'flowguard._cut(text, integer)'::regprocedure;
 SELECT 'flowguard._fit(text, integer)'::regprocedure;
 SELECT 'flowguard._columns_sql(name[], text)'::regprocedure;
+SELECT 'flowguard._unique_index_sql(regclass, name[])'::regprocedure;
 SELECT 'flowguard._serialize()'::regprocedure;
 
 ROLLBACK;

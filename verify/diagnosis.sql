@@ -6,6 +6,7 @@ SELECT 'flowguard._key_sql_match(regclass, text, text)'::regprocedure;
 SELECT 'flowguard._why_rule(flowguard.link, flowguard.rule, jsonb)'::regprocedure;
 SELECT 'flowguard._why(flowguard.link, jsonb)'::regprocedure;
 SELECT 'flowguard._tenant_text(flowguard.link, jsonb)'::regprocedure;
+SELECT 'flowguard._remedy(flowguard.link, jsonb)'::regprocedure;
 SELECT 'flowguard._refuse_unlinked(regclass, name, jsonb)'::regprocedure;
 SELECT 'flowguard._refuse_tenantless(regclass, name, jsonb)'::regprocedure;
 SELECT 'flowguard._refuse_renamed(oid, text, jsonb)'::regprocedure;

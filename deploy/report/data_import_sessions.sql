@@ -26,7 +26,9 @@ DECLARE
   r_key   record;
 BEGIN
   IF v_table IS NULL THEN
-    RAISE NOTICE 'there is no table data_import_sessions on the search_path; nothing to move';
+    RAISE NOTICE 'there is no table data_import_sessions on the search_path; nothing to move'
+      USING DETAIL = format('The search_path is %s.', current_setting('search_path')),
+            HINT = 'If the application has one, revert this change and deploy it with the schema on the search_path.';
     RETURN;
   END IF;
   -- From here on every name is spelled out, in the definitions that are kept as well.

@@ -1,4 +1,4 @@
-"""What README and docs/ say is so: commands run, links lead somewhere, and every error has its section."""
+"""What README and docs/ say is so: commands run, and links lead somewhere; for docs/errors see tests/messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from conftest import TestPostgresql
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 Script = Callable[[str, str], str]
 
@@ -97,20 +97,11 @@ def test_the_commands_of_every_day(run_block: Script, guarded_db: str) -> None:
     assert "\nDry run, taken back: " in printed
 
 
-def test_every_error_that_the_engine_raises_has_its_section() -> None:
-    raised = set()
-    for file in (*(ROOT / "deploy").rglob("*.sql"), *(ROOT / "revert").rglob("*.sql")):
-        raised |= set(re.findall(r"ERRCODE = '(FG\d{3})'", file.read_text()))
-    text = (ROOT / "docs" / "errors.md").read_text()
-    sections = re.findall(r"^## (FG\d{3})$", text, re.MULTILINE)
-    assert sections == sorted(raised)
-    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
-        assert len([part for part in section.split("\n\n") if part.strip()]) >= 3, section  # code, meaning, remedy
-
-
 def test_links_between_documents_lead_somewhere() -> None:
     for document in DOCUMENTS:
         for target in re.findall(r"\]\(([^)]+)\)", document.read_text()):
+            if target.startswith("https://"):
+                continue
             path, _, anchor = target.partition("#")
             file = document.parent / path if path else document
             assert file.is_file(), f"{document.name}: {target}"
@@ -135,4 +126,4 @@ def test_the_readme_is_one_page_and_lines_are_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 180
     for document in DOCUMENTS:
         for line in document.read_text().splitlines():
-            assert len(line) <= 128, f"{document.name}: {line}"
+            assert len(line) <= 128 or line.startswith("|"), f"{document.name}: {line}"

@@ -317,7 +317,7 @@ def test_a_trigger_that_changes_the_restored_row_is_an_error(app: Connection, bo
     before = dump(app, *TABLES)
     with refused("FG204") as refusal:
         undo(app, done.id)
-    refusal.says('{"id": 12}', "parent", "trigger", "undo()")
+    refusal.says('{"id": 12}', "parent", "trigger", "flowguard.undo(")
     assert dump(app, *TABLES) == before
     run(app, "DROP TRIGGER change ON parent")
     assert undo(app, done.id)[2] == 0
@@ -352,7 +352,7 @@ def test_a_run_that_still_runs(app: Connection, session: Callable[[], Connection
     run(app, "UPDATE flowguard.repair_run SET status = 'running', pid = %s WHERE run_id = %s", pid, done.id)
     with refused("FG206") as refusal:
         undo(app, done.id)
-    refusal.says(str(pid), "undo()")
+    refusal.says(str(pid), "flowguard.undo(")
     other.close()
     with psycopg.connect(app.info.dsn, autocommit=True) as fresh:
         while one(fresh, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s", pid):

@@ -7,7 +7,8 @@ BEGIN
   PERFORM FROM flowguard.run r WHERE r.note = 'pyflowguard:report/back_fill' AND r.status = 'finished';
   IF NOT FOUND THEN
     RAISE EXCEPTION 'flowguard: no run of report/back_fill has finished'
-      USING HINT = 'See flowguard.run; deploy the change again.';
+      USING ERRCODE = 'FG301', DETAIL = 'It was stopped, or undone.',
+            HINT = 'Run "CALL flowguard.repair(note => ''pyflowguard:report/back_fill'')".';
   END IF;
 END;
 $verify$;

@@ -8,7 +8,14 @@ DO $verify$
 BEGIN
   IF to_regclass('data_import_sessions') IS NOT NULL THEN
     RAISE EXCEPTION 'flowguard: table data_import_sessions is still on the search_path'
-      USING HINT = 'See flowguard_archive.moved_table.';
+      USING ERRCODE = 'FG301',
+            DETAIL = format('It is %s; tables that were moved are in flowguard_archive.moved_table.',
+                            (SELECT format('%I.%I', n.nspname, c.relname)
+                               FROM pg_catalog.pg_class c
+                               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                              WHERE c.oid = to_regclass('data_import_sessions'))),
+            HINT = 'If it was created anew, run "DROP TABLE data_import_sessions"; else revert the change and deploy '
+              'it again.';
   END IF;
 END;
 $verify$;

@@ -13,7 +13,8 @@ BEGIN
     v_count := flowguard._count_links(flowguard._link(v_table::regclass, 'master_flow_id'));
     IF v_count.linked = v_count.total THEN
       RAISE EXCEPTION 'flowguard: every row of % is linked, but the link is not enforced', v_table
-        USING HINT = format('Call flowguard.set_mode(%L, ''enforce'').', v_table);
+        USING ERRCODE = 'FG301', DETAIL = format('All %s rows are.', v_count.total),
+              HINT = format('Call flowguard.set_mode(%L, ''enforce'').', v_table);
     END IF;
   END LOOP;
 END;

@@ -14,7 +14,8 @@ BEGIN
      WHERE p.statement NOT LIKE '% VALIDATE CONSTRAINT %'
   LOOP
     RAISE EXCEPTION 'flowguard: the guard of % is not complete', r_step.name
-      USING DETAIL = r_step.statement, HINT = format('Call flowguard.guard(%L).', r_step.name);
+      USING ERRCODE = 'FG301', DETAIL = format('Missing: %s', r_step.statement),
+            HINT = format('Call flowguard.guard(%L).', r_step.name);
   END LOOP;
 END;
 $verify$;

@@ -1,0 +1,208 @@
+"""What repair and undo say."""
+
+from __future__ import annotations
+
+from messages.stage import Case
+
+REGISTERED = """
+SELECT flowguard.add_master('flow', 'id', '{tenant}');
+SELECT flowguard.add_link('probe', 'flow');
+"""
+ORPHAN = "INSERT INTO probe (id, tenant, flow) VALUES (1, 1, 77);"
+LATE = """
+SELECT flowguard.add_master('flow', 'id', '{tenant}');
+SELECT flowguard.add_link('child', 'flow');
+SELECT flowguard.add_reference_rule('child', 'parent', 'parent', 'id', 'flow', link_column => 'flow');
+INSERT INTO parent VALUES (1, 1, 1);
+INSERT INTO child (id, tenant, parent) VALUES (1, 1, 1);
+"""
+LAST_RUN = "SELECT flowguard.undo(max(run_id)) FROM flowguard.run"
+
+CASES = [
+    Case(
+        name="a batch is to have no rows",
+        reaches=(("repair", "batch_size %s is not positive"),),
+        call="CALL flowguard.repair(batch_size => 0)",
+        says="""
+            ERROR: FG104: flowguard: batch_size 0 is not positive
+            DETAIL: It is the number of rows that are looked at in one transaction.
+            HINT: Leave it out for 5000.
+        """,
+        take=(),
+        then="CALL flowguard.repair()",
+    ),
+    Case(
+        name="a repair is to be neither dry nor not",
+        reaches=(("repair", "dry_run NULL"),),
+        call="CALL flowguard.repair(dry_run => NULL)",
+        says="""
+            ERROR: FG104: flowguard: dry_run NULL says neither
+            DETAIL: true does it all and takes it back.
+            HINT: Pass dry_run => true or false.
+        """,
+        argument=0,
+        then="CALL flowguard.repair({hint})",
+    ),
+    Case(
+        name="an orphan stays, for another row refers to it",
+        reaches=(("_quarantine_row", "stays: %"),),
+        setup=REGISTERED + ORPHAN + "CREATE TABLE note (id integer PRIMARY KEY, probe integer REFERENCES probe); "
+        "INSERT INTO note VALUES (1, 1);",
+        call="CALL flowguard.repair('probe', link_column => 'flow')",
+        says="""
+            NOTICE: row {"id": 1} of table probe stays: update or delete on table "probe" violates foreign key
+                constraint "note_probe_fkey" on table "note"
+            HINT: Take away what refers to it, then run "CALL flowguard.repair('probe', link_column => 'flow')" again.
+        """,
+        then="DELETE FROM note; {hint}",
+    ),
+    Case(
+        name="an orphan stays, for a row that would go with it could not be named",
+        reaches=(("_quarantine_row", "could not be put back"),),
+        setup=REGISTERED + ORPHAN + "CREATE TABLE note (id integer, probe integer REFERENCES probe ON DELETE CASCADE); "
+        "INSERT INTO note VALUES (1, 1);",
+        call="CALL flowguard.repair('probe', link_column => 'flow')",
+        says="""
+            NOTICE: row {"id": 1} of table probe stays, for what would go with it could not be put back: flowguard:
+                table public.note has neither a primary key nor a unique key of NOT NULL columns
+            HINT: Run "ALTER TABLE public.note ADD PRIMARY KEY (…)" first.
+        """,
+        fill={"…": "id"},
+    ),
+    Case(
+        name="a row stays as it is, for a key of the application forbids its link",
+        reaches=(("repair", "stays as it is"),),
+        setup=LATE + "CREATE TABLE approved (flow integer PRIMARY KEY); "
+        "ALTER TABLE child ADD CONSTRAINT is_approved FOREIGN KEY (flow) REFERENCES approved;",
+        call="CALL flowguard.repair('child', link_column => 'flow')",
+        says="""
+            NOTICE: row {"id": 1} of table child stays as it is: insert or update on table "child" violates foreign key
+                constraint "is_approved"
+            HINT: Mend what it says, then run "CALL flowguard.repair('child', link_column => 'flow')" again.
+        """,
+        then="INSERT INTO approved VALUES (1); {hint}",
+    ),
+    # --- Undo
+    Case(
+        name="undo is to put back fewer rows than one",
+        reaches=(("undo", "max_rows %s is not positive"),),
+        setup=LATE + "CALL flowguard.repair();",
+        call="SELECT flowguard.undo(max(run_id), 0) FROM flowguard.run",
+        says="""
+            ERROR: FG104: flowguard: max_rows 0 is not positive
+            DETAIL: It is the number of links and rows to put back in this call.
+            HINT: Leave it out for all.
+        """,
+        take=(),
+        then=LAST_RUN,
+    ),
+    Case(
+        name="a run is undone that is none",
+        reaches=(("undo", "there is no run"),),
+        setup=LATE + "CALL flowguard.repair();",
+        call="SELECT flowguard.undo(4711)",
+        says="""
+            ERROR: FG201: flowguard: there is no run 4711
+            DETAIL: Runs are numbered by flowguard.repair().
+            HINT: Run "SELECT * FROM flowguard.run", and pass one of these.
+        """,
+        then="{hint}; " + LAST_RUN,
+    ),
+    Case(
+        name="a run is undone whose table is gone",
+        reaches=(("undo", "is not there any more"),),
+        setup=LATE + "CALL flowguard.repair(); ALTER TABLE child RENAME TO son;",
+        call=LAST_RUN,
+        says="""
+            ERROR: FG101: flowguard: table public.child is not there any more
+            DETAIL: Run 1 wrote or took out rows of it.
+            HINT: Give the table its name back: "ALTER TABLE <its name now> RENAME TO child"; or restore it, first.
+        """,
+        fill={"<its name now>": "son"},
+    ),
+    Case(
+        name="undo would unlink rows of an enforced link",
+        reaches=(("undo", "would unlink rows"),),
+        setup=LATE + "CALL flowguard.repair(); SELECT flowguard.guard('child', 'flow'); "
+        "SELECT flowguard.set_mode('child', 'enforce', 'flow');",
+        call=LAST_RUN,
+        says="""
+            ERROR: FG202: flowguard: undoing run 1 would unlink rows of public.child
+            DETAIL: The link is enforced: no row may be without it.
+            HINT: Call flowguard.set_mode('child', 'observe', 'flow') first.
+        """,
+    ),
+    Case(
+        name="undo would unlink rows of two enforced links",
+        reaches=(("undo", "would unlink rows"),),
+        setup=LATE + "SELECT flowguard.add_link('grandchild', 'flow'); "
+        "SELECT flowguard.add_reference_rule('grandchild', 'child', 'child', 'id', 'flow', link_column => 'flow'); "
+        "INSERT INTO grandchild (id, tenant, child) VALUES (1, 1, 1); CALL flowguard.repair(); "
+        "SELECT flowguard.guard('child', 'flow'); SELECT flowguard.set_mode('child', 'enforce', 'flow'); "
+        "SELECT flowguard.guard('grandchild', 'flow'); SELECT flowguard.set_mode('grandchild', 'enforce', 'flow');",
+        call=LAST_RUN,
+        says="""
+            ERROR: FG202: flowguard: undoing run 1 would unlink rows of public.child, public.grandchild
+            DETAIL: The link is enforced: no row may be without it.
+            HINT: Call flowguard.set_mode('child', 'observe', 'flow'), flowguard.set_mode('grandchild', 'observe',
+                'flow') first.
+        """,
+        take=(0, 1),
+    ),
+    Case(
+        name="undo is forbidden by a key of ours",
+        reaches=(("undo", "while foreign keys forbid"),),
+        setup=REGISTERED + ORPHAN + "CALL flowguard.repair(); SELECT flowguard.guard('probe', 'flow');",
+        call=LAST_RUN,
+        says="""
+            ERROR: FG203: flowguard: run 1 cannot be undone while foreign keys forbid what was there
+            DETAIL: They are: flowguard_probe_flow_fkey of table probe, flowguard_probe_flow_tenant_fkey of table probe.
+            HINT: Call flowguard.unguard('probe', 'flow'). Then call flowguard.undo(1) again.
+        """,
+        take=(0, 1),
+        then="SELECT 1 / count(*) FROM probe WHERE flow = 77",
+    ),
+    Case(
+        name="undo is forbidden by a key of the application",
+        reaches=(("undo", "while foreign keys forbid"),),
+        setup=REGISTERED + ORPHAN + "CALL flowguard.repair(); "
+        "ALTER TABLE probe ADD CONSTRAINT probe_flow FOREIGN KEY (flow) REFERENCES flow;",
+        call=LAST_RUN,
+        says="""
+            ERROR: FG203: flowguard: run 1 cannot be undone while foreign keys forbid what was there
+            DETAIL: They are: probe_flow of table probe.
+            HINT: Run "ALTER TABLE probe DROP CONSTRAINT probe_flow", to add it again NOT VALID afterwards. Then call
+                flowguard.undo(1) again.
+        """,
+        take=(0, 1),
+        then="SELECT 1 / count(*) FROM probe WHERE flow = 77",
+    ),
+    Case(
+        name="the application changes a row that is put back",
+        reaches=(("_restore_row", "could not be put back as it was"),),
+        setup=REGISTERED + ORPHAN + "CALL flowguard.repair(); "
+        "CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN NEW.note := 'stamped'; RETURN NEW; END $$; "
+        "CREATE TRIGGER stamp BEFORE INSERT OR UPDATE ON probe FOR EACH ROW EXECUTE FUNCTION stamp();",
+        call=LAST_RUN,
+        says="""
+            ERROR: FG204: flowguard: row {"id": 1} of table probe could not be put back as it was
+            DETAIL: A trigger or a rule of the application changes what is written.
+            HINT: Change the trigger so that it lets this row pass, or run "ALTER TABLE probe DISABLE TRIGGER <trigger>"
+                meanwhile; then call flowguard.undo(1) again.
+        """,
+        take=(0, 1),
+        fill={"<trigger>": "stamp"},
+        then="SELECT 1 / count(*) FROM probe WHERE note IS NULL",
+    ),
+    Case(
+        name="a change set is reverted, and a link was written by others since",
+        reaches=(("_revert_runs", "were written by others"),),
+        setup=LATE + "CALL flowguard.repair(note => 'change'); UPDATE child SET flow = 2;",
+        call="SELECT flowguard._revert_runs('change')",
+        says="""
+            NOTICE: run 1: 1 links were written by others since and stay as they are
+            HINT: Run "SELECT * FROM flowguard.run_change WHERE undone = 'skipped' AND run_id = 1" to see them.
+        """,
+    ),
+]

@@ -1,0 +1,31 @@
+"""Nothing in the engine speaks that no test listens to: each RAISE, and each call of a helper that refuses."""
+
+from __future__ import annotations
+
+from messages import guarding, registering, repairing, test_scripts, test_stories, writing
+from messages.sites import GENERATED, Site
+from messages.stage import STORIES, site_of
+
+CASES = [*registering.CASES, *guarding.CASES, *writing.CASES, *repairing.CASES]
+MODULES = (test_scripts, test_stories)
+"""Imported for the places that they declare in STORIES."""
+
+
+def test_every_place_that_speaks_is_reached(sites: list[Site]) -> None:
+    named = {site_of(*place, sites) for place in [place for case in CASES for place in case.reaches] + STORIES}
+    caught = {site for case in CASES for words in case.unreached for site in sites if words in site.text}
+    heard = named | caught
+    # What goes through a helper reaches the helper's own RAISE.
+    helpers = {site.text if site.function == GENERATED else site.text.split("(")[0].split(".")[-1] for site in heard}
+    heard |= {site for site in sites if site.function in helpers}
+    assert [str(site) for site in sites if site not in heard] == []
+
+
+def test_a_helper_has_one_message(sites: list[Site]) -> None:
+    helpers = [site.function for site in sites if site.function.startswith("_refuse_")]
+    assert len(helpers) == len(set(helpers))
+
+
+def test_cases_have_names_of_their_own() -> None:
+    names = [case.name for case in CASES]
+    assert len(names) == len(set(names))

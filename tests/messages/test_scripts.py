@@ -1,0 +1,271 @@
+"""What the scripts of the change sets say when they are run by hand, and that following their HINTs helps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from engine.postgres import Connection, one, run
+from messages.stage import Said, Teller, hear_script, normal, perform, reaches, statements
+from psycopg.conninfo import make_conninfo
+
+from pyflowguard import changes, server
+
+if TYPE_CHECKING:
+    from conftest import TestPostgresql
+
+AsRole = Callable[[str, str], str]
+AFTER_LEDGER = ("health", "repair", "diagnosis", "guard", "compiler")
+
+
+def says(said: Said, text: str) -> None:
+    """Check the whole message; runs of white space count as one blank."""
+    assert normal(str(said)) == normal(text)
+
+
+def passes(connection: Connection, script: str) -> None:
+    """Check that a script has nothing to say; what PostgreSQL notes by itself, of IF EXISTS say, does not count."""
+    assert [str(said) for said in hear_script(connection, script) if said.frames or said.severity == "ERROR"] == []
+
+
+@pytest.fixture(scope="module")
+def new_server(postgresql: TestPostgresql) -> Iterator[str]:
+    """Give the superuser's connection string of a server on which nobody has made a role yet."""
+    with server.throwaway_server(bindir=postgresql.bin) as running:
+        with psycopg.connect(running.dsn(), autocommit=True) as admin:
+            run(admin, "CREATE ROLE app_owner LOGIN")
+            run(admin, "CREATE DATABASE app OWNER app_owner")
+            run(admin, "CREATE DATABASE neighbour")
+        yield running.dsn()
+
+
+@reaches(
+    ("deploy/schema.sql", "belongs to %, not to %"),
+    ("deploy/schema.sql", "was not created"),
+    ("revert/schema.sql", "stays: %"),
+)
+def test_the_schema_and_the_roles(new_server: str, tell: Teller) -> None:
+    dsn = make_conninfo(new_server, dbname="app")
+    neighbour = make_conninfo(new_server, dbname="neighbour")
+    with (
+        psycopg.connect(dsn, autocommit=True) as admin,
+        psycopg.connect(dsn, autocommit=True) as owner,
+        psycopg.connect(neighbour, autocommit=True) as other,
+    ):
+        # The server listens to its superuser only, who takes the owner's part.
+        run(owner, "SET SESSION AUTHORIZATION app_owner")
+        superuser = one(admin, "SELECT current_user")
+        run(admin, "CREATE SCHEMA flowguard")
+        said = tell(hear_script(owner, "deploy/schema.sql"), "belongs to")
+        says(
+            said,
+            f"""ERROR: FG110: flowguard: schema flowguard belongs to {superuser}, not to app_owner
+            DETAIL: Its owner could replace what runs with your rights.
+            HINT: Deploy as {superuser}, or drop or rename the schema if it is none of PyFlowGuard's.""",
+        )
+        run(admin, "ALTER SCHEMA flowguard RENAME TO somebody_elses")
+
+        heard = hear_script(owner, "deploy/schema.sql")
+        said = tell(heard, "role flowguard_admin was not created")
+        says(
+            said,
+            """NOTICE: role flowguard_admin was not created: app_owner may not create roles
+            HINT: Everything works for the owner without it. To delegate, let a role with CREATEROLE run
+            "CREATE ROLE flowguard_admin NOLOGIN" and call flowguard.grant_roles().""",
+        )
+        for said in heard:
+            if said.frames:
+                run(admin, statements(said.hint)[0])
+        passes(owner, "deploy/schema.sql")
+
+        run(admin, "DROP SCHEMA flowguard; DROP ROLE flowguard_admin, flowguard_viewer")
+        passes(admin, "deploy/schema.sql")  # made here, so its revert takes them away
+        run(other, "GRANT CREATE ON DATABASE neighbour TO flowguard_viewer")
+        said = tell(hear_script(admin, "revert/schema.sql"), "stays")
+        assert said.message.startswith("role flowguard_viewer stays: role ")
+        assert said.hint == 'Once nothing needs it, run "DROP ROLE flowguard_viewer".'
+        run(other, "REVOKE CREATE ON DATABASE neighbour FROM flowguard_viewer")
+        run(admin, statements(said.hint)[0])
+        assert one(admin, "SELECT count(*) FROM pg_roles WHERE rolname ~ '^flowguard'") == 0
+
+
+@pytest.fixture
+def holding(engine_db: str) -> Iterator[Connection]:
+    """Connect to a database in which a run holds a row in quarantine."""
+    with psycopg.connect(engine_db, autocommit=True) as connection:
+        perform(
+            connection,
+            """
+CREATE TABLE flow (id integer PRIMARY KEY);
+CREATE TABLE probe (id integer PRIMARY KEY, flow integer);
+SELECT flowguard.add_master('flow', 'id', '{}', created_at_column => NULL);
+SELECT flowguard.add_link('probe', 'flow');
+INSERT INTO probe VALUES (1, 77);
+CALL flowguard.repair();
+""",
+        )
+        yield connection
+
+
+HELD = """
+    ERROR: FG205: flowguard: 1 rows are still held in quarantine
+    DETAIL: Removing the ledger would lose them.
+    HINT: Run "SELECT flowguard.undo(run_id) FROM flowguard.run WHERE run_id IN (SELECT run_id FROM
+    flowguard.quarantine) ORDER BY run_id DESC", or copy the rows away and run "DELETE FROM flowguard.quarantined_row".
+"""
+
+
+@reaches(("revert/privileges.sql", "still held"))
+def test_rows_in_quarantine_stop_the_revert(holding: Connection, tell: Teller) -> None:
+    said = tell(hear_script(holding, "revert/privileges.sql"), "still held")
+    says(said, HELD)
+    run(holding, statements(said.hint)[0])
+    assert one(holding, "SELECT flow FROM probe") == 77
+    passes(holding, "revert/privileges.sql")
+
+
+@reaches(("revert/ledger.sql", "still held"))
+def test_rows_in_quarantine_keep_the_ledger(holding: Connection, tell: Teller) -> None:
+    for name in AFTER_LEDGER:
+        hear_script(holding, f"revert/{name}.sql")
+    said = tell(hear_script(holding, "revert/ledger.sql"), "still held")
+    says(said, HELD)
+    run(holding, statements(said.hint)[1])
+    assert [said for said in hear_script(holding, "revert/ledger.sql") if said.severity == "ERROR"] == []
+
+
+@reaches(("verify/privileges.sql", "PUBLIC may execute"))
+def test_public_may_execute_a_function(engine_db: str, tell: Teller) -> None:
+    with psycopg.connect(engine_db, autocommit=True) as owner:
+        run(owner, "GRANT EXECUTE ON FUNCTION flowguard.version() TO PUBLIC")
+        said = tell(hear_script(owner, "verify/privileges.sql"), "PUBLIC")
+        says(
+            said,
+            """ERROR: FG301: flowguard: PUBLIC may execute functions of schema flowguard
+            DETAIL: They are: flowguard.version().
+            HINT: Run "REVOKE ALL ON ALL ROUTINES IN SCHEMA flowguard FROM PUBLIC".""",
+        )
+        run(owner, statements(said.hint)[0])
+        passes(owner, "verify/privileges.sql")
+
+
+@reaches(
+    ("deploy/report/links.sql", "is not on the search_path"),
+    ("verify/report/clean_up.sql", "no run of"),
+    ("verify/report/clean_up.sql", "point to no master"),
+    ("verify/report/back_fill.sql", "no run of"),
+    ("deploy/report/data_import_sessions.sql", "nothing to move"),
+    ("verify/report/data_import_sessions.sql", "is still on the search_path"),
+    ("verify/report/guard.sql", "is not complete"),
+    ("deploy/report/enforce.sql", "stays in observe"),
+    ("verify/report/enforce.sql", "is not enforced"),
+)
+def test_the_profile_of_the_report_from_end_to_end(  # noqa: PLR0915  one story, from the first script to the last
+    report_db: str, as_role: AsRole, tell: Teller
+) -> None:
+    changes.deploy(report_db, to="@engine")
+    with psycopg.connect(report_db, autocommit=True) as lost:
+        said = tell(hear_script(lost, "deploy/report/links.sql"), "search_path")
+        says(
+            said,
+            """ERROR: FG101: flowguard: table crewai_flow_state_extensions is not on the search_path, so nothing was
+            registered
+            DETAIL: The search_path is "$user", public.
+            HINT: Name the application's schema: PGOPTIONS="-c search_path=migration,public". The engine alone needs
+            none: deploy --to @engine.""",
+        )
+        options = re.findall(r'PGOPTIONS="([^"]+)"', said.hint)[0]
+        moved = tell(hear_script(lost, "deploy/report/data_import_sessions.sql"), "nothing to move")
+        says(
+            moved,
+            """NOTICE: there is no table data_import_sessions on the search_path; nothing to move
+            DETAIL: The search_path is "$user", public.
+            HINT: If the application has one, revert this change and deploy it with the schema on the search_path.""",
+        )
+        passes(lost, "revert/report/data_import_sessions.sql")
+
+    with psycopg.connect(report_db, options=options, autocommit=True) as owner:
+        passes(owner, "deploy/report/links.sql")
+
+        said = tell(hear_script(owner, "verify/report/clean_up.sql"), "no run of")
+        says(
+            said,
+            """ERROR: FG301: flowguard: no run of report/clean_up has finished
+            DETAIL: It was stopped, or undone.
+            HINT: Run "CALL flowguard.repair('discovery_flows', note => 'pyflowguard:report/clean_up')".""",
+        )
+        run(owner, statements(said.hint)[0])
+        passes(owner, "verify/report/clean_up.sql")
+        run(owner, "CREATE TABLE kept AS SELECT * FROM discovery_flows WHERE master_flow_id IS NULL")
+        with psycopg.connect(as_role(report_db, "postgres"), options=options, autocommit=True) as admin:
+            run(admin, "SET session_replication_role = replica")
+            run(admin, "UPDATE discovery_flows SET master_flow_id = gen_random_uuid() WHERE master_flow_id IS NULL")
+        said = tell(hear_script(owner, "verify/report/clean_up.sql"), "point to no master")
+        says(
+            said,
+            """ERROR: FG301: flowguard: 2 discovery flows point to no master
+            DETAIL: They came after the clean-up, or what refers to them holds them.
+            HINT: Run "CALL flowguard.repair('discovery_flows')"; flowguard.violation lists what stays.""",
+        )
+        run(owner, statements(said.hint)[0])
+        passes(owner, "verify/report/clean_up.sql")
+        run(owner, "INSERT INTO discovery_flows SELECT * FROM kept; DROP TABLE kept")
+
+        said = tell(hear_script(owner, "verify/report/back_fill.sql"), "no run of")
+        says(
+            said,
+            """ERROR: FG301: flowguard: no run of report/back_fill has finished
+            DETAIL: It was stopped, or undone.
+            HINT: Run "CALL flowguard.repair(note => 'pyflowguard:report/back_fill')".""",
+        )
+        run(owner, statements(said.hint)[0])
+        passes(owner, "verify/report/back_fill.sql")
+
+        passes(owner, "deploy/report/data_import_sessions.sql")
+        passes(owner, "verify/report/data_import_sessions.sql")
+        run(owner, "CREATE TABLE data_import_sessions (id integer)")
+        said = tell(hear_script(owner, "verify/report/data_import_sessions.sql"), "is still on")
+        says(
+            said,
+            """ERROR: FG301: flowguard: table data_import_sessions is still on the search_path
+            DETAIL: It is migration.data_import_sessions; tables that were moved are in flowguard_archive.moved_table.
+            HINT: If it was created anew, run "DROP TABLE data_import_sessions"; else revert the change and deploy it
+            again.""",
+        )
+        run(owner, statements(said.hint)[0])
+        passes(owner, "verify/report/data_import_sessions.sql")
+
+        passes(owner, "deploy/report/guard.sql")
+        passes(owner, "verify/report/guard.sql")
+        run(owner, 'DROP TRIGGER "~flowguard_assets_master_flow_id_insert" ON assets')
+        said = tell(hear_script(owner, "verify/report/guard.sql"), "is not complete")
+        assert (said.code, said.message) == ("FG301", "flowguard: the guard of assets is not complete")
+        assert said.detail.startswith('Missing: CREATE OR REPLACE TRIGGER "~flowguard_assets_master_flow_id_insert" ')
+        assert said.hint == "Call flowguard.guard('assets')."
+        run(owner, statements(said.hint)[0])
+        passes(owner, "verify/report/guard.sql")
+
+        said = tell(hear_script(owner, "deploy/report/enforce.sql"), "stays in observe")
+        says(
+            said,
+            """NOTICE: link discovery_flows.master_flow_id stays in observe: of 9 rows 2 are unlinked, 0 dangling,
+            0 mismatched, 0 without a tenant
+            HINT: See flowguard.violation; then call flowguard.set_mode('discovery_flows', 'enforce').""",
+        )
+        passes(owner, "verify/report/enforce.sql")
+        run(owner, "DELETE FROM discovery_flows WHERE master_flow_id IS NULL")
+        assert one(owner, "SELECT count(*) FROM flowguard.violation WHERE relation::text ~ 'discovery_flows'") == 0
+
+        over = tell(hear_script(owner, "verify/report/enforce.sql"), "is not enforced")
+        says(
+            over,
+            """ERROR: FG301: flowguard: every row of discovery_flows is linked, but the link is not enforced
+            DETAIL: All 7 rows are.
+            HINT: Call flowguard.set_mode('discovery_flows', 'enforce').""",
+        )
+        assert statements(over.hint) == statements(said.hint)
+        run(owner, statements(said.hint)[0])
+        passes(owner, "verify/report/enforce.sql")

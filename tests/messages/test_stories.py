@@ -1,0 +1,138 @@
+"""Messages that take more than one session or role to come about, and errors that are not ours and are handed on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from engine.postgres import Connection, one, rows, run
+from messages.conftest import DEPUTY
+from messages.stage import Teller, hear, normal, perform, reaches, statements
+
+World = Callable[[str], str]
+AsRole = Callable[[str, str], str]
+
+REGISTERED = """
+SELECT flowguard.add_master('flow', 'id', '{tenant}');
+SELECT flowguard.add_link('child', 'flow');
+"""
+
+
+@pytest.fixture
+def connect(as_role: AsRole) -> Iterator[Callable[[str, str], Connection]]:
+    """Connect to a database as a role."""
+    opened: list[Connection] = []
+
+    def open_one(dsn: str, role: str) -> Connection:
+        opened.append(psycopg.connect(as_role(dsn, role), autocommit=True))
+        return opened[-1]
+
+    yield open_one
+    for connection in opened:
+        connection.close()
+
+
+Connect = Callable[[str, str], Connection]
+
+
+@reaches(("_check_rights", "does not own table"))
+def test_who_calls_guard_does_not_own_the_table(world: World, connect: Connect, tell: Teller) -> None:
+    dsn = world("bare")
+    perform(connect(dsn, "app_owner"), REGISTERED)
+    admin, deputy = connect(dsn, "postgres"), connect(dsn, DEPUTY)
+    run(admin, f"GRANT USAGE ON SCHEMA flowguard TO {DEPUTY}")
+    run(admin, f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA flowguard TO {DEPUTY}")
+    run(admin, f"GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA flowguard TO {DEPUTY}")
+    said = tell(hear(deputy, "SELECT flowguard.guard('child', 'flow')"), "does not own")
+    assert normal(str(said)) == (
+        f"ERROR: FG110: flowguard: {DEPUTY} does not own table public.child "
+        "DETAIL: Only the owner of a table can give it triggers, keys and indexes. "
+        f'HINT: Run guard() as the owner, or "GRANT app_owner TO {DEPUTY}".'
+    )
+    try:
+        run(admin, statements(said.hint)[0])
+        assert rows(deputy, "SELECT flowguard.guard('child', 'flow')") != []
+    finally:
+        run(admin, f"REVOKE app_owner FROM {DEPUTY}")
+        run(admin, f"REASSIGN OWNED BY {DEPUTY} TO app_owner")
+        run(admin, f"DROP OWNED BY {DEPUTY}")
+
+
+@reaches(("_check_rights", "row security hides"))
+def test_row_security_on_a_master_of_somebody_else(world: World, connect: Connect, tell: Teller) -> None:
+    dsn = world("bare")
+    owner = connect(dsn, "app_owner")
+    perform(owner, REGISTERED + "CREATE UNIQUE INDEX ON flow (tenant, id); ALTER TABLE flow ENABLE ROW LEVEL SECURITY")
+    admin = connect(dsn, "postgres")
+    run(admin, "ALTER TABLE flow OWNER TO postgres")
+    run(admin, "GRANT SELECT, REFERENCES ON flow TO app_owner")
+    said = tell(hear(owner, "SELECT flowguard.guard('child', 'flow')"), "row security")
+    assert normal(str(said)) == (
+        "ERROR: FG110: flowguard: row security hides rows of table public.flow from app_owner "
+        "DETAIL: The generated functions run with the rights of whoever calls guard() and must see every row. "
+        "HINT: Have guard() called by the owner of public.flow or by a role with BYPASSRLS."
+    )
+    assert rows(admin, "SELECT flowguard.guard('child', 'flow')") != []
+
+
+@reaches(("undo", "is still running"))
+def test_a_run_that_is_still_running_is_not_undone(world: World, connect: Connect, tell: Teller) -> None:
+    dsn = world("observe")
+    owner, repairing = connect(dsn, "app_owner"), connect(dsn, "app_owner")
+    run_id, pid = rows(repairing, "SELECT flowguard._begin_run(NULL, NULL, 'long'), pg_backend_pid()")[0]
+    said = tell(hear(owner, f"SELECT flowguard.undo({run_id})"), "still running")
+    assert normal(str(said)) == (
+        f"ERROR: FG206: flowguard: run {run_id} is still running DETAIL: Server process {pid} runs it. "
+        f'HINT: Wait for it, or run "SELECT pg_terminate_backend({pid})"; then call flowguard.undo({run_id}) again.'
+    )
+    stop, again = statements(said.hint)
+    assert one(owner, stop) is True
+    while one(owner, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s", pid):
+        run(owner, "SELECT pg_sleep(0.01)")
+    assert hear(owner, again) == []
+
+
+@reaches(("_read_filter", "RAISE;"))
+def test_an_error_of_the_application_comes_through_a_filter(world: World, connect: Connect, tell: Teller) -> None:
+    owner = connect(world("known"), "app_owner")
+    run(
+        owner,
+        "CREATE FUNCTION broken(integer) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'broken' USING ERRCODE = 'ZZ001'; END $$",
+    )
+    said = tell(
+        hear(
+            owner,
+            "SELECT flowguard.add_proximity_rule('probe', 'event', '1 hour', 'at', 'at', 'flow', 'broken(1)', "
+            "link_column => 'flow')",
+        ),
+        "broken",
+    )
+    assert (said.code, said.message) == ("ZZ001", "broken")
+    assert one(owner, "SHOW search_path") == '"$user", public'
+
+
+@reaches(("repair", "RAISE;"))
+def test_repair_gives_up_on_a_conflict_that_never_ends(world: World, connect: Connect, tell: Teller) -> None:
+    owner = connect(world("observe"), "app_owner")
+    perform(
+        owner,
+        """
+INSERT INTO parent (id, tenant) VALUES (1, 1);
+INSERT INTO child (id, tenant, parent) VALUES (1, 1, 1);
+ALTER TABLE parent DISABLE TRIGGER USER;
+UPDATE parent SET flow = 1;
+CREATE SEQUENCE tries;
+CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM nextval('public.tries');
+  RAISE EXCEPTION 'could not serialize access' USING ERRCODE = '40001';
+END $$;
+CREATE TRIGGER conflict BEFORE UPDATE ON child FOR EACH ROW EXECUTE FUNCTION conflict();
+""",
+    )
+    said = tell(hear(owner, "CALL flowguard.repair('child', link_column => 'flow')"), "could not serialize")
+    assert said.code == "40001"
+    assert one(owner, "SELECT last_value FROM tries") == 10
+    assert rows(owner, "SELECT flow FROM child") == [(None,)]
