@@ -36,6 +36,11 @@ BEGIN
                            || CASE WHEN p_where IS NOT NULL THEN '_unlinked_idx'
                                    WHEN p_newest_first IS NOT NULL THEN '_newest_idx'
                                    WHEN p_unique THEN '_key' ELSE '_idx' END);
+    -- Table a_b with column c and table a with column b_c would give one name.
+    IF EXISTS (SELECT FROM pg_class t JOIN pg_class c ON c.relnamespace = t.relnamespace
+                WHERE t.oid = p_relation AND c.relname = _index_sql.name) THEN
+      name := flowguard._fit(left(name, 100) || '_' || left(md5(v_table || ' ' || name), 8));
+    END IF;
   END IF;
   verb := CASE WHEN p_unique THEN 'CREATE UNIQUE INDEX ' ELSE 'CREATE INDEX ' END;
   definition := format('%I ON %s (%s)%s', name, p_relation,
@@ -224,7 +229,10 @@ BEGIN
   IF p_link.mode = 'enforce' THEN
     FOR r_rule IN SELECT * FROM flowguard._rules(p_link) r WHERE r.kind = 'reference' AND r.agree
       ORDER BY r."position" LOOP
-      name := flowguard._fit(format('flowguard_%s_%s_fkey', p_link.stem, r_rule.via_column));
+      -- A column called tenant would give it the name of the key to the master.
+      name := flowguard._fit(format('flowguard_%s_%s_fkey', p_link.stem,
+                                    CASE r_rule.via_column WHEN 'tenant' THEN 'tenant_agree'
+                                                           ELSE r_rule.via_column END));
       target := r_rule.source;
       definition := flowguard._key_sql(
         CASE WHEN flowguard._by_tenant(p_link, r_rule) THEN p_link.tenant_columns ELSE '{}' END
@@ -243,8 +251,7 @@ COMMENT ON FUNCTION flowguard._wanted_keys(flowguard.link) IS
 CREATE OR REPLACE FUNCTION flowguard._wanted_functions(p_link flowguard.link)
 RETURNS TABLE (signature text, returns text, is_definer boolean, body text, description text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_functions$
-  SELECT flowguard._finder_signature(p_link), (SELECT c.type_sql FROM flowguard._column(p_link.relation,
-    p_link.link_column) c),
+  SELECT flowguard._finder_signature(p_link), flowguard._nullable_type(p_link.relation, p_link.link_column),
          false, flowguard._finder_body(p_link), 'what the rules of the link yield for a row'
    WHERE flowguard._has_finder(p_link)
   UNION ALL
@@ -348,14 +355,14 @@ BEGIN
         ) AS e (event, condition, is_needed)
        WHERE e.is_needed
     LOOP
-      name := v_stem || '_' || r_event.event;
+      name := flowguard._fit(v_stem || '_' || r_event.event);
       statement := format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s FOR EACH ROW WHEN (%s) %s',
                           name, upper(r_event.event), relation, r_event.condition, v_follow || '()');
       RETURN NEXT;
       -- The finder yields only a master that is there; the source may have got its link before that. Asked again at
       -- commit.
       IF NOT flowguard._is_direct(p_link, r_rule) AND r_rule.source <> v_master.relation THEN
-        name := name || '_commit';
+        name := flowguard._fit(v_stem || '_' || r_event.event || '_commit');
         statement := format('CREATE CONSTRAINT TRIGGER %I AFTER %s ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW '
                             'WHEN (%s) %s', name, upper(r_event.event), relation, r_event.condition,
                             v_follow || '(''commit'')');
