@@ -1,0 +1,38 @@
+"""What DESIGN promises of every guarded link, whatever stands beside it."""
+
+from __future__ import annotations
+
+from engine.postgres import Connection, one, rows
+
+
+def kept(connection: Connection) -> None:
+    """Check that no row dangles or is of another tenant, enforced rows are linked, and the guard is as it should be."""
+    wrong = rows(
+        connection,
+        "SELECT relation::text, link_column, dangling, mismatched, CASE mode WHEN 'enforce' THEN unlinked ELSE 0 END "
+        "FROM flowguard.link_status WHERE dangling + mismatched + CASE mode WHEN 'enforce' THEN unlinked ELSE 0 END > 0",
+    )
+    assert wrong == []
+    settled(connection)
+    assert one(connection, "SELECT sum(unlinked) FROM flowguard.link_status") == one(
+        connection, "SELECT count(*) FROM flowguard.violation WHERE kind IN ('unlinked', 'ambiguous')"
+    )
+
+
+def settled(connection: Connection) -> None:
+    """Check that nothing is missing for any guarded link, and that looking at it is no error."""
+    missing = rows(
+        connection,
+        "SELECT l.relation::text, p.statement FROM flowguard.link l "
+        "CROSS JOIN LATERAL flowguard.guard_plan(l.relation, l.link_column) p WHERE l.guarded",
+    )
+    assert missing == []
+    assert rows(connection, "SELECT name FROM flowguard.check_all() WHERE name LIKE 'object%'") == []
+
+
+def listed(connection: Connection) -> dict[tuple[str, int], str]:
+    """Give the kind of each row that is listed, by table and id."""
+    found = rows(
+        connection, "SELECT relation::text, (row_key ->> 'id')::integer, kind FROM flowguard.violation ORDER BY 1, 2"
+    )
+    return {(relation, row): kind for relation, row, kind in found}
