@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, TypeAlias
 
 import psycopg
 import pytest
 from engine import tables
 from engine.postgres import Connection
 from psycopg.conninfo import conninfo_to_dict
+
+Template: TypeAlias = Callable[[Callable[[Connection], None]], str]
+Copy: TypeAlias = Callable[[Callable[[Connection], None]], Connection]
 
 
 @pytest.fixture
@@ -22,30 +25,42 @@ def db(engine_db: str) -> Iterator[Connection]:
 
 
 @pytest.fixture(scope="session")
-def application(databases: Any, engine_template: str) -> Iterator[Callable[[str], str]]:  # noqa: ANN401  conftest's class
-    """Give the name of a database with the small application, guarded in a mode; each is made once."""
+def template(databases: Any, engine_template: str) -> Iterator[Template]:  # noqa: ANN401  conftest's class
+    """Make a database with the engine and what a function puts into it, once, and give its name."""
     with ExitStack() as stack:
 
         @cache
-        def make(mode: str) -> str:
+        def make(fill: Callable[[Connection], None]) -> str:
             dsn = stack.enter_context(databases.new(engine_template))
             with psycopg.connect(dsn, autocommit=True) as connection:
-                tables.guarded(connection, mode=mode)
+                fill(connection)
             return str(conninfo_to_dict(dsn)["dbname"])
 
         yield make
 
 
 @pytest.fixture
-def guarded(databases: Any, application: Callable[[str], str]) -> Iterator[tables.Guarded]:  # noqa: ANN401  as above
-    """Connect, as the plain owner, to a new copy of the small application, guarded in the mode asked for."""
+def copy(databases: Any, template: Template) -> Iterator[Copy]:  # noqa: ANN401  conftest's class
+    """Connect, as the plain owner, to a new copy of what a function makes of a database with the engine."""
     with ExitStack() as stack:
 
-        def connect(mode: str = "observe") -> Connection:
-            dsn = stack.enter_context(databases.new(application(mode)))
+        def connect(fill: Callable[[Connection], None]) -> Connection:
+            dsn = stack.enter_context(databases.new(template(fill)))
             return stack.enter_context(psycopg.connect(dsn, autocommit=True))
 
         yield connect
+
+
+@cache
+def small_application(mode: str) -> Callable[[Connection], None]:
+    """Put the small application of tables.py, guarded in a mode, into a database."""
+    return partial(tables.guarded, mode=mode)
+
+
+@pytest.fixture
+def guarded(copy: Copy) -> tables.Guarded:
+    """Connect to a new copy of the small application, guarded in the mode asked for."""
+    return lambda mode="observe": copy(small_application(mode))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from repair.calls import repair, undo
 LOG = """
 CREATE TABLE log (n integer GENERATED ALWAYS AS IDENTITY, what text, id integer, was integer, now integer);
 CREATE FUNCTION shout(text) RETURNS text LANGUAGE sql AS 'SELECT upper($1)';
-CREATE FUNCTION take_down() RETURNS trigger LANGUAGE plpgsql {path} AS $$
+CREATE FUNCTION take_down() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   IF TG_OP = 'DELETE' THEN
     INSERT INTO log (what, id, was) VALUES (shout('gone from ' || TG_TABLE_NAME), OLD.id, OLD.flow);
@@ -27,11 +27,11 @@ END $$;
 LOGGED = ("parent", "child", "grandchild", "probe")
 
 
-def make(connection: Connection, path: str = "") -> None:
+def make(connection: Connection) -> None:
     """Create the application in a schema of its own, with a trigger on each table that speaks of it by bare names."""
     run(connection, "CREATE SCHEMA app; SET search_path = app")
     guard_tables(connection)
-    run(connection, LOG.format(path=path))
+    run(connection, LOG)
     for table in LOGGED:
         run(
             connection,
@@ -48,10 +48,11 @@ def log(connection: Connection) -> list[tuple[str, int, int | None, int | None]]
 
 
 @pytest.fixture
-def app(db: Connection) -> Connection:
+def app(copy: Callable[..., Connection]) -> Connection:
     """The application under its own search_path."""
-    make(db)
-    return db
+    connection = copy(make)
+    run(connection, "SET search_path = app")
+    return connection
 
 
 def test_late_links_all_the_way_down(app: Connection) -> None:
@@ -104,18 +105,18 @@ def test_the_path_is_the_callers_again_afterwards(app: Connection) -> None:
     assert one(app, "SHOW search_path") == "app"
 
 
-@pytest.mark.parametrize("path", ["''", "pg_temp", "elsewhere"])
-def test_functions_that_bring_their_path_work_under_any_other(db: Connection, path: str) -> None:
-    make(db, "SET search_path = app")
-    run(db, f"CREATE SCHEMA elsewhere; SET search_path = {path}")
-    run(db, "INSERT INTO app.parent VALUES (10, 1)")
-    run(db, "INSERT INTO app.child (id, tenant, parent) VALUES (20, 1, 10)")
-    run(db, "UPDATE app.parent SET flow = 1")
-    run(db, "INSERT INTO app.event VALUES (50, 1, 2, 'live', '2025-01-01 00:00Z')")
-    run(db, "INSERT INTO app.probe (id, tenant, at) VALUES (1, 1, '2025-01-01 00:00Z')")
-    assert (link(db, "app.child", 20), link(db, "app.probe", 1)) == (1, 2)
-    undo(db, repair(db).id)
-    kept(db)
+def test_functions_that_bring_their_path_work_under_any_other(app: Connection) -> None:
+    run(app, "ALTER FUNCTION take_down() SET search_path = app; CREATE SCHEMA elsewhere")
+    for n, path in enumerate(("''", "pg_temp", "elsewhere")):
+        run(app, f"SET search_path = {path}")
+        run(app, "INSERT INTO app.parent VALUES (%s, 1)", 10 + n)
+        run(app, "INSERT INTO app.child (id, tenant, parent) VALUES (%s, 1, %s)", 20 + n, 10 + n)
+        run(app, "UPDATE app.parent SET flow = 1 WHERE id = %s", 10 + n)
+        run(app, "INSERT INTO app.event VALUES (%s, 1, 2, 'live', '2025-01-01 00:00Z')", 50 + n)
+        run(app, "INSERT INTO app.probe (id, tenant, at) VALUES (%s, 1, '2025-01-01 00:00Z')", n)
+        assert (link(app, "app.child", 20 + n), link(app, "app.probe", n)) == (1, 2)
+        undo(app, repair(app).id)
+        kept(app)
 
 
 def test_names_that_shadow_ours_and_postgresqls_are_not_taken(app: Connection) -> None:
