@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import cache, partial
-from typing import Any, TypeAlias
+from functools import cache
+from typing import Any
 
 import psycopg
 import pytest
 from engine import tables
 from engine.postgres import Connection
+from neighbours.application import Copy, Fill, Template, small_application
 from psycopg.conninfo import conninfo_to_dict
-
-Template: TypeAlias = Callable[[Callable[[Connection], None]], str]
-Copy: TypeAlias = Callable[[Callable[[Connection], None]], Connection]
 
 
 @pytest.fixture
@@ -30,7 +28,7 @@ def template(databases: Any, engine_template: str) -> Iterator[Template]:  # noq
     with ExitStack() as stack:
 
         @cache
-        def make(fill: Callable[[Connection], None]) -> str:
+        def make(fill: Fill) -> str:
             dsn = stack.enter_context(databases.new(engine_template))
             with psycopg.connect(dsn, autocommit=True) as connection:
                 fill(connection)
@@ -44,17 +42,11 @@ def copy(databases: Any, template: Template) -> Iterator[Copy]:  # noqa: ANN401 
     """Connect, as the plain owner, to a new copy of what a function makes of a database with the engine."""
     with ExitStack() as stack:
 
-        def connect(fill: Callable[[Connection], None]) -> Connection:
+        def connect(fill: Fill) -> Connection:
             dsn = stack.enter_context(databases.new(template(fill)))
             return stack.enter_context(psycopg.connect(dsn, autocommit=True))
 
         yield connect
-
-
-@cache
-def small_application(mode: str) -> Callable[[Connection], None]:
-    """Put the small application of tables.py, guarded in a mode, into a database."""
-    return partial(tables.guarded, mode=mode)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 from engine.postgres import Connection, one, rows, run
 from engine.tables import guarded as guard_tables
 from engine.tables import link, links
+from neighbours.application import Copy
 from neighbours.promises import kept
 from repair.calls import repair, undo
 
@@ -48,7 +49,7 @@ def log(connection: Connection) -> list[tuple[str, int, int | None, int | None]]
 
 
 @pytest.fixture
-def app(copy: Callable[..., Connection]) -> Connection:
+def app(copy: Copy) -> Connection:
     """The application under its own search_path."""
     connection = copy(make)
     run(connection, "SET search_path = app")
