@@ -193,6 +193,8 @@ DECLARE
   v_acts     boolean;
   v_single   boolean;
   v_is_whole boolean;
+  v_update   text := '';
+  v_names    text[] := '{}';
   r_rule     flowguard.rule;
 BEGIN
   SELECT coalesce(array_agg(t.child_column ORDER BY t.n), '{}'), coalesce(array_agg(t.master_column ORDER BY t.n), '{}')
@@ -204,35 +206,47 @@ BEGIN
   v_single := EXISTS (SELECT FROM flowguard._own_keys(p_link) k
                        WHERE k.kept AND k.validated AND k.columns = ARRAY[p_link.link_column]);
   v_is_whole := flowguard._find_index(v_master.relation, ARRAY[v_master.key_column], true, false) IS NOT NULL;
+  -- What a key that ours replaces does when the master's key changes, ours does in its place: on the link alone where
+  -- it can, for the tenant is none of it.
+  IF EXISTS (SELECT FROM flowguard._own_keys(p_link) k WHERE NOT k.kept AND k.definition LIKE '% ON UPDATE CASCADE%')
+     OR EXISTS (SELECT FROM flowguard.replaced_constraint c
+                 WHERE c.relation = p_link.relation AND c.link_column = p_link.link_column
+                   AND c.definition LIKE '% ON UPDATE CASCADE%') THEN
+    v_update := ' ON UPDATE CASCADE';
+  END IF;
 
   IF v_tenants <> '{}' THEN
     name := 'flowguard_' || p_link.stem || '_tenant_fkey';
     target := v_master.relation;
     definition := flowguard._key_sql(
       v_tenants || p_link.link_column, target, v_targets || v_master.key_column,
-      CASE
+      CASE WHEN v_is_whole THEN '' ELSE v_update END || CASE
         WHEN v_acts OR p_link.on_master_delete <> 'set null' THEN CASE WHEN v_acts THEN '' ELSE v_action END
         WHEN v_is_whole THEN ''  -- the key on the link alone does it: here the tenant would be lost as well
         ELSE format(' ON DELETE SET NULL (%I)', p_link.link_column)
       END);
+    v_names := v_names || name;
     RETURN NEXT;
   END IF;
   IF v_is_whole AND NOT v_single
-     AND (v_tenants = '{}' OR flowguard._unknown_tenant_sql(p_link, '') IS NOT NULL
+     AND (v_tenants = '{}' OR flowguard._unknown_tenant_sql(p_link, '') IS NOT NULL OR v_update <> ''
           OR (p_link.on_master_delete = 'set null' AND NOT v_acts)) THEN
     name := 'flowguard_' || p_link.stem || '_fkey';
     target := v_master.relation;
     definition := flowguard._key_sql(ARRAY[p_link.link_column], target, ARRAY[v_master.key_column],
-                                     CASE WHEN v_acts THEN '' ELSE v_action END);
+                                     v_update || CASE WHEN v_acts THEN '' ELSE v_action END);
+    v_names := v_names || name;
     RETURN NEXT;
   END IF;
   IF p_link.mode = 'enforce' THEN
     FOR r_rule IN SELECT * FROM flowguard._rules(p_link) r WHERE r.kind = 'reference' AND r.agree
       ORDER BY r."position" LOOP
-      -- A column called tenant would give it the name of the key to the master.
-      name := flowguard._fit(format('flowguard_%s_%s_fkey', p_link.stem,
-                                    CASE r_rule.via_column WHEN 'tenant' THEN 'tenant_agree'
-                                                           ELSE r_rule.via_column END));
+      name := flowguard._fit(format('flowguard_%s_%s_fkey', p_link.stem, r_rule.via_column));
+      -- One column may refer to two tables, and one called tenant gives the name of the key to the master.
+      IF name = ANY (v_names) THEN
+        name := flowguard._fit(format('flowguard_%s_%s_%s_fkey', p_link.stem, r_rule.via_column, r_rule."position"));
+      END IF;
+      v_names := v_names || name;
       target := r_rule.source;
       definition := flowguard._key_sql(
         CASE WHEN flowguard._by_tenant(p_link, r_rule) THEN p_link.tenant_columns ELSE '{}' END

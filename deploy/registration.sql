@@ -278,7 +278,7 @@ BEGIN
   PERFORM flowguard._check_table(p_relation);
   v_master := flowguard._master(p_master);
   PERFORM flowguard._check_same_type(p_relation, p_link_column, v_master.relation, v_master.key_column);
-  PERFORM flowguard._row_key(p_relation);
+  PERFORM flowguard._equal(p_relation, k.name) FROM unnest(flowguard._row_key(p_relation)) AS k (name);
   IF p_relation = v_master.relation AND p_link_column = v_master.key_column THEN
     PERFORM flowguard._refuse_argument(
       format('column %I of master %s is its key, not a link', p_link_column, p_relation),

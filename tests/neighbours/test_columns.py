@@ -150,6 +150,20 @@ INSERT INTO flow VALUES ('alpha', 't'), ('beta', 't');
     kept(db)
 
 
+@pytest.mark.parametrize("key", ["integer[]", "int4range"])
+def test_a_row_key_that_cannot_be_walked_along_is_refused(db: Connection, key: str) -> None:
+    """Said when the link is registered: repair() of all links would stop at it."""
+    run(
+        db,
+        f"CREATE TABLE flow (id integer PRIMARY KEY, tenant integer NOT NULL, created_at timestamptz);"
+        f"CREATE TABLE child (id {key}, tenant integer NOT NULL, flow integer, PRIMARY KEY (tenant, id));"
+        "SELECT flowguard.add_master('flow', 'id', '{tenant}')",
+    )
+    with refused("FG103") as refusal:
+        run(db, "SELECT flowguard.add_link('child', 'flow')")
+    refusal.says("column id of table", "cannot be compared")
+
+
 def test_generated_columns_that_read_the_link(db: Connection) -> None:
     stored = "linked boolean GENERATED ALWAYS AS (flow IS NOT NULL) STORED, twice integer GENERATED ALWAYS AS (flow * 2) "
     kind = "VIRTUAL" if db.info.server_version >= 180000 else "STORED"  # noqa: PLR2004  the version that has it

@@ -113,6 +113,31 @@ def test_a_masters_key_that_changes_is_followed_by_the_applications_cascade(db: 
     kept(db)
 
 
+@pytest.mark.parametrize("policy", ["refuse", "set null"])
+def test_a_key_that_is_replaced_goes_on_to_follow_the_masters_key(db: Connection, policy: str) -> None:
+    """What is to happen when a master is deleted is said anew; what happens when its key changes is as it was."""
+    create(db)
+    run(db, KEY.format("ON UPDATE CASCADE ON DELETE CASCADE"))
+    run(db, "SELECT flowguard.add_master('flow', 'id', '{tenant}')")
+    run(db, "SELECT flowguard.add_link('parent', 'flow', on_master_delete => %s)", policy)
+    guard(db, "parent")
+    settled(db)
+    assert rows(db, "SELECT FROM pg_constraint WHERE conname = 'own'") == []
+    run(db, "INSERT INTO parent VALUES (10, 1, 1), (11, 1, 2)")
+    run(db, "UPDATE flow SET id = 100 WHERE id = 1")
+    assert links(db, "parent") == {10: 100, 11: 2}
+    if policy == "refuse":
+        with refused("23503"):
+            run(db, "DELETE FROM flow WHERE id = 100")
+    else:
+        run(db, "DELETE FROM flow WHERE id = 100")
+        assert links(db, "parent") == {10: None, 11: 2}
+    run(db, "SELECT flowguard.unguard('parent', 'flow')")
+    assert one(db, "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'own'").endswith(
+        "ON UPDATE CASCADE ON DELETE CASCADE"
+    )
+
+
 def test_a_masters_key_that_nothing_follows_cannot_change(guarded: Guarded) -> None:
     app = guarded()
     fill(app)

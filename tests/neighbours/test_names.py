@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from engine.postgres import Connection, one, rows, run
+from engine.postgres import Connection, one, refused, rows, run
 from engine.tables import add_reference, links
 from neighbours.promises import kept, settled
 from psycopg import sql
@@ -237,6 +237,35 @@ SELECT flowguard.add_link(t, 'flow', mode => 'enforce') FROM unnest('{parent,chi
     settled(db)
     run(db, "INSERT INTO parent VALUES (10, 1, 1); INSERT INTO child (id, owner, tenant) VALUES (20, 1, 10)")
     kept(db)
+
+
+def test_one_column_that_refers_to_two_tables(db: Connection) -> None:
+    """A row that shares its key with two others must agree with both."""
+    run(
+        db,
+        FLOWS
+        + """
+CREATE TABLE one (id integer PRIMARY KEY, tenant integer NOT NULL, flow integer);
+CREATE TABLE two (id integer PRIMARY KEY, tenant integer NOT NULL, flow integer);
+CREATE TABLE child (id integer PRIMARY KEY REFERENCES one REFERENCES two, tenant integer NOT NULL, flow integer);
+SELECT flowguard.add_master('flow', 'id', '{tenant}');
+SELECT flowguard.add_link(t, 'flow', mode => 'enforce') FROM unnest('{one,two,child}'::regclass[]) t;
+""",
+    )
+    for source in ("one", "two"):
+        add_reference(db, "child", "id", source)
+    run(db, "SELECT flowguard.guard(t, 'flow') FROM unnest('{one,two,child}'::regclass[]) t")
+    settled(db)
+    run(db, "INSERT INTO one VALUES (1, 1, 1), (2, 1, 1); INSERT INTO two VALUES (1, 1, 1), (2, 1, 2)")
+    run(db, "INSERT INTO child VALUES (1, 1)")
+    with refused("23503"):
+        run(db, "INSERT INTO child VALUES (2, 1)")
+    with db.transaction():
+        run(db, "UPDATE one SET flow = 2; UPDATE two SET flow = 2")
+    assert links(db, "child") == {1: 2}
+    kept(db)
+    run(db, "SELECT flowguard.unguard(t, 'flow') FROM unnest('{child,one,two}'::regclass[]) t")
+    assert rows(db, LEFT) == []
 
 
 def test_rules_numbered_by_tens_under_a_long_name(db: Connection) -> None:
