@@ -1,4 +1,4 @@
-"""What the tests of neighbours share: databases with the engine, or with the small application of tables.py, guarded."""
+"""What the tests of neighbours share: databases with the engine, or with the small application, guarded."""
 
 from __future__ import annotations
 

@@ -104,9 +104,7 @@ def test_children_before_their_link(app: Connection) -> None:
     ]
 
 
-def test_the_second_look_at_commit_is_one_update(
-    app: Connection, session: Callable[[Connection], Connection]
-) -> None:
+def test_the_second_look_at_commit_is_one_update(app: Connection, session: Callable[[Connection], Connection]) -> None:
     with app.transaction():
         run(app, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01 00:00Z')")
         run(session(app), "INSERT INTO event VALUES (50, 1, 1, 'live', '2025-01-01 00:00Z')")

@@ -36,7 +36,9 @@ def probe_at_commit(app: Connection, session: Callable[[Connection], Connection]
 
 def test_tenant_and_time_set_before_ours_are_those_of_the_row(guarded: Guarded) -> None:
     app = guarded("enforce")
-    run(app, "INSERT INTO event VALUES (50, 1, 1, 'live', '2025-01-01 00:00Z'), (51, 2, 9, 'live', '2025-01-01 00:00Z')")
+    run(
+        app, "INSERT INTO event VALUES (50, 1, 1, 'live', '2025-01-01 00:00Z'), (51, 2, 9, 'live', '2025-01-01 00:00Z')"
+    )
     for name in BEFORE_OURS:
         before(app, "NEW.tenant := 2; NEW.at := '2025-01-01 00:30Z';", name=name, on="probe")
         run(app, "INSERT INTO probe (id) VALUES (1)")
@@ -122,8 +124,11 @@ def test_a_row_that_is_turned_away_leaves_no_trace(guarded: Guarded) -> None:
     run(app, "INSERT INTO parent VALUES (10, 1, 1)")
     for name in ("a", "~z"):
         before(app, f"IF NEW.note = 'away {name}' THEN RETURN NULL; END IF;", name=name)
-    run(app, "INSERT INTO child (id, tenant, parent, note) "
-             "VALUES (20, 1, NULL, 'away a'), (21, 1, 10, ''), (22, 1, NULL, 'away ~z')")
+    run(
+        app,
+        "INSERT INTO child (id, tenant, parent, note) "
+        "VALUES (20, 1, NULL, 'away a'), (21, 1, 10, ''), (22, 1, NULL, 'away ~z')",
+    )
     assert links(app, "child") == {21: 1}
     kept(app)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import psycopg
 import pytest
 from engine.postgres import Connection, one, refused, rows, run
@@ -13,7 +15,9 @@ from repair.calls import repair, undo
 def register(connection: Connection, mode: str = "observe") -> None:
     """Register flow, parent and child, whose link is its parent's, and guard them."""
     run(connection, "SELECT flowguard.add_master('flow', 'id', '{tenant}')")
-    run(connection, "SELECT flowguard.add_link(t, 'flow', mode => %s) FROM unnest('{parent,child}'::regclass[]) t", mode)
+    run(
+        connection, "SELECT flowguard.add_link(t, 'flow', mode => %s) FROM unnest('{parent,child}'::regclass[]) t", mode
+    )
     add_reference(connection, "child", "parent", "parent")
     guard(connection, "parent", "child")
 
@@ -54,27 +58,33 @@ CREATE TABLE flow (id {flow} PRIMARY KEY, tenant {tenant} NOT NULL, created_at t
 CREATE TABLE parent (id {parent} PRIMARY KEY, tenant {tenant} NOT NULL, flow {flow});
 CREATE TABLE child (id {parent} PRIMARY KEY, tenant {tenant} NOT NULL, flow {flow}, parent {parent} REFERENCES parent);
 INSERT INTO flow VALUES ({one_flow}, {tenant_value}), ({other_flow}, {tenant_value});
-""",
+""",  # noqa: S608  names of this test
     )
     register(db)
-    run(db, f"INSERT INTO parent VALUES ({first}, {tenant_value}, {one_flow}), ({second}, {tenant_value}, {other_flow})")
-    run(db, f"INSERT INTO child (id, tenant, parent) VALUES ({first}, {tenant_value}, {first})")
-    assert one(db, f"SELECT flow = {one_flow} FROM child")
-    run(db, f"UPDATE child SET parent = {second}")
-    assert one(db, f"SELECT flow = {other_flow} FROM child")
-    run(db, f"UPDATE parent SET flow = {one_flow}")
-    assert one(db, f"SELECT flow = {one_flow} FROM child")
+    run(
+        db,
+        f"INSERT INTO parent VALUES ({first}, {tenant_value}, {one_flow}), ({second}, {tenant_value}, {other_flow})",  # noqa: S608  names of this test
+    )
+    run(db, f"INSERT INTO child (id, tenant, parent) VALUES ({first}, {tenant_value}, {first})")  # noqa: S608  names of this test
+    assert one(db, f"SELECT flow = {one_flow} FROM child")  # noqa: S608  names of this test
+    run(db, f"UPDATE child SET parent = {second}")  # noqa: S608  names of this test
+    assert one(db, f"SELECT flow = {other_flow} FROM child")  # noqa: S608  names of this test
+    run(db, f"UPDATE parent SET flow = {one_flow}")  # noqa: S608  names of this test
+    assert one(db, f"SELECT flow = {one_flow} FROM child")  # noqa: S608  names of this test
     run(db, "SELECT flowguard.set_mode('child', 'enforce', 'flow')")
-    run(db, f"UPDATE parent SET flow = {other_flow} WHERE id = {second}")
+    run(db, f"UPDATE parent SET flow = {other_flow} WHERE id = {second}")  # noqa: S608  names of this test
     with db.transaction():
-        run(db, f"DELETE FROM child; INSERT INTO child (id, tenant, parent) VALUES ({second}, {tenant_value}, {second})")
+        run(
+            db,
+            f"DELETE FROM child; INSERT INTO child (id, tenant, parent) VALUES ({second}, {tenant_value}, {second})",  # noqa: S608  names of this test
+        )
     run(db, "SELECT flowguard.set_mode('child', 'observe', 'flow')")
     run(db, "SELECT flowguard.pause('child', 'flow'); UPDATE child SET flow = NULL")
     run(db, "SELECT flowguard.resume('child', 'flow')")
     before = rows(db, "SELECT * FROM child")
     done = repair(db, batch_size=1)
     assert done.linked == 1
-    assert one(db, f"SELECT flow = {other_flow} FROM child")
+    assert one(db, f"SELECT flow = {other_flow} FROM child")  # noqa: S608  names of this test
     assert undo(db, done.id) == (1, 0, 0)
     assert rows(db, "SELECT * FROM child") == before
     kept(db)
@@ -125,7 +135,7 @@ SELECT flowguard.add_link('child', 'flow');
 
 def test_a_collation_that_takes_case_for_nothing(db: Connection) -> None:
     """What the collation calls equal is one key. A build without ICU has none such: there keys are written alike."""
-    upper = str.upper
+    upper: Callable[[str], str] = str.upper
     try:
         run(db, "CREATE COLLATION chosen (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
     except psycopg.errors.FeatureNotSupported:
@@ -165,8 +175,10 @@ def test_a_row_key_that_cannot_be_walked_along_is_refused(db: Connection, key: s
 
 
 def test_generated_columns_that_read_the_link(db: Connection) -> None:
-    stored = "linked boolean GENERATED ALWAYS AS (flow IS NOT NULL) STORED, twice integer GENERATED ALWAYS AS (flow * 2) "
-    kind = "VIRTUAL" if db.info.server_version >= 180000 else "STORED"  # noqa: PLR2004  the version that has it
+    stored = (
+        "linked boolean GENERATED ALWAYS AS (flow IS NOT NULL) STORED, twice integer GENERATED ALWAYS AS (flow * 2) "
+    )
+    kind = "VIRTUAL" if db.info.server_version >= 180000 else "STORED"
     run(
         db,
         f"""
@@ -177,7 +189,7 @@ CREATE TABLE child (id integer PRIMARY KEY, tenant integer NOT NULL, {stored} {k
 INSERT INTO flow VALUES (1, 1), (2, 1);
 INSERT INTO parent VALUES (10, 1, 1), (11, 1, NULL), (12, 1, 77);
 INSERT INTO child (id, tenant, flow, parent) VALUES (1, 1, 78, NULL);
-""",
+""",  # noqa: S608  names of this test
     )
     run(db, "SELECT flowguard.add_master('flow', 'id', '{tenant}')")
     run(db, "SELECT flowguard.add_link(t, 'flow') FROM unnest('{parent,child}'::regclass[]) t")
@@ -214,8 +226,11 @@ SELECT flowguard.add_link('parent', 'flow');
     with refused("FG104") as refusal:
         run(db, "SELECT flowguard.add_link('child', 'flow')")
         add_reference(db, "child", "parent", "parent")
-        run(db, "SELECT flowguard.add_proximity_rule('child', 'parent', '1 hour', 'at', 'at', 'flow', "
-                "link_column => 'flow')")  # fmt: skip
+        run(
+            db,
+            "SELECT flowguard.add_proximity_rule('child', 'parent', '1 hour', 'at', 'at', 'flow', "
+            "link_column => 'flow')",
+        )
     refusal.says(f"column {column} of table", "is generated")
 
 
@@ -239,7 +254,7 @@ CREATE TRIGGER touch BEFORE INSERT ON parent FOR EACH ROW EXECUTE FUNCTION touch
 CREATE TRIGGER touch BEFORE INSERT ON child FOR EACH ROW EXECUTE FUNCTION touch();
 SELECT flowguard.add_master('flow', 'id', '{{tenant}}');
 SELECT flowguard.add_link('parent', 'flow');
-""",
+""",  # noqa: S608  names of this test
     )
     before = rows(db, "SELECT p, c FROM parent p FULL JOIN child c ON c.parent = p.id ORDER BY 1, 2")
     done = repair(db)
@@ -300,8 +315,11 @@ INSERT INTO flow VALUES (1, 1), (2, 1);
     )
     register(db)
     run(db, "INSERT INTO parent VALUES (10, 1, NULL, repeat('x', 100000))")
-    run(db, "INSERT INTO child (id, tenant, parent, body, bytes) "
-            "VALUES (20, 1, 10, repeat('y', 100000), decode(repeat('00ff', 50000), 'hex'))")  # fmt: skip
+    run(
+        db,
+        "INSERT INTO child (id, tenant, parent, body, bytes) "
+        "VALUES (20, 1, 10, repeat('y', 100000), decode(repeat('00ff', 50000), 'hex'))",
+    )
     run(db, "UPDATE parent SET flow = 1")
     run(db, "UPDATE child SET body = body || 'z'")
     assert rows(db, "SELECT flow, length(body), length(bytes) FROM child") == [(1, 100001, 100000)]

@@ -16,8 +16,8 @@ CONSTRAINTS = {
         "23505",
     ),
     "exclusion": (
-        "ALTER TABLE child ADD CONSTRAINT one_each EXCLUDE USING gist "
-        "(int4range(parent, parent, '[]') WITH &&, int4range(flow, flow, '[]') WITH &&) WHERE (flow IS NOT NULL)",
+        """ALTER TABLE child ADD CONSTRAINT one_each EXCLUDE USING gist
+           (int4range(parent, parent, '[]') WITH &&, int4range(flow, flow, '[]') WITH &&) WHERE (flow IS NOT NULL)""",
         "23P01",
     ),
     "check": ("ALTER TABLE child ADD CONSTRAINT one_each CHECK (flow IS NULL OR id = 20)", "23514"),
@@ -64,8 +64,11 @@ def test_an_upsert_of_one_row_each(guarded: Guarded) -> None:
     run(app, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10)")
     with refused("23505"):
         run(app, "INSERT INTO child (id, tenant, parent) VALUES (21, 1, 11)")
-    run(app, "INSERT INTO child (id, tenant, parent) VALUES (21, 1, 11), (22, 1, 12) "
-             "ON CONFLICT (flow) WHERE note IS NULL DO UPDATE SET parent = EXCLUDED.parent")  # fmt: skip
+    run(
+        app,
+        "INSERT INTO child (id, tenant, parent) VALUES (21, 1, 11), (22, 1, 12) "
+        "ON CONFLICT (flow) WHERE note IS NULL DO UPDATE SET parent = EXCLUDED.parent",
+    )
     assert links(app, "child") == {20: 1, 22: 2}
     kept(app)
 
@@ -77,7 +80,8 @@ def test_an_orphan_that_a_check_keeps(db: Connection) -> None:
         """
 CREATE TABLE flow (id integer PRIMARY KEY, tenant integer NOT NULL, created_at timestamptz);
 CREATE TABLE top (id integer PRIMARY KEY, tenant integer NOT NULL, flow integer);
-CREATE TABLE sub (id integer PRIMARY KEY, top integer REFERENCES top ON DELETE SET NULL, CHECK (top IS NOT NULL OR id > 30));
+CREATE TABLE sub (id integer PRIMARY KEY, top integer REFERENCES top ON DELETE SET NULL,
+                  CHECK (top IS NOT NULL OR id > 30));
 INSERT INTO top VALUES (10, 1, 77), (11, 1, 78);
 INSERT INTO sub VALUES (30, 10), (31, 11);
 SELECT flowguard.add_master('flow', 'id', '{tenant}');

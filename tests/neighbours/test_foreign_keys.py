@@ -14,7 +14,9 @@ KEY = "ALTER TABLE parent ADD CONSTRAINT own FOREIGN KEY (flow) REFERENCES flow 
 def register(connection: Connection, mode: str = "observe") -> None:
     """Register parent and child, whose link is its parent's."""
     run(connection, "SELECT flowguard.add_master('flow', 'id', '{tenant}')")
-    run(connection, "SELECT flowguard.add_link(t, 'flow', mode => %s) FROM unnest('{parent,child}'::regclass[]) t", mode)
+    run(
+        connection, "SELECT flowguard.add_link(t, 'flow', mode => %s) FROM unnest('{parent,child}'::regclass[]) t", mode
+    )
     add_reference(connection, "child", "parent", "parent")
 
 
@@ -202,11 +204,13 @@ def test_a_reference_key_that_looks_at_commit(guarded: Guarded) -> None:
 def test_a_key_that_is_not_enforced_proves_nothing(db: Connection) -> None:
     """PostgreSQL 18 lets an application write down a key that nobody checks."""
     create(db)
-    unproved = "NOT ENFORCED" if db.info.server_version >= 180000 else ""  # noqa: PLR2004  the version that has it
+    unproved = "NOT ENFORCED" if db.info.server_version >= 180000 else ""
     run(db, "ALTER TABLE child DROP CONSTRAINT child_parent_fkey")
     if unproved:
         run(db, f"ALTER TABLE child ADD FOREIGN KEY (parent) REFERENCES parent ON DELETE CASCADE {unproved}")
-        run(db, f"ALTER TABLE parent ADD CONSTRAINT own FOREIGN KEY (flow) REFERENCES flow ON DELETE CASCADE {unproved}")
+        run(
+            db, f"ALTER TABLE parent ADD CONSTRAINT own FOREIGN KEY (flow) REFERENCES flow ON DELETE CASCADE {unproved}"
+        )
     run(db, "SELECT flowguard.add_master('flow', 'id', '{tenant}')")
     run(db, "SELECT flowguard.add_link('parent', 'flow', on_master_delete => 'cascade')")
     run(db, "SELECT flowguard.add_link('child', 'flow')")
@@ -222,7 +226,7 @@ def test_a_key_that_is_not_enforced_proves_nothing(db: Connection) -> None:
 def test_orphans_under_a_key_that_is_not_enforced(db: Connection) -> None:
     create(db)
     run(db, "ALTER TABLE child DROP CONSTRAINT child_parent_fkey")
-    if db.info.server_version >= 180000:  # noqa: PLR2004  the version that has it
+    if db.info.server_version >= 180000:
         run(db, "ALTER TABLE child ADD FOREIGN KEY (parent) REFERENCES parent ON DELETE CASCADE NOT ENFORCED")
     run(db, "INSERT INTO parent VALUES (10, 1, 77); INSERT INTO child VALUES (20, 1, 1, NULL, 10)")
     run(db, "SELECT flowguard.add_master('flow', 'id', '{tenant}'); SELECT flowguard.add_link('parent', 'flow')")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from engine.postgres import Connection, one, refused, rows, run
 from engine.tables import add_reference, links
@@ -53,17 +55,17 @@ class Application:
         identifiers = {role: sql.Identifier(word) for role, word in self.words.items()}
         strings = {f"{role}_name": sql.Literal(word) for role, word in self.words.items()}
         tables = {f"{role}_table": sql.Literal(identifiers[role].as_string(None)) for role in ROLES}
-        return sql.SQL(template).format(**identifiers, **strings, **tables)  # type: ignore[arg-type]  texts of this file
+        return sql.SQL(template).format(**identifiers, **strings, **tables)
 
     def run(self, template: str) -> None:
         run(self.connection, self.text(template))
 
-    def rows(self, template: str) -> list[tuple[object, ...]]:
+    def rows(self, template: str) -> list[tuple[Any, ...]]:
         return rows(self.connection, self.text(template))
 
-    def links(self, role: str) -> dict[object, object]:
+    def links(self, role: str) -> dict[int, int | None]:
         """Give the links of a table by key."""
-        return dict(self.rows("SELECT {id}, {link} FROM {" + role + "}"))  # type: ignore[arg-type]  rows of two
+        return dict(self.rows("SELECT {id}, {link} FROM {" + role + "}"))  # noqa: S608  names of this test
 
 
 @pytest.fixture(params=WORDS)
@@ -103,7 +105,9 @@ def test_an_application_by_any_name(app: Application) -> None:
     """Filled by each rule, followed, enforced, refused by name, repaired, undone, and left as it was."""
     db = app.connection
     app.run("INSERT INTO {parent} ({id}, {tenant}, {link}) VALUES (10, 1, 1), (11, 1, NULL)")
-    app.run("INSERT INTO {source} VALUES (50, 1, 2, '2025-01-01 00:00Z', ''), (51, 1, 1, '2025-01-01 00:00Z', 'deleted')")
+    app.run(
+        "INSERT INTO {source} VALUES (50, 1, 2, '2025-01-01 00:00Z', ''), (51, 1, 1, '2025-01-01 00:00Z', 'deleted')"
+    )
     app.run("INSERT INTO {child} ({id}, {tenant}, {via}) VALUES (20, 1, 10), (21, 1, 11)")
     app.run("INSERT INTO {child} ({id}, {tenant}, {at}) VALUES (22, 1, '2025-01-01 01:00Z')")
     assert app.links("child") == {20: 1, 21: None, 22: 2}
@@ -125,12 +129,13 @@ def test_an_application_by_any_name(app: Application) -> None:
     assert app.links("child") == {20: 1, 21: 2, 22: 2}
     assert undo(db, done.id) == (3, 0, 0)
     assert set(app.links("child").values()) == {None}
-    app.run("SELECT flowguard.unguard({child_table}, {link_name}); SELECT flowguard.unguard({parent_table}, {link_name})")
+    app.run(
+        "SELECT flowguard.unguard({child_table}, {link_name}); SELECT flowguard.unguard({parent_table}, {link_name})"
+    )
     app.run("SELECT flowguard.unguard({source_table}, {link_name})")
     app.run("INSERT INTO {child} ({id}, {tenant}, {link}) VALUES (24, 1, 404)")
     assert repair(db).quarantined == 1
     assert rows(db, LEFT) == []
-
 
 
 # --- Names that would meet
@@ -174,7 +179,9 @@ def test_the_same_tables_in_two_schemas(db: Connection) -> None:
     for schema in ("one", "two"):
         run(
             db,
-            f"CREATE SCHEMA {schema}; SET search_path = {schema};" + FLOWS + "SELECT flowguard.add_master('flow', 'id', '{tenant}');"
+            f"CREATE SCHEMA {schema}; SET search_path = {schema};"  # noqa: S608  names of this test
+            + FLOWS
+            + "SELECT flowguard.add_master('flow', 'id', '{tenant}');"
             "CREATE TABLE parent (id integer PRIMARY KEY, tenant integer NOT NULL, flow integer);"
             "CREATE TABLE child (id integer PRIMARY KEY, tenant integer NOT NULL, flow integer,"
             "                    parent integer REFERENCES parent);"
@@ -285,7 +292,7 @@ SELECT flowguard.add_proximity_rule('{table}', 'event', '1 hour', 'at', 'at', 'f
     add_reference(db, table, "event", "event", agree=False, position=20)
     run(db, "SELECT flowguard.guard(%s::regclass, 'flow')", table)
     settled(db)
-    run(db, f"INSERT INTO {table} (id, tenant, at, event) VALUES (1, 1, '2025-01-01 00:00Z', NULL), (2, 1, NULL, 50)")
+    run(db, f"INSERT INTO {table} (id, tenant, at, event) VALUES (1, 1, '2025-01-01 00:00Z', NULL), (2, 1, NULL, 50)")  # noqa: S608  names of this test
     run(db, "INSERT INTO event VALUES (50, 1, 1, '2025-01-01 00:00Z')")
     assert links(db, table) == {1: 1, 2: 1}
     run(db, "SELECT flowguard.unguard(%s::regclass, 'flow')", table)

@@ -129,7 +129,8 @@ INSERT INTO batch VALUES ('a'), ('b');
 SELECT flowguard.add_master('flow', 'id', '{tenant}');
 SELECT flowguard.add_master('batch', 'code', '{}', created_at_column => NULL);
 SELECT flowguard.add_link(t, 'flow', 'flow', mode => 'enforce') FROM unnest('{upload,line}'::regclass[]) t;
-SELECT flowguard.add_link(t, 'batch', 'batch', on_master_delete => 'set null') FROM unnest('{upload,line}'::regclass[]) t;
+SELECT flowguard.add_link(t, 'batch', 'batch', on_master_delete => 'set null')
+  FROM unnest('{upload,line}'::regclass[]) t;
 SELECT flowguard.add_session_rule('upload', 'batch');
 SELECT flowguard.add_reference_rule('line', 'upload', 'upload', source_link => l, link_column => l)
   FROM unnest('{flow,batch}'::name[]) l;
@@ -139,7 +140,10 @@ SELECT flowguard.guard(t, l) FROM unnest('{upload,line}'::regclass[]) t, unnest(
     settled(db)
     with db.transaction():
         run(db, "SET LOCAL flowguard.batch = 'a'")
-        run(db, "INSERT INTO upload (id, tenant) VALUES (10, 1); INSERT INTO line (id, tenant, upload) VALUES (20, 1, 10)")
+        run(
+            db,
+            "INSERT INTO upload (id, tenant) VALUES (10, 1); INSERT INTO line (id, tenant, upload) VALUES (20, 1, 10)",
+        )
         run(db, "UPDATE upload SET flow = md5('1')::uuid")
     assert rows(db, "SELECT flow = md5('1')::uuid, batch FROM line") == [(True, "a")]
     run(db, "UPDATE upload SET flow = md5('2')::uuid, batch = 'b'")

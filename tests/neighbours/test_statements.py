@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,9 +17,9 @@ FILLED = "INSERT INTO parent VALUES (10, 1, 1), (11, 1, 2), (12, 1, NULL)"
 
 
 @pytest.fixture(scope="module", params=["observe", "enforce"])
-def shared(request: pytest.FixtureRequest, databases: object, template: Template) -> Iterator[str]:
+def shared(request: pytest.FixtureRequest, databases: Any, template: Template) -> Iterator[str]:  # noqa: ANN401
     """Connection string of one copy of the small application, for tests that write rows only."""
-    with databases.new(template(small_application(request.param))) as dsn:  # type: ignore[attr-defined]  conftest's class
+    with databases.new(template(small_application(request.param))) as dsn:
         yield dsn
 
 
@@ -64,33 +65,42 @@ def test_on_conflict_of_reference_and_link(app: Connection) -> None:
 def test_merge(app: Connection) -> None:
     """Where the server knows MERGE; before, what it does is written as an upsert and a delete."""
     run(app, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10), (22, 1, 10)")
-    if app.info.server_version >= 150000:  # noqa: PLR2004  the version that has it
+    if app.info.server_version >= 150000:
         merge = """
 MERGE INTO child c USING (VALUES (20, 11), (21, 11), (22, NULL)) AS v (id, parent) ON c.id = v.id
 WHEN MATCHED AND v.parent IS NULL THEN DELETE
 WHEN MATCHED THEN UPDATE SET parent = v.parent
 WHEN NOT MATCHED THEN INSERT (id, tenant, parent) VALUES (v.id, 1, v.parent)"""
-        if app.info.server_version >= 170000:  # noqa: PLR2004  the version that has it
+        if app.info.server_version >= 170000:
             returned = rows(app, merge + " RETURNING merge_action(), c.id, c.flow")
             assert sorted(returned) == [("DELETE", 22, 1), ("INSERT", 21, 2), ("UPDATE", 20, 2)]
         else:
             run(app, merge)
     else:
-        run(app, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 11), (21, 1, 11) "
-                 "ON CONFLICT (id) DO UPDATE SET parent = EXCLUDED.parent")  # fmt: skip
+        run(
+            app,
+            "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 11), (21, 1, 11) "
+            "ON CONFLICT (id) DO UPDATE SET parent = EXCLUDED.parent",
+        )
         run(app, "DELETE FROM child WHERE id = 22")
     assert links(app, "child") == {20: 2, 21: 2}
 
 
 def test_merge_into_the_referenced_table(app: Connection) -> None:
     run(app, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10), (21, 1, 11)")
-    if app.info.server_version >= 150000:  # noqa: PLR2004  the version that has it
-        run(app, "MERGE INTO parent p USING (VALUES (10, 3), (12, 2)) AS v (id, flow) ON p.id = v.id "
-                 "WHEN MATCHED THEN UPDATE SET flow = v.flow "
-                 "WHEN NOT MATCHED THEN INSERT (id, tenant, flow) VALUES (v.id, 1, v.flow)")  # fmt: skip
+    if app.info.server_version >= 150000:
+        run(
+            app,
+            "MERGE INTO parent p USING (VALUES (10, 3), (12, 2)) AS v (id, flow) ON p.id = v.id "
+            "WHEN MATCHED THEN UPDATE SET flow = v.flow "
+            "WHEN NOT MATCHED THEN INSERT (id, tenant, flow) VALUES (v.id, 1, v.flow)",
+        )
     else:
-        run(app, "INSERT INTO parent (id, tenant, flow) VALUES (10, 1, 3), (12, 1, 2) "
-                 "ON CONFLICT (id) DO UPDATE SET flow = EXCLUDED.flow")  # fmt: skip
+        run(
+            app,
+            "INSERT INTO parent (id, tenant, flow) VALUES (10, 1, 3), (12, 1, 2) "
+            "ON CONFLICT (id) DO UPDATE SET flow = EXCLUDED.flow",
+        )
     assert links(app, "child") == {20: 3, 21: 2}
 
 
@@ -131,7 +141,7 @@ def test_returning_shows_the_link(app: Connection) -> None:
     ]
     assert rows(app, "UPDATE child SET parent = 11 RETURNING flow") == [(2,)]
     assert rows(app, "UPDATE child SET flow = NULL RETURNING flow") == [(2,)]
-    if app.info.server_version >= 180000:  # noqa: PLR2004  the version that has it
+    if app.info.server_version >= 180000:
         assert rows(app, "UPDATE child SET parent = 10 RETURNING OLD.flow, NEW.flow") == [(2, 1)]
         assert rows(
             app,
@@ -148,15 +158,24 @@ def test_parent_and_child_in_one_statement(app: Connection) -> None:
         "INSERT INTO child (id, tenant, parent) SELECT 20, 1, id FROM p RETURNING flow"
     )
     assert rows(app, one_by_one) == [(3,)]
-    run(app, "WITH c AS (INSERT INTO child (id, tenant, parent) VALUES (21, 1, 21)) INSERT INTO parent VALUES (21, 1, 2)")
-    run(app, "WITH p AS (INSERT INTO parent VALUES (22, 1, 2)) INSERT INTO child (id, tenant, parent) VALUES (22, 1, 22)")
+    run(
+        app,
+        "WITH c AS (INSERT INTO child (id, tenant, parent) VALUES (21, 1, 21)) INSERT INTO parent VALUES (21, 1, 2)",
+    )
+    run(
+        app,
+        "WITH p AS (INSERT INTO parent VALUES (22, 1, 2)) INSERT INTO child (id, tenant, parent) VALUES (22, 1, 22)",
+    )
     assert links(app, "child") == {20: 3, 21: 2, 22: 2}
 
 
 def test_parent_and_child_updated_in_one_statement(app: Connection) -> None:
     run(app, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10), (21, 1, 10)")
-    run(app, "WITH p AS (UPDATE parent SET flow = 3 WHERE id = 10 RETURNING id) "
-             "UPDATE child SET note = 'x' FROM p WHERE parent = p.id AND child.id = 20")  # fmt: skip
+    run(
+        app,
+        "WITH p AS (UPDATE parent SET flow = 3 WHERE id = 10 RETURNING id) "
+        "UPDATE child SET note = 'x' FROM p WHERE parent = p.id AND child.id = 20",
+    )
     assert rows(app, "SELECT id, flow, note FROM child ORDER BY id") == [(20, 3, "x"), (21, 3, None)]
     run(app, "WITH p AS (DELETE FROM child WHERE id = 21) UPDATE parent SET flow = 2 WHERE id = 10")
     assert links(app, "child") == {20: 2}
@@ -164,19 +183,26 @@ def test_parent_and_child_updated_in_one_statement(app: Connection) -> None:
 
 def test_insert_from_the_same_table(app: Connection) -> None:
     run(app, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10), (21, 1, 11)")
-    returned = rows(app, "INSERT INTO child (id, tenant, parent) SELECT id + 10, tenant, parent FROM child "
-                         "RETURNING id, flow")  # fmt: skip
+    returned = rows(
+        app, "INSERT INTO child (id, tenant, parent) SELECT id + 10, tenant, parent FROM child RETURNING id, flow"
+    )
     assert returned == [(30, 1), (31, 2)]
 
 
 def test_event_and_probe_in_one_statement(app: Connection) -> None:
     """Whichever is written first, they find each other."""
     at = "'2025-01-01 00:00Z'"
-    run(app, f"WITH e AS (INSERT INTO event VALUES (50, 1, 1, 'live', {at}) RETURNING id) "
-             f"INSERT INTO probe (id, tenant, at) SELECT 1, 1, {at} FROM e")  # fmt: skip
+    run(
+        app,
+        f"WITH e AS (INSERT INTO event VALUES (50, 1, 1, 'live', {at}) RETURNING id) "  # noqa: S608  names of this test
+        f"INSERT INTO probe (id, tenant, at) SELECT 1, 1, {at} FROM e",
+    )
     run(app, "DELETE FROM event")
-    run(app, f"WITH p AS (INSERT INTO probe (id, tenant, at) VALUES (2, 1, {at}) RETURNING id) "
-             f"INSERT INTO event SELECT 51, 1, 2, 'live', {at} FROM p")  # fmt: skip
+    run(
+        app,
+        f"WITH p AS (INSERT INTO probe (id, tenant, at) VALUES (2, 1, {at}) RETURNING id) "  # noqa: S608  names of this test
+        f"INSERT INTO event SELECT 51, 1, 2, 'live', {at} FROM p",
+    )
     assert links(app, "probe") == {1: 1, 2: 2}
 
 

@@ -48,7 +48,9 @@ def test_a_table_that_others_inherit_from_is_refused_and_a_child_of_one_guarded(
     run(db, "SELECT flowguard.add_link('kind', 'flow', mode => 'enforce')")
     add_reference(db, "kind", "parent", "parent")
     run(db, "SELECT flowguard.guard(t, 'flow') FROM unnest('{parent,kind}'::regclass[]) t")
-    run(db, "INSERT INTO parent VALUES (10, 1, 1), (11, 1, 2); INSERT INTO kind (id, tenant, parent) VALUES (20, 1, 10)")
+    run(
+        db, "INSERT INTO parent VALUES (10, 1, 1), (11, 1, 2); INSERT INTO kind (id, tenant, parent) VALUES (20, 1, 10)"
+    )
     assert links(db, "base") == {20: 1}
     # What is written through the table that it inherits from is guarded, too.
     run(db, "UPDATE base SET flow = NULL")

@@ -21,9 +21,9 @@ def app(guarded: Guarded) -> Connection:
 
 @pytest.mark.parametrize("options", ["", "WITH (security_barrier)", "WITH (security_invoker)"])
 def test_a_view_that_postgresql_writes_through(app: Connection, options: str) -> None:
-    if app.info.server_version < 150000 and "invoker" in options:  # noqa: PLR2004  the version that has it
+    if app.info.server_version < 150000 and "invoker" in options:
         options = "WITH (security_barrier)"
-    run(app, f"CREATE VIEW shown {options} AS SELECT parent, note, id, tenant, flow FROM child WHERE tenant = 1")
+    run(app, f"CREATE VIEW shown {options} AS SELECT parent, note, id, tenant, flow FROM child WHERE tenant = 1")  # noqa: S608  names of this test
     run(app, "CREATE VIEW over_it AS SELECT id AS number, tenant, parent AS elder, flow AS of FROM shown")
     assert rows(app, "INSERT INTO over_it (number, tenant, elder) VALUES (20, 1, 10) RETURNING of") == [(1,)]
     assert rows(app, "INSERT INTO shown (id, tenant, parent) VALUES (21, 1, 11) RETURNING flow") == [(2,)]
@@ -46,8 +46,10 @@ def test_a_view_without_the_columns_that_matter(app: Connection) -> None:
 
 @pytest.mark.parametrize("check", ["CASCADED", "LOCAL"])
 def test_a_check_option_sees_the_row_as_it_is_filled(app: Connection, check: str) -> None:
-    run(app, "CREATE VIEW linked AS SELECT id, tenant, flow, parent FROM child WHERE flow = 1 "
-             f"WITH {check} CHECK OPTION")  # fmt: skip
+    run(
+        app,
+        f"CREATE VIEW linked AS SELECT id, tenant, flow, parent FROM child WHERE flow = 1 WITH {check} CHECK OPTION",  # noqa: S608  names of this test
+    )
     run(app, "INSERT INTO linked (id, tenant, parent) VALUES (20, 1, 10)")
     run(app, "UPDATE linked SET flow = NULL")
     with refused("44000"):
