@@ -59,10 +59,10 @@ def seen(connection: Connection) -> list[tuple[str, int, int | None, int | None]
     return [(table, row, was, now) for table, row, was, now in by_row]
 
 
-@pytest.fixture(params=["observe", "enforce"])
-def app(request: pytest.FixtureRequest, guarded: Guarded) -> Connection:
-    """The small application with its audit triggers and a parent that is linked, in either mode."""
-    connection = audited(guarded(request.param))
+@pytest.fixture
+def app(guarded: Guarded) -> Connection:
+    """The small application in enforce, with its audit triggers and a parent that is linked."""
+    connection = audited(guarded("enforce"))
     run(connection, "INSERT INTO parent VALUES (10, 1, 1)")
     return connection
 

@@ -16,16 +16,16 @@ from neighbours.promises import kept
 FILLED = "INSERT INTO parent VALUES (10, 1, 1), (11, 1, 2), (12, 1, NULL)"
 
 
-@pytest.fixture(scope="module", params=["observe", "enforce"])
-def shared(request: pytest.FixtureRequest, databases: Any, template: Template) -> Iterator[str]:  # noqa: ANN401
+@pytest.fixture(scope="module")
+def shared(databases: Any, template: Template) -> Iterator[str]:  # noqa: ANN401  conftest's class
     """Connection string of one copy of the small application, for tests that write rows only."""
-    with databases.new(template(small_application(request.param))) as dsn:
+    with databases.new(template(small_application("enforce"))) as dsn:
         yield dsn
 
 
 @pytest.fixture
 def app(shared: str) -> Iterator[Connection]:
-    """The small application in either mode, with parents 10 and 11 of flows 1 and 2."""
+    """The small application in enforce, with parents 10 and 11 of flows 1 and 2."""
     with psycopg.connect(shared, autocommit=True) as connection:
         tables.clear(connection)
         run(connection, "INSERT INTO parent VALUES (10, 1, 1), (11, 1, 2)")
