@@ -82,6 +82,31 @@ $_column$;
 COMMENT ON FUNCTION flowguard._column(regclass, name) IS
   'Base type, type name and NOT NULL of a column; raises FG102 where there is none.';
 
+CREATE OR REPLACE FUNCTION flowguard._nullable_type(p_relation regclass, p_column name) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_nullable_type$
+-- A domain may forbid NULL: there it is the base type, without a length, for that of char(n) is 1 where none is given.
+  SELECT CASE WHEN t.typtype = 'd' THEN (SELECT format('%I.%I', n.nspname, b.typname)
+                                           FROM pg_type b JOIN pg_namespace n ON n.oid = b.typnamespace
+                                          WHERE b.oid = c.type)
+              ELSE c.type_sql END
+    FROM flowguard._column(p_relation, p_column) c
+    JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname = p_column
+    JOIN pg_type t ON t.oid = a.atttypid;
+$_nullable_type$;
+COMMENT ON FUNCTION flowguard._nullable_type(regclass, name) IS
+  'The type, for SQL text, of what holds a column''s value or NULL: a domain''s base type.';
+
+CREATE OR REPLACE FUNCTION flowguard._variable_type(p_relation regclass, p_column name) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_variable_type$
+-- A variable is NULL until something is found, which a domain may forbid.
+  SELECT CASE WHEN a.atttypid = c.type THEN format('%s.%I%%TYPE', p_relation, p_column)
+              ELSE flowguard._nullable_type(p_relation, p_column) END
+    FROM flowguard._column(p_relation, p_column) c
+    JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname = p_column;
+$_variable_type$;
+COMMENT ON FUNCTION flowguard._variable_type(regclass, name) IS
+  'The type of a PL/pgSQL variable that holds a column''s value or NULL.';
+
 CREATE OR REPLACE FUNCTION flowguard._is_not_null(p_relation regclass, p_column name) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_not_null$
   SELECT not_null FROM flowguard._column(p_relation, p_column);
@@ -128,10 +153,12 @@ CREATE OR REPLACE FUNCTION flowguard._check_same_type(
   p_left regclass, p_left_column name, p_right regclass, p_right_column name
 ) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_same_type$
--- Raises FG103 unless the two columns have one type (domains count as their base type).
+-- Raises FG103 unless the two columns have one type (domains count as their base type) and can be compared: of two
+-- collations that were both chosen, PostgreSQL does not know which to take.
 DECLARE
-  r_left  record;
-  r_right record;
+  r_left      record;
+  r_right     record;
+  v_collation regcollation[];
 BEGIN
   r_left := flowguard._column(p_left, p_left_column);
   r_right := flowguard._column(p_right, p_right_column);
@@ -144,10 +171,23 @@ BEGIN
             HINT = format('Name the right column, or run "ALTER TABLE %s ALTER COLUMN %I TYPE %s USING …".',
                           p_left, p_left_column, r_right.type_name);
   END IF;
+  v_collation := ARRAY(
+    SELECT a.attcollation FROM unnest(ARRAY[p_left, p_right], ARRAY[p_left_column, p_right_column])
+             WITH ORDINALITY AS c (relation, name, n)
+      JOIN pg_attribute a ON a.attrelid = c.relation AND a.attname = c.name ORDER BY c.n);
+  IF v_collation[1] <> v_collation[2] AND 'pg_catalog."default"'::regcollation <> ALL (v_collation) THEN
+    RAISE EXCEPTION 'flowguard: %.% has collation %, but %.% has collation %',
+                    p_left, quote_ident(p_left_column), v_collation[1],
+                    p_right, quote_ident(p_right_column), v_collation[2]
+      USING ERRCODE = 'FG103',
+            DETAIL = 'A column and what it is compared with must have the same collation, or one of them the default.',
+            HINT = format('Run "ALTER TABLE %s ALTER COLUMN %I TYPE %s COLLATE %s".',
+                          p_left, p_left_column, r_left.type_name, v_collation[2]);
+  END IF;
 END;
 $_check_same_type$;
 COMMENT ON FUNCTION flowguard._check_same_type(regclass, name, regclass, name) IS
-  'Raises FG103 unless two columns have one type.';
+  'Raises FG103 unless two columns have one type and collations that can be compared.';
 
 CREATE OR REPLACE FUNCTION flowguard._key_columns(p_index oid) RETURNS name[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_key_columns$
@@ -258,6 +298,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_unique_index_sql$
 $_unique_index_sql$;
 COMMENT ON FUNCTION flowguard._unique_index_sql(regclass, name[]) IS
   'The statement that makes columns unique, for a HINT.';
+
+CREATE OR REPLACE FUNCTION flowguard._is_enforced(p_constraint pg_constraint) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_enforced$
+-- PostgreSQL 18 knows constraints that are written down and not checked; before, there is no such column.
+  SELECT coalesce((to_jsonb(p_constraint) ->> 'conenforced')::boolean, true);
+$_is_enforced$;
+COMMENT ON FUNCTION flowguard._is_enforced(pg_constraint) IS 'Whether a constraint is checked at all.';
 
 CREATE OR REPLACE FUNCTION flowguard._serialize() RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_serialize$

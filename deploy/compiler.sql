@@ -562,10 +562,10 @@ BEGIN
   END IF;
   RETURN format($body$
 %5$s
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
-  v_link %2$s.%1$I%%TYPE;
-  v_reference %2$s.%1$I%%TYPE;
+  v_link %6$s;
+  v_reference %6$s;
 %3$sBEGIN
   IF pg_catalog.current_setting('flowguard.privileged', true) OPERATOR(pg_catalog.<>) '' THEN
     IF flowguard._is_privileged('undo') THEN
@@ -576,7 +576,8 @@ DECLARE
   RETURN NEW;
 END;
 $body$, p_link.link_column, p_link.relation, v_session || flowguard._lookup_variables(p_link),
-         flowguard._lookup(p_link, 'NEW'), flowguard._generated_remark(p_link));
+         flowguard._lookup(p_link, 'NEW'), flowguard._generated_remark(p_link),
+         flowguard._variable_type(p_link.relation, p_link.link_column));
 END;
 $_fill_body$;
 COMMENT ON FUNCTION flowguard._fill_body(flowguard.link) IS
@@ -584,11 +585,10 @@ COMMENT ON FUNCTION flowguard._fill_body(flowguard.link) IS
 
 CREATE OR REPLACE FUNCTION flowguard._finder_body(p_link flowguard.link) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_finder_body$
-  SELECT format(E'\n%5$s\n'
-                '#variable_conflict use_column\n'
-                'DECLARE\n  v_link      %2$s.%1$I%%TYPE;\n  v_reference %2$s.%1$I%%TYPE;\n%4$sBEGIN\n%3$s  RETURN '
-                  'v_link;\nEND;\n',
-                p_link.link_column, p_link.relation, flowguard._lookup(p_link, 'finder'),
+  SELECT format(E'\n%4$s\n'
+                '#variable_conflict use_variable\n'
+                'DECLARE\n  v_link      %1$s;\n  v_reference %1$s;\n%3$sBEGIN\n%2$s  RETURN v_link;\nEND;\n',
+                flowguard._variable_type(p_link.relation, p_link.link_column), flowguard._lookup(p_link, 'finder'),
                 flowguard._lookup_variables(p_link), flowguard._generated_remark(p_link));
 $_finder_body$;
 COMMENT ON FUNCTION flowguard._finder_body(flowguard.link) IS
@@ -639,15 +639,20 @@ BEGIN
     END IF;
   END IF;
   IF flowguard._has_finder(p_link) THEN
-    v_declared := format(E'  v_link %s.%I%%TYPE;\n', p_link.relation, p_link.link_column);
-    v_again := format(E'  v_link := %s;\n  IF v_link IS NOT NULL THEN\n'
-                      '    UPDATE %s c SET %I = v_link WHERE %s AND c.%I IS NULL;\n    RETURN NULL;\n  END IF;\n',
+    v_declared := format(E'  v_link %s;\n', flowguard._variable_type(p_link.relation, p_link.link_column));
+    -- A trigger of the application may turn the row away or take the link off again. Its write is then taken back: it
+    -- would be looked at at commit in turn, without end.
+    v_again := format(E'  v_link := %s;\n  IF v_link IS NOT NULL THEN\n    BEGIN\n'
+                      '      UPDATE %s c SET %I = v_link WHERE %s AND c.%I IS NULL RETURNING c.%I INTO v_link;\n'
+                      '      IF v_link IS NOT NULL THEN\n        RETURN NULL;\n      END IF;\n'
+                      '      RAISE SQLSTATE ''FG000'';\n    EXCEPTION WHEN SQLSTATE ''FG000'' THEN\n      NULL;\n'
+                      '    END;\n  END IF;\n',
                       flowguard._find_call(p_link, 'NEW.'), p_link.relation, p_link.link_column,
-                      flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'), p_link.link_column);
+                      flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'), p_link.link_column, p_link.link_column);
   END IF;
   RETURN format($body$
 %3$s
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
 %10$s  v_key pg_catalog.jsonb := %4$s;
 BEGIN
@@ -734,13 +739,15 @@ RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_follow_still$
 -- SQL text: the child row is unlinked or, for a reference, carries the link that the source had. The second look at
 -- commit, told by the trigger's argument, is for unlinked rows only: another link may have been set on purpose since.
-  SELECT CASE p_rule.kind
-           WHEN 'reference' THEN format('(%1$s.%2$I IS NULL OR %5$s%1$s.%2$I %3$s OLD.%4$I)', p_alias,
-             p_link.link_column,
-                                        flowguard._equal(p_link.relation, p_link.link_column), p_rule.source_link,
-             CASE WHEN flowguard._is_direct(p_link, p_rule) THEN '' ELSE 'TG_NARGS OPERATOR(pg_catalog.=) 0 AND ' END)
-           ELSE format('%s.%I IS NULL', p_alias, p_link.link_column)
-         END;
+-- Where the link of the source is written as it is, a row that has it already is left alone.
+  SELECT format(CASE
+                  WHEN p_rule.kind <> 'reference' THEN '%1$s.%2$I IS NULL'
+                  WHEN flowguard._is_direct(p_link, p_rule)
+                  THEN '(%1$s.%2$I IS NULL AND NEW.%4$I IS NOT NULL'
+                       ' OR %1$s.%2$I %3$s OLD.%4$I AND (NEW.%4$I IS NULL OR NOT NEW.%4$I %3$s OLD.%4$I))'
+                  ELSE '(%1$s.%2$I IS NULL OR TG_NARGS OPERATOR(pg_catalog.=) 0 AND %1$s.%2$I %3$s OLD.%4$I)'
+                END, p_alias, p_link.link_column, flowguard._equal(p_link.relation, p_link.link_column),
+                p_rule.source_link);
 $_follow_still$;
 COMMENT ON FUNCTION flowguard._follow_still(flowguard.link, flowguard.rule, text) IS
   'SQL text: a child row is unlinked or carries the link that its source had.';
@@ -791,7 +798,7 @@ BEGIN
               END;
   RETURN format($body$
 %2$s
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
   v_setting pg_catalog.text := pg_catalog.current_setting('flowguard.privileged', true);
   v_run     bigint;

@@ -36,6 +36,11 @@ BEGIN
                            || CASE WHEN p_where IS NOT NULL THEN '_unlinked_idx'
                                    WHEN p_newest_first IS NOT NULL THEN '_newest_idx'
                                    WHEN p_unique THEN '_key' ELSE '_idx' END);
+    -- Table a_b with column c and table a with column b_c would give one name.
+    IF EXISTS (SELECT FROM pg_class t JOIN pg_class c ON c.relnamespace = t.relnamespace
+                WHERE t.oid = p_relation AND c.relname = _index_sql.name) THEN
+      name := flowguard._fit(left(name, 100) || '_' || left(md5(v_table || ' ' || name), 8));
+    END IF;
   END IF;
   verb := CASE WHEN p_unique THEN 'CREATE UNIQUE INDEX ' ELSE 'CREATE INDEX ' END;
   definition := format('%I ON %s (%s)%s', name, p_relation,
@@ -188,6 +193,8 @@ DECLARE
   v_acts     boolean;
   v_single   boolean;
   v_is_whole boolean;
+  v_update   text := '';
+  v_names    text[] := '{}';
   r_rule     flowguard.rule;
 BEGIN
   SELECT coalesce(array_agg(t.child_column ORDER BY t.n), '{}'), coalesce(array_agg(t.master_column ORDER BY t.n), '{}')
@@ -199,32 +206,47 @@ BEGIN
   v_single := EXISTS (SELECT FROM flowguard._own_keys(p_link) k
                        WHERE k.kept AND k.validated AND k.columns = ARRAY[p_link.link_column]);
   v_is_whole := flowguard._find_index(v_master.relation, ARRAY[v_master.key_column], true, false) IS NOT NULL;
+  -- What a key that ours replaces does when the master's key changes, ours does in its place: on the link alone where
+  -- it can, for the tenant is none of it.
+  IF EXISTS (SELECT FROM flowguard._own_keys(p_link) k WHERE NOT k.kept AND k.definition LIKE '% ON UPDATE CASCADE%')
+     OR EXISTS (SELECT FROM flowguard.replaced_constraint c
+                 WHERE c.relation = p_link.relation AND c.link_column = p_link.link_column
+                   AND c.definition LIKE '% ON UPDATE CASCADE%') THEN
+    v_update := ' ON UPDATE CASCADE';
+  END IF;
 
   IF v_tenants <> '{}' THEN
     name := 'flowguard_' || p_link.stem || '_tenant_fkey';
     target := v_master.relation;
     definition := flowguard._key_sql(
       v_tenants || p_link.link_column, target, v_targets || v_master.key_column,
-      CASE
+      CASE WHEN v_is_whole THEN '' ELSE v_update END || CASE
         WHEN v_acts OR p_link.on_master_delete <> 'set null' THEN CASE WHEN v_acts THEN '' ELSE v_action END
         WHEN v_is_whole THEN ''  -- the key on the link alone does it: here the tenant would be lost as well
         ELSE format(' ON DELETE SET NULL (%I)', p_link.link_column)
       END);
+    v_names := v_names || name;
     RETURN NEXT;
   END IF;
   IF v_is_whole AND NOT v_single
-     AND (v_tenants = '{}' OR flowguard._unknown_tenant_sql(p_link, '') IS NOT NULL
+     AND (v_tenants = '{}' OR flowguard._unknown_tenant_sql(p_link, '') IS NOT NULL OR v_update <> ''
           OR (p_link.on_master_delete = 'set null' AND NOT v_acts)) THEN
     name := 'flowguard_' || p_link.stem || '_fkey';
     target := v_master.relation;
     definition := flowguard._key_sql(ARRAY[p_link.link_column], target, ARRAY[v_master.key_column],
-                                     CASE WHEN v_acts THEN '' ELSE v_action END);
+                                     v_update || CASE WHEN v_acts THEN '' ELSE v_action END);
+    v_names := v_names || name;
     RETURN NEXT;
   END IF;
   IF p_link.mode = 'enforce' THEN
     FOR r_rule IN SELECT * FROM flowguard._rules(p_link) r WHERE r.kind = 'reference' AND r.agree
       ORDER BY r."position" LOOP
       name := flowguard._fit(format('flowguard_%s_%s_fkey', p_link.stem, r_rule.via_column));
+      -- One column may refer to two tables, and one called tenant gives the name of the key to the master.
+      IF name = ANY (v_names) THEN
+        name := flowguard._fit(format('flowguard_%s_%s_%s_fkey', p_link.stem, r_rule.via_column, r_rule."position"));
+      END IF;
+      v_names := v_names || name;
       target := r_rule.source;
       definition := flowguard._key_sql(
         CASE WHEN flowguard._by_tenant(p_link, r_rule) THEN p_link.tenant_columns ELSE '{}' END
@@ -243,8 +265,7 @@ COMMENT ON FUNCTION flowguard._wanted_keys(flowguard.link) IS
 CREATE OR REPLACE FUNCTION flowguard._wanted_functions(p_link flowguard.link)
 RETURNS TABLE (signature text, returns text, is_definer boolean, body text, description text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_functions$
-  SELECT flowguard._finder_signature(p_link), (SELECT c.type_sql FROM flowguard._column(p_link.relation,
-    p_link.link_column) c),
+  SELECT flowguard._finder_signature(p_link), flowguard._nullable_type(p_link.relation, p_link.link_column),
          false, flowguard._finder_body(p_link), 'what the rules of the link yield for a row'
    WHERE flowguard._has_finder(p_link)
   UNION ALL
@@ -364,7 +385,7 @@ BEGIN
         ) AS e (event, condition, is_needed)
        WHERE e.is_needed
     LOOP
-      name := v_stem || '_' || r_event.event;
+      name := flowguard._fit(v_stem || '_' || r_event.event);
       statement := format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s FOR EACH ROW WHEN (%s) %s',
                           name, upper(r_event.event), relation, r_event.condition, v_follow || '()');
       RETURN NEXT;
@@ -372,7 +393,7 @@ BEGIN
       -- commit, unless a key makes the master come first.
       IF NOT flowguard._is_direct(p_link, r_rule) AND r_rule.source <> v_master.relation
          AND NOT flowguard._master_comes_first(r_rule, v_master) THEN
-        name := name || '_commit';
+        name := flowguard._fit(v_stem || '_' || r_event.event || '_commit');
         statement := format('CREATE CONSTRAINT TRIGGER %I AFTER %s ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW '
                             'WHEN (%s) %s', name, upper(r_event.event), relation, r_event.condition,
                             v_follow || '(''commit'')');

@@ -216,7 +216,8 @@ COMMENT ON FUNCTION flowguard._align_tenants(regclass, name[], flowguard.master)
 
 CREATE OR REPLACE FUNCTION flowguard._choose_stem(p_relation regclass, p_link_column name) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_choose_stem$
--- What the generated objects' names begin with: table and column, kept apart from other links by a number.
+-- What the generated objects' names begin with: table and column, kept apart from other links by a number. No such
+-- beginning is that of another one, for an object's name must tell whose it is; so the number comes first.
 DECLARE
   v_base   text;
   v_stem   text;
@@ -224,15 +225,37 @@ DECLARE
 BEGIN
   SELECT relname || '_' || p_link_column INTO STRICT v_base FROM pg_class WHERE oid = p_relation;
   v_stem := flowguard._fit(v_base, 36);
-  WHILE EXISTS (SELECT FROM flowguard.link l WHERE l.stem = v_stem) LOOP
+  WHILE EXISTS (SELECT FROM flowguard.link l
+                 WHERE starts_with(l.stem || '_', v_stem || '_') OR starts_with(v_stem || '_', l.stem || '_')) LOOP
     v_number := v_number + 1;
-    v_stem := flowguard._fit(v_base, 35 - length(v_number::text)) || '_' || v_number;
+    v_stem := flowguard._fit(v_number || '_' || v_base, 36);
   END LOOP;
   RETURN v_stem;
 END;
 $_choose_stem$;
 COMMENT ON FUNCTION flowguard._choose_stem(regclass, name) IS
   'A free beginning for the names of a link''s generated objects.';
+
+CREATE OR REPLACE FUNCTION flowguard._check_read(p_relation regclass, p_columns name[], p_before boolean) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_read$
+-- Raises FG104 for a generated column that a trigger cannot read: before its row is written, any of them; after, one
+-- that is virtual.
+DECLARE
+  v_column name;
+BEGIN
+  SELECT a.attname INTO v_column
+    FROM pg_attribute a
+   WHERE a.attrelid = p_relation AND a.attname = ANY (p_columns) AND NOT a.attisdropped
+     AND (a.attgenerated = 'v' OR p_before AND a.attgenerated <> '')
+   ORDER BY a.attnum LIMIT 1;
+  IF FOUND THEN
+    PERFORM flowguard._refuse_argument(format('column %I of table %s is generated', v_column, p_relation),
+      'Triggers read it, and it has no value there yet.', 'Name a column that is written.');
+  END IF;
+END;
+$_check_read$;
+COMMENT ON FUNCTION flowguard._check_read(regclass, name[], boolean) IS
+  'Raises FG104 for a generated column that triggers could not read.';
 
 CREATE OR REPLACE FUNCTION flowguard.add_link(
   relation regclass, link_column name DEFAULT 'master_flow_id', master regclass DEFAULT NULL,
@@ -258,7 +281,7 @@ BEGIN
   PERFORM flowguard._check_table(p_relation);
   v_master := flowguard._master(p_master);
   PERFORM flowguard._check_same_type(p_relation, p_link_column, v_master.relation, v_master.key_column);
-  PERFORM flowguard._row_key(p_relation);
+  PERFORM flowguard._equal(p_relation, k.name) FROM unnest(flowguard._row_key(p_relation)) AS k (name);
   IF p_relation = v_master.relation AND p_link_column = v_master.key_column THEN
     PERFORM flowguard._refuse_argument(
       format('column %I of master %s is its key, not a link', p_link_column, p_relation),
@@ -311,6 +334,7 @@ BEGIN
   v_link := (p_relation, p_link_column, v_master.relation,
              flowguard._align_tenants(p_relation, p_tenant_columns, v_master),
              p_mode, p_on_orphan, p_on_master_delete, flowguard._choose_stem(p_relation, p_link_column), false, false);
+  PERFORM flowguard._check_read(p_relation, v_link.tenant_columns, true);
   IF flowguard._find_index(v_master.relation, ARRAY[v_master.key_column], true, false) IS NULL THEN
     -- The key is unique per tenant only: a row that does not know its tenant could not be kept from dangling.
     FOREACH v_column IN ARRAY v_link.tenant_columns LOOP
@@ -377,6 +401,12 @@ BEGIN
        WHERE r.relation = v_rule.relation AND r.link_column = v_rule.link_column AND r."position" = v_rule."position";
     END LOOP;
   END IF;
+  IF p_rule.source IS NOT NULL THEN
+    PERFORM flowguard._check_same_type(p_rule.relation, p_rule.link_column, p_rule.source, p_rule.source_link);
+  END IF;
+  PERFORM flowguard._check_read(p_rule.relation, ARRAY[p_rule.via_column, p_rule.time_column], true);
+  PERFORM flowguard._check_read(p_rule.source, p_rule.source_tenant_columns || p_rule.filter_columns
+    || ARRAY[p_rule.source_key, p_rule.source_link, p_rule.source_time], false);
   INSERT INTO flowguard.rule SELECT p_rule.*;
 
   WITH RECURSIVE step (relation, link_column, path) AS (
@@ -540,8 +570,8 @@ CREATE OR REPLACE FUNCTION flowguard._foreign_keys(p_relation regclass, p_column
 RETURNS TABLE (conname name, definition text, target regclass, target_column name, action "char", is_deferrable boolean,
                validated boolean, comment text, columns name[], target_columns name[])
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_foreign_keys$
--- The foreign keys that hold the column, and the column that it refers to in each. One that PostgreSQL 18 does not
--- enforce proves nothing.
+-- The foreign keys that hold the column, and the column that it refers to in each. One that is NOT ENFORCED proves
+-- nothing.
   SELECT c.conname, regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', ''), c.confrelid::regclass, t.attname,
          c.confdeltype, c.condeferrable, c.convalidated, obj_description(c.oid, 'pg_constraint'),
          (SELECT array_agg(x.attname ORDER BY y.n) FROM unnest(c.conkey) WITH ORDINALITY AS y (attnum, n)
@@ -552,8 +582,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_foreign_keys$
    CROSS JOIN LATERAL unnest(c.conkey, c.confkey) AS k (own, other)
     JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.own
     JOIN pg_attribute t ON t.attrelid = c.confrelid AND t.attnum = k.other
-   WHERE c.contype = 'f' AND c.conrelid = p_relation AND a.attname = p_column
-     AND pg_get_constraintdef(c.oid) NOT LIKE '% NOT ENFORCED'
+   WHERE c.contype = 'f' AND c.conrelid = p_relation AND a.attname = p_column AND flowguard._is_enforced(c)
    ORDER BY c.conname;
 $_foreign_keys$;
 COMMENT ON FUNCTION flowguard._foreign_keys(regclass, name) IS 'The foreign keys of a table that hold a column.';

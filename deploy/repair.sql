@@ -165,7 +165,7 @@ BEGIN
     'WHEN %4$s THEN %5$L %6$s ELSE %7$L END',
     p_link.link_column,
     CASE WHEN v_agreed = 'NULL'
-      THEN 'NULL::' || (SELECT c.type_sql FROM flowguard._column(p_link.relation, p_link.link_column) c)
+      THEN 'NULL::' || flowguard._nullable_type(p_link.relation, p_link.link_column)
         ELSE v_agreed END,
     v_equal, '(' || v_waits || ')',
     CASE WHEN p_link.mode = 'enforce' OR p_link.on_orphan = 'keep'
@@ -299,6 +299,7 @@ BEGIN
       JOIN pg_operator o ON o.oid = x.operator
       JOIN pg_namespace n ON n.oid = o.oprnamespace
      WHERE c.contype = 'f' AND c.confrelid = p_relation AND c.conparentid = 0 AND c.confdeltype IN ('c', 'n', 'd')
+       AND flowguard._is_enforced(c)
      GROUP BY c.oid
      ORDER BY c.conname
   LOOP
@@ -329,14 +330,39 @@ $_keep_row$;
 COMMENT ON FUNCTION flowguard._keep_row(bigint, regclass, jsonb, name, text) IS
   'Writes a row, and what its delete would touch, into the quarantine.';
 
+CREATE OR REPLACE FUNCTION flowguard._is_still_there(p_run bigint, p_after bigint) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_is_still_there$
+-- Whether a row that a run keeps as deleted is in its table all the same: PostgreSQL does not mind where a trigger turns
+-- the delete of a cascade away.
+DECLARE
+  r_row record;
+BEGIN
+  FOR r_row IN
+    SELECT format('%I.%I', q.schema_name, q.table_name)::regclass AS relation, q.row_key
+      FROM flowguard.quarantined_row q
+     WHERE q.run_id = p_run AND q.quarantine_id > p_after AND q.action = 'deleted'
+  LOOP
+    IF (flowguard._row_values(r_row.relation, r_row.row_key, NULL)).column_values IS NOT NULL THEN
+      RETURN true;
+    END IF;
+  END LOOP;
+  RETURN false;
+END;
+$_is_still_there$;
+COMMENT ON FUNCTION flowguard._is_still_there(bigint, bigint) IS
+  'Whether a row that a run keeps as deleted is in its table all the same.';
+
 CREATE OR REPLACE FUNCTION flowguard._quarantine_row(
   p_run bigint, p_link flowguard.link, p_row_key jsonb, p_old_link text
 ) RETURNS boolean
 LANGUAGE plpgsql SET row_security = off AS $_quarantine_row$
 -- Keeps an orphan and deletes it; false, with everything as it was, where it has changed meanwhile or may not go.
 DECLARE
-  v_found boolean;
-  v_hint  pg_catalog.text;
+  v_found  boolean;
+  v_hint   pg_catalog.text;
+  v_gone   bigint;
+  v_before bigint := (SELECT coalesce(pg_catalog.max(q.quarantine_id), 0) FROM flowguard.quarantined_row q
+                       WHERE q.run_id OPERATOR(pg_catalog.=) p_run);
 BEGIN
   EXECUTE pg_catalog.format('SELECT true FROM %s c WHERE %s AND c.%I::pg_catalog.text OPERATOR(pg_catalog.=) $2 FOR '
     'UPDATE',
@@ -352,14 +378,18 @@ BEGIN
   EXECUTE pg_catalog.format('DELETE FROM %s c WHERE %s', p_link.relation::pg_catalog.text,
                             flowguard._key_sql_match(p_link.relation, 'c', '$1'))
     USING p_row_key;
+  GET DIAGNOSTICS v_gone = ROW_COUNT;
+  IF v_gone OPERATOR(pg_catalog.=) 0 OR flowguard._is_still_there(p_run, v_before) THEN
+    RAISE SQLSTATE 'FG000' USING MESSAGE = 'a trigger or a rule of the application keeps it, or what goes with it';
+  END IF;
   -- A key that is checked at commit would take the whole batch with it.
   SET CONSTRAINTS ALL IMMEDIATE;
   SET CONSTRAINTS ALL DEFERRED;
   RETURN true;
 EXCEPTION
-  WHEN foreign_key_violation OR restrict_violation THEN
+  WHEN integrity_constraint_violation OR raise_exception OR SQLSTATE 'FG000' THEN
     RAISE NOTICE 'row % of table % stays: %', p_row_key, p_link.relation, SQLERRM
-      USING HINT = pg_catalog.format('Take away what refers to it, then run "CALL flowguard.repair(%L, link_column => '
+      USING HINT = pg_catalog.format('Take away what refers to it or keeps it, then run "CALL flowguard.repair(%L, link_column => '
         '%L)" again.', p_link.relation, p_link.link_column);
     RETURN false;
   WHEN SQLSTATE 'FG105' THEN
@@ -566,8 +596,9 @@ BEGIN
               END IF;
               PERFORM pg_catalog.pg_sleep(pg_catalog.random() OPERATOR(pg_catalog.*) 0.1::pg_catalog.float8
                                           OPERATOR(pg_catalog.*) v_tries::pg_catalog.float8);
-            WHEN foreign_key_violation OR SQLSTATE 'FG001' OR SQLSTATE 'FG002' THEN
-              -- One row of the batch may not be written: the batch is done again row by row, without that one.
+            WHEN integrity_constraint_violation OR raise_exception OR SQLSTATE 'FG001' OR SQLSTATE 'FG002' THEN
+              -- One row of the batch may not be written, a constraint or a trigger of the application says: the batch
+              -- is done again row by row, without that one.
               IF v_size OPERATOR(pg_catalog.>) 1 THEN
                 v_size := 1;
                 v_singly := p_batch_size;
@@ -652,6 +683,7 @@ BEGIN
                    JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.n ORDER BY k.i) AS target_columns
       FROM touched t
       JOIN pg_constraint c ON c.conrelid = t.relation AND c.contype = 'f' AND c.conparentid = 0
+                          AND flowguard._is_enforced(c)
      WHERE t.link_column IS NULL
         OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
                       AND a.attname = t.link_column)
@@ -735,6 +767,7 @@ DECLARE
     p_row.table_name));
   v_values   pg_catalog.text := flowguard._restore_sql(v_relation, p_row.column_names, p_row.column_values);
   v_columns  pg_catalog.text := flowguard._columns_sql(p_row.column_names::pg_catalog.name[]);
+  v_given    record;
   v_now      record;
   v_column   pg_catalog.name;
 BEGIN
@@ -761,7 +794,17 @@ BEGIN
     ELSIF v_now.column_values IS NULL THEN
       EXIT;  -- the row whose columns were set is gone by now; there is nothing to put back
     END IF;
-    EXECUTE pg_catalog.format('UPDATE %s c SET (%s) = ROW(%s) WHERE %s', v_relation, v_columns, v_values,
+    -- An identity that is always generated was given with the row, and cannot be updated.
+    SELECT pg_catalog.array_agg(v.name ORDER BY v.n) AS names, pg_catalog.array_agg(v.value ORDER BY v.n) AS values
+      INTO v_given
+      FROM ROWS FROM (pg_catalog.unnest(p_row.column_names), pg_catalog.unnest(p_row.column_values))
+             WITH ORDINALITY AS v (name, value, n)
+      JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) v_relation
+                                    AND a.attname OPERATOR(pg_catalog.=) v.name::pg_catalog.name
+                                    AND a.attidentity OPERATOR(pg_catalog.<>) 'a';
+    EXECUTE pg_catalog.format('UPDATE %s c SET (%s) = ROW(%s) WHERE %s', v_relation,
+                              flowguard._columns_sql(v_given.names::pg_catalog.name[]),
+                              flowguard._restore_sql(v_relation, v_given.names, v_given.values),
                               flowguard._key_sql_match(v_relation, 'c', '$1'))
       USING p_row.row_key;
   END LOOP;

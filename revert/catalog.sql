@@ -4,6 +4,7 @@ BEGIN;
 
 DROP FUNCTION IF EXISTS flowguard._serialize();
 DROP FUNCTION IF EXISTS flowguard._unique_index_sql(regclass, name[]);
+DROP FUNCTION IF EXISTS flowguard._is_enforced(pg_constraint);
 DROP FUNCTION IF EXISTS flowguard._columns_sql(name[], text);
 DROP FUNCTION IF EXISTS flowguard._fit(text, integer);
 DROP FUNCTION IF EXISTS flowguard._cut(text, integer);
@@ -13,6 +14,8 @@ DROP FUNCTION IF EXISTS flowguard._row_key(regclass);
 DROP FUNCTION IF EXISTS flowguard._key_columns(oid);
 DROP FUNCTION IF EXISTS flowguard._check_same_type(regclass, name, regclass, name);
 DROP FUNCTION IF EXISTS flowguard._equal(regclass, name);
+DROP FUNCTION IF EXISTS flowguard._variable_type(regclass, name);
+DROP FUNCTION IF EXISTS flowguard._nullable_type(regclass, name);
 DROP FUNCTION IF EXISTS flowguard._is_not_null(regclass, name);
 DROP FUNCTION IF EXISTS flowguard._column(regclass, name);
 DROP FUNCTION IF EXISTS flowguard._type_sql(oid, integer);

@@ -19,6 +19,7 @@ DROP FUNCTION IF EXISTS flowguard._next_key(flowguard.link, jsonb, jsonb);
 DROP FUNCTION IF EXISTS flowguard._repair_batch(bigint, flowguard.link, text, jsonb, jsonb, integer);
 DROP FUNCTION IF EXISTS flowguard._last_key(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._quarantine_row(bigint, flowguard.link, jsonb, text);
+DROP FUNCTION IF EXISTS flowguard._is_still_there(bigint, bigint);
 DROP FUNCTION IF EXISTS flowguard._keep_row(bigint, regclass, jsonb, name, text);
 DROP FUNCTION IF EXISTS flowguard._row_values(regclass, jsonb, text[]);
 DROP FUNCTION IF EXISTS flowguard._repair_query(flowguard.link);

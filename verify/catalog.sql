@@ -5,6 +5,8 @@ BEGIN;
 SELECT 'flowguard._check_table(regclass)'::regprocedure;
 SELECT 'flowguard._type_sql(oid, integer)'::regprocedure;
 SELECT 'flowguard._column(regclass, name)'::regprocedure;
+SELECT 'flowguard._nullable_type(regclass, name)'::regprocedure;
+SELECT 'flowguard._variable_type(regclass, name)'::regprocedure;
 SELECT 'flowguard._is_not_null(regclass, name)'::regprocedure;
 SELECT 'flowguard._equal(regclass, name)'::regprocedure;
 SELECT 'flowguard._check_same_type(regclass, name, regclass, name)'::regprocedure;
@@ -16,6 +18,7 @@ SELECT 'flowguard._cut(text, integer)'::regprocedure;
 SELECT 'flowguard._fit(text, integer)'::regprocedure;
 SELECT 'flowguard._columns_sql(name[], text)'::regprocedure;
 SELECT 'flowguard._unique_index_sql(regclass, name[])'::regprocedure;
+SELECT 'flowguard._is_enforced(pg_constraint)'::regprocedure;
 SELECT 'flowguard._serialize()'::regprocedure;
 
 ROLLBACK;

@@ -9,6 +9,7 @@ SELECT 'flowguard._may_write(flowguard.link, text)'::regprocedure;
 SELECT 'flowguard._repair_query(flowguard.link)'::regprocedure;
 SELECT 'flowguard._row_values(regclass, jsonb, text[])'::regprocedure;
 SELECT 'flowguard._keep_row(bigint, regclass, jsonb, name, text)'::regprocedure;
+SELECT 'flowguard._is_still_there(bigint, bigint)'::regprocedure;
 SELECT 'flowguard._quarantine_row(bigint, flowguard.link, jsonb, text)'::regprocedure;
 SELECT 'flowguard._last_key(flowguard.link)'::regprocedure;
 SELECT 'flowguard._repair_batch(bigint, flowguard.link, text, jsonb, jsonb, integer)'::regprocedure;
