@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: test lint demo clean
+.PHONY: test lint demo docs clean
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
@@ -14,6 +14,10 @@ lint: $(VENV)/.dev
 
 demo: $(VENV)/.server
 	@$(VENV)/bin/pyflowguard demo
+
+# What is generated of the documentation.
+docs: $(VENV)/.dev
+	$(VENV)/bin/python docs/reference.py
 
 clean:
 	rm -rf $(VENV) build dist

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 import psycopg
 import pytest
+import reference
 from acceptance.command import Query
 from psycopg.conninfo import conninfo_to_dict
 
@@ -116,7 +117,7 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert file.is_file(), f"{document.name}: {target}"
             if anchor:
                 headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
-                anchors = {heading.lower().replace(" ", "-") for heading in headings}
+                anchors = {reference.anchor(heading) for heading in headings}
                 assert anchor in anchors, f"{document.name}: {target}"
 
 
