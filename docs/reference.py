@@ -26,8 +26,16 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Register",
         "What is to be guarded, and how a missing link is found. These calls write the registry and touch no table.",
-        ("add_master", "add_link", "add_session_rule", "add_reference_rule", "add_proximity_rule")
-        + ("master", "link", "rule"),
+        (
+            "add_master",
+            "add_link",
+            "add_session_rule",
+            "add_reference_rule",
+            "add_proximity_rule",
+            "master",
+            "link",
+            "rule",
+        ),
     ),
     (
         "Guard",
@@ -59,11 +67,19 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 """The public objects by task, in the order in which a DBA meets them."""
 
 INTRODUCTION = """\
-Everything lies in schema `flowguard`. This page is made of the comments in the database (`\\df+ flowguard.*` shows them
-there too) by `make docs`; a test keeps it current. A parameter with a default may be left out, and all can be given by
-name: `relation => 'assets'`, and `"position" => 2` in quotes, since PostgreSQL takes that word for a keyword. Codes that
-begin with FG are explained in [errors.md](errors.md), the words in [concepts.md](concepts.md).
+Everything lies in schema `flowguard`. This page is made of the comments in the database (`\\df+ flowguard.*` shows
+them there too) by `make docs`; a test keeps it current. A parameter with a default may be left out, and all can be
+given by name: `relation => 'assets'`, and `"position" => 2` in quotes, since PostgreSQL takes that word for a keyword.
+Codes that begin with FG are explained in [errors.md](errors.md), the words in [concepts.md](concepts.md).
 """
+
+ROLES = (
+    "`flowguard_viewer` reads the tables and views of the schema and calls {viewer}. It needs no rights on the tables "
+    "that are guarded: figures and keys of all their rows are shown to it, whatever row security says.",
+    "`flowguard_admin` calls everything, bypass() included, and writes the registry. guard(), repair() and undo() run "
+    "with the caller's own rights: who calls them must own the tables or, for the last two, be allowed to write them.",
+    "The owner of the schema, who deployed it, may do both without either role. Others may do nothing.",
+)
 
 SETTINGS = """\
 ## Settings
@@ -261,29 +277,8 @@ class Reference:
         return _item(f"`{parameter.name}` {parameter.type}{default}: {self._linked(meaning)}")
 
     def _roles(self) -> str:
-        viewer, admin = self.callable["flowguard_viewer"], self.callable["flowguard_admin"]
-        rest = sorted(set(self.routines) - set(admin))
-        return "\n".join(
-            (
-                "## Roles\n",
-                _item(
-                    "`flowguard_viewer` reads the tables and views of the schema and calls "
-                    f"{self._linked(', '.join(f'{name}()' for name in viewer))}. It needs no rights on the tables that "
-                    "are guarded: figures and keys of all their rows are shown to it, whatever row security says."
-                )
-                + _item(
-                    "`flowguard_admin` calls everything"
-                    + (f" but {', '.join(rest)}" if rest else "")
-                    + self._linked(
-                        ", bypass() included, and writes the registry. guard(), repair() and undo() run with the "
-                    )
-                    + "caller's own rights: who calls them must own the tables, or be allowed to write them."
-                )
-                + _item(
-                    "The owner of the schema, who deployed it, may do both without either role. Others may do nothing."
-                ),
-            )
-        )
+        viewer = ", ".join(f"{name}()" for name in self.callable["flowguard_viewer"])
+        return "## Roles\n\n" + "".join(_item(self._linked(role.format(viewer=viewer))) for role in ROLES)
 
     def _linked(self, text: str) -> str:
         """Set names of public objects as code, with a link to their section, and all else of the schema as code."""

@@ -79,6 +79,11 @@ def test_the_errors_of_the_comments_are_those_that_are_raised(catalog: reference
     assert told == {code for code in raised if not code.startswith("FG0")}
 
 
+def test_the_admin_may_call_everything_and_the_viewer_only_look(catalog: reference.Reference) -> None:
+    assert set(catalog.callable["flowguard_admin"]) == set(catalog.routines)
+    assert catalog.callable["flowguard_viewer"] == ["check_all", "health_score", "version"]
+
+
 def test_every_setting_that_is_read_is_told(databases: Databases, engine_template: str) -> None:
     query = "SELECT prosrc FROM pg_proc WHERE pronamespace = 'flowguard'::regnamespace"
     with databases.new(engine_template) as dsn, psycopg.connect(dsn) as connection:
