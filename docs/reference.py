@@ -73,13 +73,14 @@ given by name: `relation => 'assets'`, and `"position" => 2` in quotes, since Po
 Codes that begin with FG are explained in [errors.md](errors.md), the words in [concepts.md](concepts.md).
 """
 
-ROLES = (
-    "`flowguard_viewer` reads the tables and views of the schema and calls {viewer}. It needs no rights on the tables "
-    "that are guarded: figures and keys of all their rows are shown to it, whatever row security says.",
-    "`flowguard_admin` calls everything, bypass() included, and writes the registry. guard(), repair() and undo() run "
-    "with the caller's own rights: who calls them must own the tables or, for the last two, be allowed to write them.",
-    "The owner of the schema, who deployed it, may do both without either role. Others may do nothing.",
-)
+ROLES = """\
+`flowguard_viewer` reads the tables and views of the schema and calls {viewer}. It needs no rights on the tables that
+are guarded: figures and keys of all their rows are shown to it, whatever row security says.
+`flowguard_admin` calls everything, bypass() included, and writes the registry. guard(), repair() and undo() run with
+the caller's own rights, who must for guard() own the tables and have CREATE on schema flowguard, for the others be allowed to
+write the tables.
+The owner of the schema, who deployed it, may do both without either role. Others may do nothing.
+"""
 
 SETTINGS = """\
 ## Settings
@@ -278,7 +279,8 @@ class Reference:
 
     def _roles(self) -> str:
         viewer = ", ".join(f"{name}()" for name in self.callable["flowguard_viewer"])
-        return "## Roles\n\n" + "".join(_item(self._linked(role.format(viewer=viewer))) for role in ROLES)
+        items = re.split(r"(?m)^(?=`|The owner)", ROLES.format(viewer=viewer))
+        return "## Roles\n\n" + "".join(_item(self._linked(item)) for item in items if item)
 
     def _linked(self, text: str) -> str:
         """Set names of public objects as code, with a link to their section, and all else of the schema as code."""
