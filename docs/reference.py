@@ -77,8 +77,8 @@ ROLES = """\
 `flowguard_viewer` reads the tables and views of the schema and calls {viewer}. It needs no rights on the tables that
 are guarded: figures and keys of all their rows are shown to it, whatever row security says.
 `flowguard_admin` calls everything, bypass() included, and writes the registry. guard(), repair() and undo() run with
-the caller's own rights, who must for guard() own the tables and have CREATE on schema flowguard, for the others be allowed to
-write the tables.
+the caller's own rights: guard() asks for ownership of the tables and CREATE on schema flowguard, the other two for the
+right to write the tables.
 The owner of the schema, who deployed it, may do both without either role. Others may do nothing.
 """
 
