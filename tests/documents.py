@@ -3,7 +3,7 @@
 A comment in the line above a block says what it is:
 
 - `<!-- test: NAME -->` (sh or sql): it is run. Blocks of one name in one document run one after the other, in one
-  shell; those in sql are sent to psql.
+  shell; those in sql are sent to psql, which shows no CONTEXT.
 - `<!-- output -->`: what the block before it prints, errors included, which then have to come. `[...]` stands for any
   text in a line or, alone in one, for any lines. Durations are not compared.
 - `<!-- transcript: NAME -->`, or the language mermaid: nothing to run.
@@ -99,7 +99,9 @@ def run_blocks(blocks: Sequence[Block], environment: Mapping[str, str]) -> list[
 
 def _command(block: Block) -> str:
     if block.language == "sql":
-        return f"psql -qX -v ON_ERROR_STOP=1 <<'END_OF_BLOCK'\n{block.text}END_OF_BLOCK\nstatus=$?"
+        return (
+            f"psql -qX -v ON_ERROR_STOP=1 -v SHOW_CONTEXT=never <<'END_OF_BLOCK'\n{block.text}END_OF_BLOCK\nstatus=$?"
+        )
     # A failure anywhere in the block counts, and what it exports is there for the next one.
     return f"trap 'status=$?' ERR; status=0\n{block.text}trap - ERR"
 

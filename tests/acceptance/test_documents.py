@@ -102,7 +102,9 @@ def test_every_figure_of_a_page_is_printed_by_it(name: str) -> None:
     text = document.read_text(encoding="utf-8")
     shown = "".join(block.output or "" for block in read_blocks(document))
     shown += "".join(re.findall(r"<!-- bench:begin -->(.*?)<!-- bench:end -->", text, re.DOTALL))
-    prose = re.sub(r"<!-- bench:begin -->.*?<!-- bench:end -->|```.*?```|`[^`]*`|\]\([^)]*\)", "", text, flags=re.DOTALL)
+    prose = re.sub(
+        r"<!-- bench:begin -->.*?<!-- bench:end -->|```.*?```|`[^`]*`|\]\([^)]*\)", "", text, flags=re.DOTALL
+    )
     figures = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w])", prose))
     assert figures - set(re.findall(r"\d+(?:\.\d+)?", shown)) == set()
 
