@@ -23,7 +23,9 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 WRITE = bool(os.environ.get("PYFLOWGUARD_WRITE_DOCS"))
 """Whether the outputs in the documents are written anew (`make docs`) rather than compared."""
 
-_FENCE = re.compile(r"^(?:<!-- (?P<mark>.+?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^(?:<!-- (?P<mark>[^\n]+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 _SHORTENED = "[...]"
 _END = "<<< block ended with"
 
