@@ -445,6 +445,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
        AND (c.conrelid, c.conname::text) NOT IN (
              SELECT (n.link).relation, w.name FROM needing n CROSS JOIN LATERAL flowguard._wanted_keys(n.link) w)
     UNION ALL
+    SELECT 4, format('DROP VIEW %s', v.id), 'none'
+      FROM flowguard._unread_views() AS v (id)
+      JOIN pg_class c ON c.oid = v.id
+     WHERE flowguard._is_for(p_link, c.relname)
+    UNION ALL
     SELECT 5, format('DROP INDEX %s', i.indexrelid::regclass), format('ACCESS EXCLUSIVE on %s', i.indrelid::regclass)
       FROM pg_index i
       JOIN pg_class c ON c.oid = i.indexrelid AND NOT c.relispartition
