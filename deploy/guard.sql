@@ -745,9 +745,10 @@ END;
 $guard$;
 COMMENT ON FUNCTION flowguard.guard(regclass, name) IS
 'Makes a link guarded as its rules say: runs what is missing (indexes, foreign keys, functions, triggers), drops what
-is superfluous, all in one transaction. Takes SHARE ROW EXCLUSIVE on the tables until commit, so writers wait; for
-large tables run the statements of guard_plan() one by one. A key that present rows violate stays NOT VALID, with a
-NOTICE, and binds new rows; after repair(), guard() again validates it.
+is superfluous, all in one transaction. Takes SHARE ROW EXCLUSIVE on the tables until commit, so writers wait, and
+ACCESS EXCLUSIVE where a key or a trigger is replaced or dropped; for large tables run the statements of guard_plan()
+one by one. A key that present rows violate stays NOT VALID, with a NOTICE, and binds new rows; after repair(),
+guard() again validates it. The caller must own the tables and have CREATE on schema flowguard.
 relation: the child table.
 link_column: the column that holds the link.
 step: the order, from 1.
