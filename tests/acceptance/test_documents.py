@@ -97,16 +97,16 @@ def test_a_page_prints_what_it_shows(run: RunBlocks, empty_db: str, document: Pa
 
 @pytest.mark.parametrize("name", ["clean-up.md", "costs.md"])
 def test_every_figure_of_a_page_is_printed_by_it(name: str) -> None:
-    """A figure in the text is one that a command of the page prints, or its generated part shows."""
-    document = ROOT / "docs" / name
-    text = document.read_text(encoding="utf-8")
-    shown = "".join(block.output or "" for block in read_blocks(document))
-    shown += "".join(re.findall(r"<!-- bench:begin -->(.*?)<!-- bench:end -->", text, re.DOTALL))
-    prose = re.sub(
-        r"<!-- bench:begin -->.*?<!-- bench:end -->|```.*?```|`[^`]*`|\]\([^)]*\)", "", text, flags=re.DOTALL
-    )
-    figures = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w])", prose))
-    assert figures - set(re.findall(r"\d+(?:\.\d+)?", shown)) == set()
+    """A figure in the text is one that a command of its section prints, or that a generated part of it shows."""
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    introduction, *sections = re.split(r"(?m)^## ", text)
+    for section, where in ((introduction, text), *((section, section) for section in sections)):
+        shown = "".join(
+            re.findall(r"<!-- (?:output|bench:begin) -->\n(.*?)(?:^```$|<!--)", where, re.DOTALL | re.MULTILINE)
+        )
+        prose = re.sub(r"<!-- bench:begin.*?bench:end -->|```.*?```|`[^`]*`|\]\([^)]*\)", "", section, flags=re.DOTALL)
+        figures = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)", prose))
+        assert figures - set(re.findall(r"\d+(?:\.\d+)?", shown)) == set(), section.split("\n")[0]
 
 
 def engine_answers(dsn: str) -> bool:
