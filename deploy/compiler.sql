@@ -199,8 +199,8 @@ COMMENT ON FUNCTION flowguard._unread_views() IS 'Views of filters that no rule 
 
 CREATE OR REPLACE FUNCTION flowguard._sync_views() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_sync_views$
--- Makes the views of the filters of all rules: repair needs them before guard(). Drops those of rules that are gone, but
--- for what a guard still reads: that goes with the next guard() or unguard().
+-- Makes the views of the filters of all rules: repair needs them before guard(). Drops those of rules that are gone,
+-- but for what a guard still reads: that goes with the next guard() or unguard().
 DECLARE
   v_statement text;
 BEGIN
