@@ -73,8 +73,8 @@ def test_a_parameter_that_the_comment_leaves_out_is_an_error(catalog: reference.
 
 
 def test_the_errors_of_the_comments_are_those_that_are_raised(catalog: reference.Reference) -> None:
-    """Errors that a call ends with are told with it; those of a write at commit (FG0xx) and of a revert are not."""
-    raised = {code for file in DEPLOY.rglob("*.sql") for code in re.findall(r"ERRCODE = '(FG\d{3})'", file.read_text())}
+    """Errors that a call ends with are told with it; those of a write (FG0xx) and of a change set are not."""
+    raised = {code for file in DEPLOY.glob("*.sql") for code in re.findall(r"ERRCODE = '(FG\d{3})'", file.read_text())}
     told = {code for routine in catalog.routines.values() for code in re.findall(r"FG\d{3}", routine.comment)}
     assert told == {code for code in raised if not code.startswith("FG0")}
 
