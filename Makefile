@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: test lint demo clean
+.PHONY: test lint demo docs clean
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
@@ -14,6 +14,11 @@ lint: $(VENV)/.dev
 
 demo: $(VENV)/.server
 	@$(VENV)/bin/pyflowguard demo
+
+# What is generated of the documentation: the SQL reference, and what the commands in documents print.
+docs: $(VENV)/.dev
+	$(VENV)/bin/python docs/reference.py
+	PYFLOWGUARD_WRITE_DOCS=1 $(VENV)/bin/python -m pytest --quiet tests/acceptance/test_documents.py
 
 clean:
 	rm -rf $(VENV) build dist

@@ -489,6 +489,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
        AND (c.conrelid, c.conname::text) NOT IN (
              SELECT (n.link).relation, w.name FROM needing n CROSS JOIN LATERAL flowguard._wanted_keys(n.link) w)
     UNION ALL
+    SELECT 4, format('DROP VIEW %s', v.id), 'none'
+      FROM flowguard._unread_views() AS v (id)
+      JOIN pg_class c ON c.oid = v.id
+     WHERE flowguard._is_for(p_link, c.relname)
+    UNION ALL
     SELECT 5, format('DROP INDEX %s', i.indexrelid::regclass), format('ACCESS EXCLUSIVE on %s', i.indrelid::regclass)
       FROM pg_index i
       JOIN pg_class c ON c.oid = i.indexrelid AND NOT c.relispartition
@@ -743,10 +748,17 @@ BEGIN
 END;
 $guard_plan$;
 COMMENT ON FUNCTION flowguard.guard_plan(regclass, name) IS
-  'The statements that are missing for a link to be guarded as its rules say, in order, each with the strongest lock '
-  'it takes and whether it may run inside a transaction. To be run one by one; guard() runs them in one transaction. '
-  'No rows: nothing is missing. A VALIDATE that fails names rows for repair. Errors: FG107 no such link, FG109 a '
-  'foreign key points elsewhere, FG110 rights.';
+'What is missing for a link to be guarded as its rules say, as statements to be run one by one: indexes are built
+concurrently, keys added NOT VALID and then validated, so that writers wait for moments only. No rows: nothing is
+missing. A VALIDATE that fails says which rows have to be repaired first. Changes nothing.
+relation: the child table.
+link_column: the column that holds the link.
+step: the order, from 1.
+statement: the statement.
+lock: the strongest lock that it takes, and on what.
+in_transaction: whether it may run inside a transaction.
+Errors: FG102 a column is gone; FG107 no such link; FG109 a foreign key of the application points to another column;
+  FG110 rights are missing.';
 
 CREATE OR REPLACE FUNCTION flowguard.guard(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS TABLE (step integer, statement text, lock text, in_transaction boolean)
@@ -793,10 +805,19 @@ BEGIN
 END;
 $guard$;
 COMMENT ON FUNCTION flowguard.guard(regclass, name) IS
-  'Makes a link guarded as its rules say: runs what guard_plan() lists, in one transaction, and returns it; no rows '
-  'where nothing was missing. A key that present rows violate stays NOT VALID, with a NOTICE, and binds new rows; '
-  'after repair, guard() again validates it. Takes SHARE ROW EXCLUSIVE on the tables. Errors: FG107 no such link, '
-  'FG109 a foreign key points elsewhere, FG110 rights.';
+'Makes a link guarded as its rules say: runs what is missing (indexes, foreign keys, functions, triggers), drops what
+is superfluous, all in one transaction. Takes SHARE ROW EXCLUSIVE on the tables until commit, so writers wait, and
+ACCESS EXCLUSIVE where a key or a trigger is replaced or dropped; for large tables run the statements of guard_plan()
+one by one. A key that present rows violate stays NOT VALID, with a NOTICE, and binds new rows; after repair(),
+guard() again validates it. The caller must own the tables and have CREATE on schema flowguard.
+relation: the child table.
+link_column: the column that holds the link.
+step: the order, from 1.
+statement: what was run; no rows where nothing was missing.
+lock: the strongest lock that it took, and on what.
+in_transaction: true.
+Errors: FG102 a column is gone; FG107 no such link; FG109 a foreign key of the application points to another column;
+  FG110 rights are missing.';
 
 CREATE OR REPLACE FUNCTION flowguard.unguard(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS SETOF text
@@ -837,8 +858,13 @@ BEGIN
 END;
 $unguard$;
 COMMENT ON FUNCTION flowguard.unguard(regclass, name) IS
-  'Takes away triggers, functions, keys and indexes that guard() made for a link and no other link needs, and puts '
-  'back the keys that it replaced; returns what it ran. The link stays registered. Errors: FG107.';
+'Takes away the triggers, functions, foreign keys and indexes that guard() made for a link and no other link needs,
+and puts back the foreign keys that it replaced. Takes ACCESS EXCLUSIVE on the tables for a moment. The link stays
+registered. Called again it does nothing.
+relation: the child table.
+link_column: the column that holds the link.
+Returns the statements that it ran.
+Errors: FG107 no such link.';
 
 CREATE OR REPLACE FUNCTION flowguard.drop_link(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS flowguard.link
@@ -861,7 +887,11 @@ BEGIN
 END;
 $drop_link$;
 COMMENT ON FUNCTION flowguard.drop_link(regclass, name) IS
-  'Forgets a link and its rules, and returns it; NULL where there was none. Errors: FG112 it is still guarded.';
+'Forgets a link that is not guarded, and its rules. No table is touched; the ledger stays.
+relation: the child table.
+link_column: the column that holds the link.
+Returns the link; NULL where there was none.
+Errors: FG112 it is still guarded.';
 
 CREATE OR REPLACE FUNCTION flowguard._replace_functions(p_link flowguard.link) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_replace_functions$
@@ -931,8 +961,14 @@ BEGIN
 END;
 $set_mode$;
 COMMENT ON FUNCTION flowguard.set_mode(regclass, text, name) IS
-  'Sets the mode of a link, observe or enforce, and brings a guarded link up to date. Returns the link. Errors: '
-  'FG104 no such mode, FG107 no such link, FG113 rows are unlinked or wrong.';
+'Sets the mode of a link and brings a guarded link up to date. For enforce it counts the rows first, and writers of
+the child table wait until commit.
+relation: the child table.
+mode: observe, unlinked rows are accepted and listed; enforce, they are refused at commit.
+link_column: the column that holds the link.
+Returns the link.
+Errors: FG104 no such mode, or enforce asked for at another isolation level than READ COMMITTED; FG107 no such link;
+  FG113 rows are unlinked, dangling, mismatched or without a tenant; those of guard().';
 
 CREATE OR REPLACE FUNCTION flowguard._set_paused(p_relation regclass, p_link_column name, p_paused boolean)
 RETURNS flowguard.link
@@ -962,8 +998,12 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $pause$
   SELECT flowguard._set_paused($1, $2, true);
 $pause$;
 COMMENT ON FUNCTION flowguard.pause(regclass, name) IS
-  'Makes the triggers of a link do nothing, until resume(): function bodies are replaced, no table is locked. '
-  'Foreign keys go on to hold. Returns the link. Errors: FG107 no such link, or not guarded.';
+'Makes the triggers of a link do nothing until resume(): nothing is filled, followed or refused by them. Function bodies
+are replaced, so no table is locked. Foreign keys go on to hold.
+relation: the child table.
+link_column: the column that holds the link.
+Returns the link.
+Errors: FG102 a column is gone; FG107 no such link, or it is not guarded.';
 
 CREATE OR REPLACE FUNCTION flowguard.resume(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS flowguard.link
@@ -971,7 +1011,10 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $resume$
   SELECT flowguard._set_paused($1, $2, false);
 $resume$;
 COMMENT ON FUNCTION flowguard.resume(regclass, name) IS
-  'Ends pause(). Rows written meanwhile are listed in flowguard.violation; repair links them. Returns the link. '
-  'Errors: FG107.';
+'Ends pause(). Rows written meanwhile are listed in flowguard.violation, and repair() links them.
+relation: the child table.
+link_column: the column that holds the link.
+Returns the link.
+Errors: FG102 a column is gone; FG107 no such link, or it is not guarded.';
 
 COMMIT;

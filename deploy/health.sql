@@ -392,10 +392,11 @@ CREATE OR REPLACE VIEW flowguard.health_category AS
 COMMENT ON VIEW flowguard.health_category IS
   'The five categories of health, each the mean over all links in percent (an empty table counts 100), its weight in '
   'the score, and what keeps it below 100.';
-COMMENT ON COLUMN flowguard.health_category.category IS 'What is measured.';
+COMMENT ON COLUMN flowguard.health_category.category IS
+  'What is measured: tenant isolation, foreign-key integrity, master-flow linkage, data quality or readiness.';
 COMMENT ON COLUMN flowguard.health_category.score IS
   'Mean over all links in percent, one decimal; 100.0 only where nothing is missing.';
-COMMENT ON COLUMN flowguard.health_category.weight IS 'Its share of the score.';
+COMMENT ON COLUMN flowguard.health_category.weight IS 'Its share of the score: 0.2, the same for each.';
 COMMENT ON COLUMN flowguard.health_category.detail IS 'The links that keep it below 100, worst first.';
 
 CREATE OR REPLACE FUNCTION flowguard.health_score() RETURNS numeric
@@ -405,9 +406,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $health_score$
     FROM (SELECT avg(h.score) AS score FROM flowguard._health() h GROUP BY h.category) AS c;
 $health_score$;
 COMMENT ON FUNCTION flowguard.health_score() IS
-  'The health of all links from 0 to 100, one decimal: the mean of tenant isolation, foreign-key integrity, '
-  'master-flow linkage, data quality and readiness, each the mean over links. 100.0 only where nothing is left to '
-  'fix. 42501 where row security would hide rows.';
+'The health of all links: the mean of the five categories of flowguard.health_category, each the mean over links.
+Returns a number from 0 to 100 with one decimal; 100.0 only where nothing is left to fix.
+Errors: 42501 row security would hide rows.';
 
 CREATE OR REPLACE FUNCTION flowguard.check_all()
 RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text)
@@ -535,14 +536,23 @@ BEGIN
 END;
 $check_all$;
 COMMENT ON FUNCTION flowguard.check_all() IS
-  'Everything that is not as it should be, one row each: name, level (ERROR, WARN, INFO), relation, description, '
-  'detail, remedy as a statement, and a key that stays the same for an ignore list. No ERROR and no WARN: all is '
-  'well. Also notes when each violation was first seen, where it may write. 42501 where row security would hide rows.';
+'Everything that is not as it should be, a row each; no ERROR and no WARN: all is well. Also notes when each violation
+was first seen, where it may write.
+name: what kind of finding it is.
+level: ERROR, WARN or INFO.
+relation: the table that it is about; NULL where it is about none.
+description: what was found, in words.
+detail: rows, objects or runs that it is about.
+remedy: the statement to run or to look with.
+cache_key: stays the same from call to call, for an ignore list.
+Errors: 42501 row security would hide rows.';
 
 CREATE OR REPLACE FUNCTION flowguard.version() RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $version$
   SELECT '0.1.0';
 $version$;
-COMMENT ON FUNCTION flowguard.version() IS 'The version of PyFlowGuard that is deployed here.';
+COMMENT ON FUNCTION flowguard.version() IS
+'The version of the engine.
+Returns major.minor.patch.';
 
 COMMIT;

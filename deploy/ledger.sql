@@ -254,8 +254,11 @@ BEGIN
 END;
 $bypass$;
 COMMENT ON FUNCTION flowguard.bypass(text) IS
-  'Lifts, for the current transaction, what the triggers check (never a foreign key), and records who did and why. '
-  'For flowguard_admin. Returns the number of the record. Errors: FG104 no reason given.';
+'Lifts, for the current transaction, what the triggers refuse, never a foreign key; links are filled as ever. Who did
+it, when and why stays in flowguard.privileged_transaction. Needs EXECUTE, which flowguard_admin has.
+reason: why the guard must let this pass.
+Returns the number of the record.
+Errors: FG104 no reason is given.';
 REVOKE ALL ON FUNCTION flowguard.bypass(text) FROM PUBLIC;
 
 COMMIT;

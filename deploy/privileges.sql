@@ -27,8 +27,9 @@ BEGIN
 END;
 $grant_roles$;
 COMMENT ON FUNCTION flowguard.grant_roles() IS
-  'Grants to flowguard_viewer (reads figures) and flowguard_admin (calls everything, bypass() included) what each is '
-  'for; returns those of them that exist. For the owner of the schema, after the roles were created later.';
+'Grants to flowguard_viewer and flowguard_admin what each is for, where they exist. Deploying calls it; the owner of the
+schema, who alone can grant this, calls it again after such a role was created later.
+Returns the names of those that exist.';
 
 REVOKE ALL ON ALL ROUTINES IN SCHEMA flowguard FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA flowguard FROM PUBLIC;

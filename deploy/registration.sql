@@ -143,10 +143,17 @@ BEGIN
 END;
 $add_master$;
 COMMENT ON FUNCTION flowguard.add_master(regclass, name, name[], name[], name) IS
-  'Registers a table that links point to: its key, the columns that say whose row it is, other unique columns that '
-  'are found in links by mistake, and when it was made (NULL: the table does not say). Returns the registered '
-  'master. Errors: FG101 no table, FG102 no such column, FG103 types differ, FG105 key not unique, FG108 registered '
-  'otherwise.';
+'Registers a table that links point to. Nothing but the registry is written; a second call with the same words
+changes nothing.
+relation: the master table.
+key_column: the column whose value a link holds; unique, alone or together with the tenant columns.
+tenant_columns: columns that say whose row it is; ''{}'' where there are no tenants.
+alternate_keys: other unique columns, of the key''s type, that are found in links by mistake; repair() translates them
+  to the key.
+created_at_column: when the master was made, a timestamp; NULL where the table does not say.
+Returns the registered master.
+Errors: FG101 no table; FG102 no such column; FG103 types differ, or cannot be compared; FG104 a column is named
+  twice; FG105 the key is not unique; FG108 it is registered otherwise.';
 
 CREATE OR REPLACE FUNCTION flowguard.drop_master(relation regclass) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $drop_master$
@@ -172,7 +179,10 @@ BEGIN
 END;
 $drop_master$;
 COMMENT ON FUNCTION flowguard.drop_master(regclass) IS
-  'Forgets a master. Returns whether it was registered. Errors: FG112 links still point to it.';
+'Forgets a master. No table is touched.
+relation: the master table.
+Returns whether it was registered.
+Errors: FG112 links still point to it.';
 
 CREATE OR REPLACE FUNCTION flowguard._align_tenants(p_relation regclass, p_columns name[], p_master flowguard.master)
 RETURNS name[]
@@ -361,11 +371,21 @@ BEGIN
 END;
 $add_link$;
 COMMENT ON FUNCTION flowguard.add_link(regclass, name, regclass, name[], text, text, text) IS
-  'Registers a column that must point to a master (NULL: the only one there is). tenant_columns NULL takes those of '
-  'the master that the table has by name. mode: observe or enforce. on_orphan: quarantine, unlink or keep a row '
-  'whose dangling link nothing can mend. on_master_delete: keep (what the table''s own key says, else refuse), '
-  'refuse, cascade, set null. Returns the registered link; guard() makes it so. Errors: FG101, FG102, FG103, FG104 a '
-  'value is unknown, FG105 no row key, FG107 no master, FG108 registered otherwise.';
+'Registers a column that must point to a master. Nothing but the registry is written: guard() makes it so. A second
+call with the same words changes nothing.
+relation: the child table; it needs a primary key or a unique key of NOT NULL columns.
+link_column: the column that holds the key of the master, of the same type.
+master: the master table; NULL for the only one there is.
+tenant_columns: the tenant columns of the child, in the order of those of its master, NULL for one that it lacks; left
+  out, those that it has under the same names.
+mode: observe, unlinked rows are accepted and listed; enforce, they are refused at commit.
+on_orphan: what repair() does with a row whose dangling link nothing can mend: quarantine (taken out and kept), unlink
+  (the link is set to NULL) or keep.
+on_master_delete: what deleting a master does to its rows: keep (what the key that the table has says, else refuse),
+  refuse, cascade or set null.
+Returns the registered link.
+Errors: FG101 no table; FG102 no such column; FG103 types differ; FG104 a value is none of those; FG105 the table has
+  no such key; FG107 no such master; FG108 it is registered otherwise.';
 
 CREATE OR REPLACE FUNCTION flowguard._add_rule(p_rule flowguard.rule) RETURNS flowguard.rule
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_add_rule$
@@ -483,8 +503,14 @@ BEGIN
 END;
 $add_session_rule$;
 COMMENT ON FUNCTION flowguard.add_session_rule(regclass, name, integer) IS
-  'A missing link is what the setting flowguard.<link column> says (SET LOCAL flowguard.master_flow_id = …); empty '
-  'counts as none, and so does a key of no master of the row''s tenant. Returns the rule. Errors: FG104, FG107.';
+'A missing link is what the application says for its transaction: SET LOCAL flowguard.<link column> = ''<key>'', or
+flowguard.master_flow_id where the column''s name would need quotes. Empty counts as none, and so does the key of no
+master of the row''s tenant. The same rule twice is one. On a guarded link call guard() afterwards.
+relation: the child table.
+link_column: the column that holds the link.
+position: where in the order of the link''s rules, from 1; later ones move on. Left out: at the end.
+Returns the rule.
+Errors: FG104 position is less than 1; FG107 no such link.';
 
 CREATE OR REPLACE FUNCTION flowguard.add_reference_rule(
   relation regclass, via_column name, source regclass, source_key name DEFAULT 'id',
@@ -561,10 +587,25 @@ END;
 $add_reference_rule$;
 COMMENT ON FUNCTION flowguard.add_reference_rule(regclass, name, regclass, name, name, boolean, name, integer,
   integer) IS
-  'A missing link is that of the row of source whose source_key equals via_column. agree: the two must stay equal, '
-  'and a row waits while the referenced one has no link. late_limit: at most so many unlinked rows follow a late '
-  'link at once in observe. Returns the rule. Errors: FG101, FG102, FG103, FG104, FG105 source_key not unique, FG106 '
-  'a ring of links, FG107, FG111 agree without a foreign key.';
+'A missing link is that of the row that a column refers to. The same rule twice is one. On a guarded link call guard()
+afterwards.
+relation: the child table.
+via_column: its column that refers to the source.
+source: the table that the link is taken from; the master itself, with source_link its key, says that via_column
+  names a master.
+source_key: the column of the source that via_column holds; unique, alone or within a tenant.
+source_link: the column of the source that holds its link.
+agree: whether the two links must stay equal; a row whose referenced row has no link then waits for it, and later
+  rules are asked only where via_column is NULL. Needs a foreign key on via_column. false: a look-up that may lead
+  nowhere.
+link_column: the column that holds the link.
+position: where in the order of the link''s rules, from 1; later ones move on. Left out: at the end.
+late_limit: at most so many rows are moved by the statement that sets the link of one row of the source; the rest is
+  left to repair(). In observe only. Left out: no limit.
+Returns the rule.
+Errors: FG101 no table; FG102 no such column; FG103 types differ; FG104 position or late_limit is less than 1, or rows
+  without a tenant could not be told apart; FG105 source_key is not unique; FG106 links would wait for each other in a
+  ring; FG107 no such link; FG111 agree without a foreign key.';
 
 CREATE OR REPLACE FUNCTION flowguard._foreign_keys(p_relation regclass, p_column name)
 RETURNS TABLE (conname name, definition text, target regclass, target_column name, action "char", is_deferrable boolean,
@@ -665,10 +706,27 @@ END;
 $add_proximity_rule$;
 COMMENT ON FUNCTION flowguard.add_proximity_rule(
   regclass, regclass, interval, name, name, name, text, text, name, integer, integer) IS
-  'A missing link is that of the row of source of the same tenant that is nearest in time and no farther than within '
-  '(inclusive); on a tie the earlier row, then the smaller key. source_filter: a condition on the source. '
-  'on_ambiguous: leave keeps the row unlinked when two masters lie within the window. Returns the rule. Errors: '
-  'FG101 to FG104, FG105 no row key, FG106 a ring of links, FG107.';
+'A missing link is that of the row of a source table, of the same tenant, that is nearest in time. On a tie the earlier
+row wins, then the smaller key. Rows without a link to a master of the tenant do not count. The same rule twice is
+one. On a guarded link call guard() afterwards.
+relation: the child table.
+source: the table that the link is taken from.
+within: the largest time difference, inclusive: positive, of days (24 hours each), hours and less.
+time_column: the time of the child, a timestamp.
+source_time: the time of the source, of the same type.
+source_link: the column of the source that holds its link.
+source_filter: a condition on columns of the source, as in WHERE, read under the caller''s search_path; only rows that
+  meet it count. NULL: all do.
+on_ambiguous: nearest, the nearest row wins; leave, the row stays unlinked where rows in the window lead to two
+  masters.
+link_column: the column that holds the link.
+position: where in the order of the link''s rules, from 1; later ones move on. Left out: at the end.
+late_limit: at most so many rows are linked by the statement that makes or links one row of the source; the rest is
+  left to repair(). In observe only. Left out: no limit.
+Returns the rule.
+Errors: FG101 no table; FG102 no such column; FG103 types differ, or a column is no timestamp; FG104 a window, filter,
+  position or limit is impossible; FG105 the source has no key; FG106 links would wait for each other in a ring; FG107
+  no such link.';
 
 CREATE OR REPLACE FUNCTION flowguard._read_filter(
   p_source regclass, p_filter text, p_path text, OUT condition text, OUT columns name[]
@@ -746,6 +804,11 @@ BEGIN
 END;
 $drop_rule$;
 COMMENT ON FUNCTION flowguard.drop_rule(regclass, integer, name) IS
-  'Forgets the rule at a position and returns it, NULL where there was none; call guard() afterwards. Errors: FG107.';
+'Forgets a rule; the others keep their positions. On a guarded link call guard() afterwards.
+relation: the child table.
+position: the position of the rule, as flowguard.rule shows it.
+link_column: the column that holds the link.
+Returns the rule; NULL where there was none.
+Errors: FG107 no such link.';
 
 COMMIT;

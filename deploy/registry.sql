@@ -105,8 +105,8 @@ COMMENT ON COLUMN flowguard.rule.filter_columns IS 'The columns of the source th
 COMMENT ON COLUMN flowguard.rule.on_ambiguous IS
   'nearest: the nearest row wins; leave: the row stays unlinked when two masters lie within the window (proximity).';
 COMMENT ON COLUMN flowguard.rule.late_limit IS
-  'At most so many unlinked rows are linked when a source gets its link; the rest is left to repair. Mode observe '
-  'only.';
+  'At most so many rows are linked by the statement that sets the link of one source row; the rest is left to '
+  'repair. Mode observe only.';
 
 CREATE TABLE IF NOT EXISTS flowguard.replaced_constraint (
   relation        regclass NOT NULL,

@@ -649,12 +649,23 @@ END;
 $repair$;
 COMMENT ON PROCEDURE flowguard.repair(
   regclass, integer, boolean, name, text, bigint, bigint, bigint, bigint, bigint, bigint) IS
-  'Links rows that are unlinked or dangling, of one link or (relation NULL) of all, sources first: translates '
-  'alternate keys, asks the rules but the session''s, and treats orphans as on_orphan says. Each batch is a '
-  'transaction of its own, so it cannot be called inside one; stopped, it is simply called again. dry_run does it '
-  'all in one transaction and takes it back. Every value written is in flowguard.run_change; flowguard.undo(run_id) '
-  'puts it back. note: kept with the run. Returns the run and its counts. Errors: FG104, FG107; 42501 where row '
-  'security would hide rows.';
+'Links rows that are unlinked or dangling: translates alternate keys, asks the rules but the session''s, sources before
+what takes a link from them, and treats orphans as on_orphan says. Each batch is a transaction of its own, so it
+cannot be called inside one. Stopped, it keeps what was committed; called again, it goes on. Every value that it
+writes is in flowguard.run_change.
+relation: the child table; NULL for every link.
+batch_size: rows looked at in one transaction.
+dry_run: true does it all in one transaction and takes it back.
+link_column: the column that holds the link; not asked where relation is NULL.
+note: kept with the run, to tell runs apart.
+run_id: number of the run, for undo(); NULL for a dry run. Its argument, as of those below, is not read.
+linked: rows that a rule linked.
+translated: links that held an alternate key and now hold the key.
+quarantined: orphans taken out, without the rows that went with them.
+unlinked: dangling links set to NULL.
+remaining: rows left unlinked or dangling.
+Errors: FG104 batch_size is less than 1; FG107 no such link; 2D000 called inside a transaction; 42501 row security
+  would hide rows.';
 
 CREATE OR REPLACE FUNCTION flowguard._forbidding_keys(p_run bigint)
 RETURNS TABLE (relation regclass, conname name, link_column name, definition text, validated boolean, comment text)
@@ -1015,10 +1026,16 @@ BEGIN
 END;
 $undo$;
 COMMENT ON FUNCTION flowguard.undo(bigint, bigint) IS
-  'Puts back exactly the links that a run wrote, and the rows that it took out, at most max_rows of them; called '
-  'again it goes on. Links that are not what the run wrote any more are skipped. Returns what it restored, skipped '
-  'and left. Errors: FG101 a table is gone, FG104, FG201 no such run, FG202 it would unlink an enforced link, FG203 '
-  'foreign keys forbid it, FG204 the application changes a row, FG206 the run is still running.';
+'Puts back exactly the links that a run wrote and the rows that it took out, in one transaction. A link that is not
+what the run wrote any more is left alone and counted as skipped. Called again, it goes on.
+run_id: the run, as flowguard.run shows it.
+max_rows: at most so many links and rows in this call. Left out: all.
+restored: links and rows put back.
+skipped: links left alone.
+remaining: links and rows that another call would come to.
+Errors: FG101 a table is gone; FG102 a column is gone; FG104 max_rows is less than 1; FG201 no such run; FG202 it would
+  unlink rows of an enforced link; FG203 foreign keys forbid what was there; FG204 a trigger of the application
+  changes a row that is put back; FG206 the run is still running; 42501 row security would hide rows.';
 
 CREATE OR REPLACE FUNCTION flowguard._unmark_undo() RETURNS void
 LANGUAGE plpgsql AS $_unmark_undo$

@@ -28,6 +28,7 @@ DROP FUNCTION IF EXISTS flowguard._nearest_query(flowguard.link, flowguard.rule,
 DROP FUNCTION IF EXISTS flowguard._row_time(flowguard.link, flowguard.rule, text);
 DROP FUNCTION IF EXISTS flowguard._time_is_usable(text);
 DROP FUNCTION IF EXISTS flowguard._sync_views();
+DROP FUNCTION IF EXISTS flowguard._unread_views();
 DROP FUNCTION IF EXISTS flowguard._view_sql(flowguard.link, flowguard.rule);
 DROP FUNCTION IF EXISTS flowguard._source_view(flowguard.link, flowguard.rule);
 DROP FUNCTION IF EXISTS flowguard._source_view_query(flowguard.rule);

@@ -16,6 +16,7 @@ SELECT 'flowguard._setting_name(name)'::regprocedure;
 SELECT 'flowguard._source_view_query(flowguard.rule)'::regprocedure;
 SELECT 'flowguard._source_view(flowguard.link, flowguard.rule)'::regprocedure;
 SELECT 'flowguard._view_sql(flowguard.link, flowguard.rule)'::regprocedure;
+SELECT 'flowguard._unread_views()'::regprocedure;
 SELECT 'flowguard._sync_views()'::regprocedure;
 SELECT 'flowguard._time_is_usable(text)'::regprocedure;
 SELECT 'flowguard._row_time(flowguard.link, flowguard.rule, text)'::regprocedure;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,19 @@ from typing import TYPE_CHECKING
 import click
 import psycopg
 import pytest
+import reference
 from acceptance.command import Query
+from documents import (
+    DOCUMENTS,
+    ROOT,
+    WRITE,
+    Block,
+    is_printed,
+    read_blocks,
+    read_tests,
+    run_blocks,
+    write_outputs,
+)
 from psycopg.conninfo import conninfo_to_dict
 
 from pyflowguard.cli import cli
@@ -20,23 +31,18 @@ from pyflowguard.errors import ExitCode
 if TYPE_CHECKING:
     from conftest import TestPostgresql
 
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+README = ROOT / "README.md"
+OTHERS = [document for document in DOCUMENTS if document != README and read_tests(document)]
 
+RunBlocks = Callable[[list[Block], str], list[str]]
 Script = Callable[[str, str], str]
 
 
-def marked_blocks() -> dict[str, str]:
-    """Give the text of each block in README that is marked to be run, by its mark."""
-    found = re.findall(r"<!-- test: (\S+) -->\n```(?:sh|sql)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    return dict(found)
-
-
 @pytest.fixture
-def run_block(postgresql: TestPostgresql, clean_environment: dict[str, str]) -> Script:
-    """Run a marked block of README in the checkout, on a database named by libpq's environment; what it prints."""
+def run(postgresql: TestPostgresql, clean_environment: dict[str, str]) -> RunBlocks:
+    """Run blocks in the checkout, on a database named by libpq's environment; what they print."""
 
-    def run(mark: str, dsn: str) -> str:
+    def run(blocks: list[Block], dsn: str) -> list[str]:
         settings = conninfo_to_dict(dsn)
         names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE", "options": "PGOPTIONS"}
         environment = {
@@ -46,19 +52,63 @@ def run_block(postgresql: TestPostgresql, clean_environment: dict[str, str]) -> 
             "SQITCH_EMAIL": "reader@example.org",
             **{name: str(settings[key]) for key, name in names.items() if key in settings},
         }
-        text = marked_blocks()[mark]
-        program = ["psql", "-qX", "-v", "ON_ERROR_STOP=1"] if mark == "sql" else ["bash", "-euo", "pipefail"]
-        result = subprocess.run(
-            program, input=text, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
-        )
-        assert result.returncode == 0, result
-        return result.stdout
+        return run_blocks(blocks, environment)
 
     return run
 
 
-def test_every_marked_block_is_known() -> None:
-    assert set(marked_blocks()) == {"psql", "sqitch", "installer", "sql", "daily"}
+@pytest.fixture
+def run_block(run: RunBlocks) -> Script:
+    """Run the blocks of one name in README; what they print."""
+    return lambda name, dsn: "\n".join(run(read_tests(README)[name], dsn))
+
+
+def test_every_block_is_run_or_is_an_output() -> None:
+    """Nothing is shown that a reader might run and no test does. The pages of docs/errors have tests of their own."""
+    for document in DOCUMENTS:
+        if document.parent.name == "errors":
+            continue
+        for block in read_blocks(document):
+            kind = block.mark.partition(": ")[0]
+            languages = {"test": {"sh", "sql"}, "transcript": {"text"}, "": {"mermaid"}}
+            assert block.language in languages.get(kind, set()), f"{block.place}: mark it (see tests/documents.py)"
+        text = document.read_text(encoding="utf-8")
+        fences = len(re.findall(r"^ *(?:```|~~~)", text, re.MULTILINE))
+        shown = sum(1 + (block.output is not None) for block in read_blocks(document))
+        assert fences == 2 * shown, f"{document.name}: a block is not closed, or is indented"
+
+
+def test_every_test_of_the_readme_is_known() -> None:
+    assert set(read_tests(README)) == {"psql", "sqitch", "installer", "sql", "daily"}
+
+
+@pytest.mark.parametrize(
+    ("document", "name"), [(document, name) for document in OTHERS for name in read_tests(document)]
+)
+def test_a_page_prints_what_it_shows(run: RunBlocks, empty_db: str, document: Path, name: str) -> None:
+    """Its blocks run one after the other, from an empty database."""
+    blocks = read_tests(document)[name]
+    printed = run(blocks, empty_db)
+    if WRITE:
+        write_outputs(document, blocks, printed)
+        return
+    for block, output in zip(blocks, printed, strict=True):
+        if block.output is not None:
+            assert is_printed(block.output, output), f"{block.place} prints now (`make docs` writes it):\n{output}"
+
+
+@pytest.mark.parametrize("name", ["clean-up.md", "costs.md"])
+def test_every_figure_of_a_page_is_printed_by_it(name: str) -> None:
+    """A figure in the text is one that a command of its section prints, or that a generated part of it shows."""
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    introduction, *sections = re.split(r"(?m)^## ", text)
+    for section, where in ((introduction, text), *((section, section) for section in sections)):
+        shown = "".join(
+            re.findall(r"<!-- (?:output|bench:begin) -->\n(.*?)(?:^```$|<!--)", where, re.DOTALL | re.MULTILINE)
+        )
+        prose = re.sub(r"<!-- bench:begin.*?bench:end -->|```.*?```|`[^`]*`|\]\([^)]*\)", "", section, flags=re.DOTALL)
+        figures = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)", prose))
+        assert figures - set(re.findall(r"\d+(?:\.\d+)?", shown)) == set(), section.split("\n")[0]
 
 
 def engine_answers(dsn: str) -> bool:
@@ -107,7 +157,7 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert file.is_file(), f"{document.name}: {target}"
             if anchor:
                 headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
-                anchors = {heading.lower().replace(" ", "-") for heading in headings}
+                anchors = {reference.anchor(heading) for heading in headings}
                 assert anchor in anchors, f"{document.name}: {target}"
 
 

@@ -357,6 +357,22 @@ def test_whatever_is_damaged_is_in_the_plan_and_mended(
     assert difference(dump(guarded("observe"), postgresql), dump(app, postgresql)) == ""
 
 
+def test_a_dropped_rule_with_a_filter_goes_on_until_guard(app: Connection) -> None:
+    """What the generated code reads stays as long as it reads it; no write fails in between."""
+    run(app, "INSERT INTO event (id, tenant, flow, at) VALUES (1, 1, 3, '2025-01-01 12:00+00')")
+    views = "SELECT count(*) FROM pg_views WHERE schemaname = 'flowguard' AND viewname LIKE 'probe%'"
+    for rule in (1, 2):
+        run(app, "INSERT INTO probe (id, tenant, at) VALUES (%s, 1, '2025-01-01 12:10+00')", rule)
+        run(app, "SELECT flowguard.drop_rule('probe', 1, 'flow')")
+    assert links(app, "probe") == {1: 3, 2: 3}
+    assert one(app, views) == 1
+    guard(app, "probe")
+    assert plan(app, "probe") == []
+    assert one(app, views) == 0
+    run(app, "INSERT INTO probe (id, tenant, at) VALUES (3, 1, '2025-01-01 12:10+00')")
+    assert links(app, "probe") == {1: 3, 2: 3, 3: None}
+
+
 def test_a_rule_that_is_added_or_dropped_is_made_so_by_guard(app: Connection) -> None:
     add_reference(app, "probe", "id", "event", agree=False, position=1)
     assert plan(app, "probe") != []
