@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: test lint demo docs clean
+.PHONY: test lint demo docs bench clean
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
@@ -19,6 +19,11 @@ demo: $(VENV)/.server
 docs: $(VENV)/.dev
 	$(VENV)/bin/python docs/reference.py
 	PYFLOWGUARD_WRITE_DOCS=1 $(VENV)/bin/python -m pytest --quiet tests/acceptance/test_documents.py
+
+# What the guard costs, as ratios, on every PostgreSQL that is there: a quarter of an hour each, on a machine at rest.
+# BENCH passes options on: make bench BENCH='--only single', BENCH='--write docs/costs.md'.
+bench: $(VENV)/.dev
+	$(VENV)/bin/python tests/benchmarks/bench.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist

@@ -42,6 +42,7 @@ SETTINGS = {
     "jit": "off",
     "max_locks_per_transaction": "256",
 }
+DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
 
 NARROW = """
@@ -70,7 +71,7 @@ class Size:
 
 
 FULL = Size(rows=100_000, rounds=5, singles=400)
-QUICK = Size(rows=2_000, rounds=3, singles=40, tenants=3, sources=50, growth=((1, 100), (5, 20)))
+QUICK = Size(rows=300, rounds=1, singles=20, tenants=3, sources=50, growth=((2, 20),))
 """Shows that the benchmark runs; its figures mean nothing."""
 
 
@@ -92,7 +93,6 @@ class Case:
     title: str
     contestants: Sequence[Contestant]
     budget: float | None = None
-    rounds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,6 @@ class Answer:
     title: str
     budget: float | None
     seconds: dict[str, float]
-    writes: int
 
     def ratio(self, name: str) -> float | None:
         """Give a contestant's time as a multiple of the limit's."""
@@ -162,7 +161,8 @@ class Laboratory:
         """Let commits wait for the disk, as they do in production, or not, to measure the work alone."""
         with psycopg.connect(self.server.dsn(), autocommit=True) as admin:
             for name in DURABLE:
-                admin.execute(sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), "on" if durable else "off"))
+                value = "on" if durable else "off"
+                admin.execute(sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), value))
             admin.execute("SELECT pg_reload_conf()")
 
 
@@ -206,7 +206,7 @@ def build(lab: Laboratory, name: str, tenants: int, sources: int, rows: int, *, 
         if narrow:
             connection.execute("SELECT benchmark.load_narrow()")
             connection.execute(NARROW)
-        connection.execute("CREATE SCHEMA report")  # of its tables, which hold the truth of another load, none is needed
+        connection.execute("CREATE SCHEMA report")  # its tables hold the truth of another load
         connection.execute("SET check_function_bodies = off")
         run_script(connection, directory / "report" / "report_scripts.sql", action="loading the report's scripts")
         run_script(connection, directory / "benchmark" / "contestants.sql", action="loading the contestants")
@@ -216,9 +216,7 @@ def build(lab: Laboratory, name: str, tenants: int, sources: int, rows: int, *, 
 def copy(lab: Laboratory, source: str, target: str, prepare: str) -> None:
     """Copy a database and put its contestant's triggers in place."""
     with psycopg.connect(lab.dsn("postgres"), autocommit=True) as admin:
-        admin.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(target), sql.Identifier(source))
-        )
+        admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(target), sql.Identifier(source)))
     if prepare:
         with psycopg.connect(lab.dsn(target), autocommit=True) as connection:
             connection.execute(prepare.encode())
@@ -278,7 +276,7 @@ def all_right(table: str, rows: str) -> Step:
 TENANT = "id, client_account_id, engagement_id"
 
 
-def insert_cases(lab: Laboratory) -> Iterator[Case]:
+def insert_cases(_lab: Laboratory) -> Iterator[Case]:
     """Inserts of many rows in one statement."""
     loads = [
         ("reference", "migration.raw_import_records", "benchmark.raw_import_records",
@@ -366,8 +364,8 @@ def late_cases(lab: Laboratory) -> Iterator[Case]:
         ("late link by reference", "migration.data_imports", "import", "migration.raw_import_records",
          "data_import_id = benchmark.key('import', 0)"),
         ("late link by time", "migration.discovery_flows", "flow", "migration.assets",
-         "client_account_id = benchmark.key('client', 0) AND engagement_id = benchmark.key('engagement', 0) "
-         "AND created_at BETWEEN '2001-12-31 23:00' AND '2002-01-01 01:00'"),
+         ("client_account_id = benchmark.key('client', 0) AND engagement_id = benchmark.key('engagement', 0) "
+          "AND created_at BETWEEN '2001-12-31 23:00' AND '2002-01-01 01:00'")),
     ):  # fmt: skip
         link = f"UPDATE {source} SET master_flow_id = %s WHERE id = benchmark.key('{key}', 0)"  # noqa: S608
         children_link = f"UPDATE {table} SET master_flow_id = %s WHERE {which}"  # noqa: S608
@@ -400,7 +398,7 @@ def repair_cases(lab: Laboratory) -> Iterator[Case]:
          f"{TENANT}, name, asset_type, hostname, created_at", {}, 2.5, None),
     ):  # fmt: skip
         some = f"(SELECT * FROM {rows} ORDER BY id LIMIT {lab.size.repaired or lab.size.rows // 5}) r"  # noqa: S608
-        precomputed = f"benchmark.links_of_{table.split('.')[1]}"
+        precomputed = f"benchmark.links_of_{table.partition('.')[2]}"
         reset = statements(
             f"TRUNCATE {table} CASCADE",
             "TRUNCATE flowguard.repair_change",
@@ -408,7 +406,7 @@ def repair_cases(lab: Laboratory) -> Iterator[Case]:
             insert(table, some, columns, "NULL", extra),
             "RESET session_replication_role",
             f"DROP TABLE IF EXISTS {precomputed}",
-            f"CREATE TABLE {precomputed} AS SELECT id, master_flow_id FROM {some}",
+            f"CREATE TABLE {precomputed} AS SELECT id, master_flow_id FROM {some}",  # noqa: S608
             f"VACUUM ANALYZE {table}",
             f"ANALYZE {precomputed}",
         )
@@ -423,7 +421,7 @@ def repair_cases(lab: Laboratory) -> Iterator[Case]:
         yield Case(title, contestants, budget)
 
 
-def measure(lab: Laboratory, case: Case, *, writes: int) -> Answer:
+def measure(lab: Laboratory, case: Case) -> Answer:
     """Let the contestants take turns, in random order, and take the median of each."""
     seconds: dict[str, list[float]] = {contestant.name: [] for contestant in case.contestants}
     for number in range(lab.size.rounds + 1):
@@ -439,7 +437,7 @@ def measure(lab: Laboratory, case: Case, *, writes: int) -> Answer:
                 seconds[contestant.name].append(elapsed)
     for contestant in case.contestants:
         contestant.reset(lab.open(contestant.database))
-    return Answer(case.title, case.budget, {name: statistics.median(times) for name, times in seconds.items()}, writes)
+    return Answer(case.title, case.budget, {name: statistics.median(times) for name, times in seconds.items()})
 
 
 # --- One row a transaction, over loopback, each commit waiting for the disk
@@ -453,8 +451,8 @@ def single_cases(lab: Laboratory) -> Iterator[Answer]:
          "SELECT master_flow_id FROM migration.data_imports WHERE id = %s", 1, 1.10),
         ("proximity", "migration.assets", "benchmark.assets_of_the_past",
          ["client_account_id", "engagement_id", "created_at", "name", "asset_type"], {},
-         "SELECT master_flow_id FROM migration.discovery_flows WHERE client_account_id = %s AND engagement_id = %s "
-         "AND created_at <= %s ORDER BY created_at DESC LIMIT 1", 3, 1.20),
+         ("SELECT master_flow_id FROM migration.discovery_flows WHERE client_account_id = %s AND engagement_id = %s "
+          "AND created_at <= %s ORDER BY created_at DESC LIMIT 1"), 3, 1.20),
     ]  # fmt: skip
     for title, table, rows, columns, extra, look_up, asked, budget in loads:
         count = lab.size.singles
@@ -484,8 +482,7 @@ def single_cases(lab: Laboratory) -> Iterator[Answer]:
                 assert found is not None
                 connection.execute(text.encode(), (*row[:-1], found[0]), prepare=True)
 
-        single = Callable[[Connection, tuple[Any, ...]], None]
-        ways: dict[str, tuple[str, single]] = {  # type: ignore[valid-type]
+        ways: dict[str, tuple[str, Callable[[Connection, tuple[Any, ...]], None]]] = {
             LIMIT: (LIMIT, supplied),
             "supplied": (GUARD, supplied),
             GUARD: (GUARD, missing),
@@ -508,8 +505,8 @@ def single_cases(lab: Laboratory) -> Iterator[Answer]:
         medians = {name: statistics.median(times) for name, times in seconds.items()}
         for name in {database for database, _ in ways.values()}:
             lab.open(name).execute(f"TRUNCATE {table} CASCADE".encode())
-        yield Answer(f"supplied: single {title}", 1.03, {LIMIT: medians[LIMIT], GUARD: medians.pop("supplied")}, 1)
-        yield Answer(f"single {title}", budget, medians, 1)
+        yield Answer(f"supplied: single {title}", 1.03, {LIMIT: medians[LIMIT], GUARD: medians.pop("supplied")})
+        yield Answer(f"single {title}", budget, medians)
 
 
 # --- Growth
@@ -538,7 +535,7 @@ def growth(lab: Laboratory) -> Iterator[tuple[int, int, Answer, Answer]]:
                     Contestant(GUARD, "grown", missing, clear, right),
                 ],
             )
-            answers.append(measure(lab, case, writes=rows))
+            answers.append(measure(lab, case))
         drop(lab, "grown", "grown limit")
         yield tenants, sources, answers[0], answers[1]
 
@@ -564,29 +561,37 @@ def run(bindir: Path, size: Size, clock: str, only: str, console: Console) -> Re
         for name, prepare in COPIES.items():
             if name != GUARD:
                 copy(lab, GUARD, name, prepare)
-
-        def keep(answer: Answer) -> None:
+        for answer in in_bulk(lab, only):
             results.answers.append(answer)
             show_line(console, results.version, answer)
-
-        for cases in (insert_cases, late_cases, repair_cases):
-            for case in cases(lab):
-                if only in case.title:
-                    keep(measure(lab, case, writes=size.rows))
-        if only in "single reference, single proximity":
-            lab.set_durable(durable=True)
-            for answer in single_cases(lab):
-                keep(answer)
-            lab.set_durable(durable=False)
+        for answer in singly(lab, only):
+            results.answers.append(answer)
+            show_line(console, results.version, answer)
         drop(lab, *COPIES)
-        if only in "growth":
-            for tenants, sources, by_reference, by_time in growth(lab):
-                results.grown.append((tenants, sources, by_reference, by_time))
-                console.print(
-                    f"{results.version}  {tenants:6} tenants, {sources:8} sources each: "
-                    f"reference {ratio(by_reference)}, proximity {ratio(by_time)}"
-                )
+        for grown in growth(lab) if only in "growth" else ():
+            results.grown.append(grown)
+            tenants, sources, by_reference, by_time = grown
+            console.print(
+                f"{results.version}  {tenants:6} tenants, {sources:8} sources each: "
+                f"reference {ratio(by_reference)}, proximity {ratio(by_time)}"
+            )
     return results
+
+
+def in_bulk(lab: Laboratory, only: str) -> Iterator[Answer]:
+    """Answer the questions about many rows."""
+    for cases in (insert_cases, late_cases, repair_cases):
+        for case in cases(lab):
+            if only in case.title:
+                yield measure(lab, case)
+
+
+def singly(lab: Laboratory, only: str) -> Iterator[Answer]:
+    """Answer the questions about single rows, whose commits wait for the disk."""
+    if only in "supplied: single reference, single proximity":
+        lab.set_durable(durable=True)
+        yield from single_cases(lab)
+        lab.set_durable(durable=False)
 
 
 def ratio(answer: Answer, name: str = GUARD) -> str:
@@ -643,17 +648,15 @@ def tables(results: Sequence[Results]) -> Iterator[tuple[list[str], list[list[st
 
 def markdown(results: Sequence[Results], size: Size) -> str:
     """Word both tables for the documentation."""
-    parts = [
-        f"`make bench`: {size.rows:,} rows in bulk, {size.singles} single transactions, medians of {size.rounds} rounds."
-    ]
+    introduction = (
+        f"{size.rows:,} rows in bulk, medians of {size.rounds} rounds, by the time that the server's process worked; "
+        f"{size.singles} single transactions, by the time that passed. Ratios to the limit."
+    )
+    parts = [introduction]
     for headings, lines in tables(results):
         if lines:
-            parts.append(
-                "\n".join(
-                    f"| {' | '.join(cells)} |"
-                    for cells in (headings, ["---", *["---:"] * (len(headings) - 1)], *lines)
-                )
-            )
+            rule = ["---", *["---:"] * (len(headings) - 1)]
+            parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *lines)))
     return "\n\n".join(parts)
 
 
@@ -668,7 +671,7 @@ def write(file: Path, text: str) -> None:
 
 @click.command()
 @click.option("--bindir", "bindirs", multiple=True, type=click.Path(exists=True, path_type=Path),
-              help="Programs of a PostgreSQL to measure; may be given again. Default: the wheel's.")  # fmt: skip
+              help="Programs of a PostgreSQL; may be given again. Default: Debian's 15, if there, and the wheel's.")  # fmt: skip
 @click.option("--only", default="", help="Measure only what has this in its title.")
 @click.option("--rows", default=FULL.rows, show_default=True, help="Rows written in bulk.")
 @click.option("--rounds", default=FULL.rounds, show_default=True, help="Rounds to take the median of.")
@@ -682,7 +685,9 @@ def main(
     """Measure what the guard costs; exit code 1 where a budget is missed."""
     size = QUICK if quick else Size(rows=rows, rounds=rounds, singles=FULL.singles)
     console = new_console()
-    results = [run(bindir, size, clock, only, console) for bindir in bindirs or (wheel_bindir(),)]
+    if not bindirs:
+        bindirs = (*filter(Path.is_dir, (DEBIAN_15,)), wheel_bindir())
+    results = [run(bindir, size, clock, only, console) for bindir in bindirs]
     for headings, lines in tables(results):
         if lines:
             table = new_table(*headings, right=headings[1:])

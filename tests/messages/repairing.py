@@ -52,7 +52,8 @@ CASES = [
         says="""
             NOTICE: row {"id": 1} of table probe stays: update or delete on table "probe" violates foreign key
                 constraint "note_probe_fkey" on table "note"
-            HINT: Take away what refers to it or keeps it, then run "CALL flowguard.repair('probe', link_column => 'flow')" again.
+            HINT: Take away what refers to it or keeps it, then run "CALL flowguard.repair('probe',
+                link_column => 'flow')" again.
         """,
         then="DELETE FROM note; {hint}",
     ),
