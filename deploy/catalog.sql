@@ -96,17 +96,6 @@ $_nullable_type$;
 COMMENT ON FUNCTION flowguard._nullable_type(regclass, name) IS
   'The type, for SQL text, of what holds a column''s value or NULL: a domain''s base type.';
 
-CREATE OR REPLACE FUNCTION flowguard._variable_type(p_relation regclass, p_column name) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_variable_type$
--- A variable is NULL until something is found, which a domain may forbid.
-  SELECT CASE WHEN a.atttypid = c.type THEN format('%s.%I%%TYPE', p_relation, p_column)
-              ELSE flowguard._nullable_type(p_relation, p_column) END
-    FROM flowguard._column(p_relation, p_column) c
-    JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname = p_column;
-$_variable_type$;
-COMMENT ON FUNCTION flowguard._variable_type(regclass, name) IS
-  'The type of a PL/pgSQL variable that holds a column''s value or NULL.';
-
 CREATE OR REPLACE FUNCTION flowguard._is_not_null(p_relation regclass, p_column name) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_not_null$
   SELECT not_null FROM flowguard._column(p_relation, p_column);

@@ -576,6 +576,9 @@ DECLARE
   v_link %6$s;
   v_reference %6$s;
 %3$sBEGIN
+  IF %7$L::pg_catalog.regclass IS NULL THEN
+    RETURN NEW;  -- never: the name itself is an error once the table is called otherwise
+  END IF;
   IF pg_catalog.current_setting('flowguard.privileged', true) OPERATOR(pg_catalog.<>) '' THEN
     IF flowguard._is_privileged('undo') THEN
       RETURN NEW;
@@ -586,7 +589,7 @@ DECLARE
 END;
 $body$, p_link.link_column, p_link.relation, v_session || flowguard._lookup_variables(p_link),
          flowguard._lookup(p_link, 'NEW'), flowguard._generated_remark(p_link),
-         flowguard._variable_type(p_link.relation, p_link.link_column));
+         flowguard._nullable_type(p_link.relation, p_link.link_column), p_link.relation);
 END;
 $_fill_body$;
 COMMENT ON FUNCTION flowguard._fill_body(flowguard.link) IS
@@ -597,7 +600,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_finder_body$
   SELECT format(E'\n%4$s\n'
                 '#variable_conflict use_variable\n'
                 'DECLARE\n  v_link      %1$s;\n  v_reference %1$s;\n%3$sBEGIN\n%2$s  RETURN v_link;\nEND;\n',
-                flowguard._variable_type(p_link.relation, p_link.link_column), flowguard._lookup(p_link, 'finder'),
+                flowguard._nullable_type(p_link.relation, p_link.link_column), flowguard._lookup(p_link, 'finder'),
                 flowguard._lookup_variables(p_link), flowguard._generated_remark(p_link));
 $_finder_body$;
 COMMENT ON FUNCTION flowguard._finder_body(flowguard.link) IS
@@ -648,7 +651,7 @@ BEGIN
     END IF;
   END IF;
   IF flowguard._has_finder(p_link) THEN
-    v_declared := format(E'  v_link %s;\n', flowguard._variable_type(p_link.relation, p_link.link_column));
+    v_declared := format(E'  v_link %s;\n', flowguard._nullable_type(p_link.relation, p_link.link_column));
     -- A trigger of the application may turn the row away or take the link off again. Its write is then taken back: it
     -- would be looked at at commit in turn, without end.
     v_again := format(E'  v_link := %s;\n  IF v_link IS NOT NULL THEN\n    BEGIN\n'

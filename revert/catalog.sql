@@ -14,7 +14,6 @@ DROP FUNCTION IF EXISTS flowguard._row_key(regclass);
 DROP FUNCTION IF EXISTS flowguard._key_columns(oid);
 DROP FUNCTION IF EXISTS flowguard._check_same_type(regclass, name, regclass, name);
 DROP FUNCTION IF EXISTS flowguard._equal(regclass, name);
-DROP FUNCTION IF EXISTS flowguard._variable_type(regclass, name);
 DROP FUNCTION IF EXISTS flowguard._nullable_type(regclass, name);
 DROP FUNCTION IF EXISTS flowguard._is_not_null(regclass, name);
 DROP FUNCTION IF EXISTS flowguard._column(regclass, name);

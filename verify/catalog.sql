@@ -6,7 +6,6 @@ SELECT 'flowguard._check_table(regclass)'::regprocedure;
 SELECT 'flowguard._type_sql(oid, integer)'::regprocedure;
 SELECT 'flowguard._column(regclass, name)'::regprocedure;
 SELECT 'flowguard._nullable_type(regclass, name)'::regprocedure;
-SELECT 'flowguard._variable_type(regclass, name)'::regprocedure;
 SELECT 'flowguard._is_not_null(regclass, name)'::regprocedure;
 SELECT 'flowguard._equal(regclass, name)'::regprocedure;
 SELECT 'flowguard._check_same_type(regclass, name, regclass, name)'::regprocedure;

@@ -671,7 +671,7 @@ def write(file: Path, text: str) -> None:
 
 @click.command()
 @click.option("--bindir", "bindirs", multiple=True, type=click.Path(exists=True, path_type=Path),
-              help="Programs of a PostgreSQL; may be given again. Default: Debian's 15, if there, and the wheel's.")  # fmt: skip
+              help="Programs of a PostgreSQL; default: Debian's 15, if there, and the wheel's.")  # fmt: skip
 @click.option("--only", default="", help="Measure only what has this in its title.")
 @click.option("--rows", default=FULL.rows, show_default=True, help="Rows written in bulk.")
 @click.option("--rounds", default=FULL.rounds, show_default=True, help="Rounds to take the median of.")
