@@ -52,8 +52,8 @@ CASES = [
         says="""
             NOTICE: row {"id": 1} of table probe stays: update or delete on table "probe" violates foreign key
                 constraint "note_probe_fkey" on table "note"
-            HINT: Take away what refers to it or keeps it, then run "CALL flowguard.repair('probe', link_column =>
-                'flow')" again.
+            HINT: Take away what refers to it or keeps it, then run "CALL flowguard.repair('probe',
+                link_column => 'flow')" again.
         """,
         then="DELETE FROM note; {hint}",
     ),
@@ -68,8 +68,8 @@ CASES = [
         says="""
             NOTICE: row {"id": 1} of table probe stays: a trigger or a rule of the application keeps it, or what goes
                 with it
-            HINT: Take away what refers to it or keeps it, then run "CALL flowguard.repair('probe', link_column =>
-                'flow')" again.
+            HINT: Take away what refers to it or keeps it, then run "CALL flowguard.repair('probe',
+                link_column => 'flow')" again.
         """,
         then="DROP TRIGGER keep ON probe; {hint}",
     ),
