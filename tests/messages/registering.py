@@ -138,6 +138,34 @@ CASES = [
         """,
         fill={"…": "id"},
     ),
+    Case(
+        name="a link has another collation than the master's key",
+        reaches=(("_check_same_type", "has collation"),),
+        setup='CREATE TABLE word_master (id text COLLATE "C" PRIMARY KEY, tenant integer); '
+        'CREATE TABLE word_link (id integer PRIMARY KEY, tenant integer, flow text COLLATE "POSIX"); '
+        "SELECT flowguard.add_master('word_master', 'id', '{tenant}', created_at_column => NULL);",
+        call="SELECT flowguard.add_link('word_link', 'flow')",
+        says="""
+            ERROR: FG103: flowguard: public.word_link.flow has collation "POSIX", but public.word_master.id has
+                collation "C"
+            DETAIL: A column and what it is compared with must have the same collation, or one of them the default.
+            HINT: Run "ALTER TABLE public.word_link ALTER COLUMN flow TYPE text COLLATE "C"".
+        """,
+    ),
+    Case(
+        name="a rule reads a generated column",
+        reaches=(("_check_read", "is generated"),),
+        world="known",
+        setup="ALTER TABLE child ADD made integer GENERATED ALWAYS AS (tenant + 1) STORED",
+        call="SELECT flowguard.add_reference_rule('child', 'made', 'event', 'id', 'flow', false, 'flow')",
+        says="""
+            ERROR: FG104: flowguard: column made of table public.child is generated
+            DETAIL: Triggers read it, and it has no value there yet.
+            HINT: Name a column that is written.
+        """,
+        take=(),
+        then="SELECT flowguard.add_reference_rule('child', 'parent', 'event', 'id', 'flow', false, 'flow')",
+    ),
     # --- Masters
     Case(
         name="a master's column is named twice",

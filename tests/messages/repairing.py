@@ -58,6 +58,22 @@ CASES = [
         then="DELETE FROM note; {hint}",
     ),
     Case(
+        name="an orphan stays, for a trigger of the application keeps it",
+        reaches=(("_quarantine_row", "stays: %"),),
+        unreached=("keeps it, or what goes with it",),
+        setup=REGISTERED + ORPHAN + "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RETURN NULL; END $$; "
+        "CREATE TRIGGER keep BEFORE DELETE ON probe FOR EACH ROW EXECUTE FUNCTION keep();",
+        call="CALL flowguard.repair('probe', link_column => 'flow')",
+        says="""
+            NOTICE: row {"id": 1} of table probe stays: a trigger or a rule of the application keeps it, or what goes
+                with it
+            HINT: Take away what refers to it or keeps it, then run "CALL flowguard.repair('probe',
+                link_column => 'flow')" again.
+        """,
+        then="DROP TRIGGER keep ON probe; {hint}",
+    ),
+    Case(
         name="an orphan stays, for a row that would go with it could not be named",
         reaches=(("_quarantine_row", "could not be put back"),),
         setup=REGISTERED + ORPHAN + "CREATE TABLE note (id integer, probe integer REFERENCES probe ON DELETE CASCADE); "

@@ -88,7 +88,7 @@ class Case:
     """What goes through in the end, if it is not the call. {hint} stands for what was taken from the HINT, which is not
     run by itself then."""
     unreached: tuple[str, ...] = ()
-    """Words of statements that were run, caught by the engine and quoted in this DETAIL."""
+    """Words of statements that were run, caught by the engine and quoted in this message."""
 
 
 def statements(hint: str) -> list[str]:
@@ -237,8 +237,9 @@ def check_reached(case: Case, said: Said, sites: list[Site]) -> None:
         reached(said, site_of(function, words, sites))
     for words in case.unreached:
         (caught,) = {site for site in sites if words in site.text}
-        literals = re.findall(r"'((?:[^']|'')*)'", caught.text)
-        assert all(piece in said.detail for literal in literals for piece in literal.split("%s")), (caught, said)
+        literals = re.findall(r"'((?:[^']|'')*)'", caught.text.partition("MESSAGE = ")[2])
+        assert literals, caught
+        assert all(piece in str(said) for literal in literals for piece in literal.split("%s")), (caught, said)
 
 
 def reached(said: Said, site: Site) -> None:
@@ -246,7 +247,7 @@ def reached(said: Said, site: Site) -> None:
     if site.function == GENERATED:
         helper, caller = said.frames[0], said.frames[1]
         assert helper[0] == site.text, said
-        assert re.search(r"_(fill|find|follow_\d+)$", caller[0]), said
+        assert re.search(r"_(fill|find|commit|follow_\d+)$", caller[0]), said
     elif site.text == PASSED_ON:
         assert not said.code.startswith("FG"), said
         assert site.function in {name for name, _ in said.frames}, said
