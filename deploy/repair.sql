@@ -90,6 +90,7 @@ DECLARE
   v_key      name[] := flowguard._row_key(p_link.relation);
   v_equal    text := flowguard._equal(p_link.relation, p_link.link_column);
   v_joins    text := '';
+  v_held     text := '';   -- queries that lock the rows which links must agree with
   v_new      text := '';   -- WHEN … THEN … by rule
   v_rule     text := '';
   v_waits    text := 'false';
@@ -104,10 +105,26 @@ BEGIN
     CONTINUE WHEN r_rule.kind = 'session';
     v_row := 'm' || r_rule."position" || '.' || quote_ident(v_master.key_column);
     IF r_rule.kind = 'reference' THEN
+      -- In enforce a key proves agreement. In observe nobody may set the link of such a row before this batch is
+      -- committed: a child that is written here is one that whoever sets it would not find.
+      IF r_rule.agree AND p_link.mode <> 'enforce' THEN
+        v_held := v_held || format(
+          E', held_%1$s AS MATERIALIZED (\n    SELECT %2$s FROM %3$s s\n'
+          '     WHERE EXISTS (SELECT FROM broken b WHERE b.%4$I %5$s s.%6$I%7$s)\n       FOR KEY SHARE OF s\n  )',
+          r_rule."position",
+          flowguard._columns_sql(ARRAY(SELECT DISTINCT x FROM unnest(
+            array_remove(r_rule.source_tenant_columns, NULL) || r_rule.source_key || r_rule.source_link) x), 's.'),
+          r_rule.source, r_rule.via_column, flowguard._equal(r_rule.source, r_rule.source_key), r_rule.source_key,
+          flowguard._match_tenants(r_rule.source, r_rule.source_tenant_columns, 's.', p_link.relation,
+                                   p_link.tenant_columns, flowguard._row_refs(p_link, p_link.tenant_columns, 'b'),
+                                   false));
+      END IF;
       v_joins := v_joins || format(
         E'\n    LEFT JOIN %1$s s%2$s ON s%2$s.%3$I %4$s b.%5$I%6$s\n    LEFT JOIN %7$s m%2$s ON m%2$s.%8$I %9$s '
           's%2$s.%10$I%11$s',
-        r_rule.source, r_rule."position", r_rule.source_key, flowguard._equal(r_rule.source, r_rule.source_key),
+        CASE WHEN r_rule.agree AND p_link.mode <> 'enforce' THEN 'held_' || r_rule."position"
+             ELSE r_rule.source::text END,
+        r_rule."position", r_rule.source_key, flowguard._equal(r_rule.source, r_rule.source_key),
         r_rule.via_column,
         flowguard._match_tenants(r_rule.source, r_rule.source_tenant_columns, 's' || r_rule."position" || '.',
                                  p_link.relation, p_link.tenant_columns,
@@ -186,7 +203,7 @@ BEGIN
     SELECT b.* FROM batch b
      WHERE b.%6$I IS NULL
         OR NOT EXISTS (SELECT FROM %7$s m WHERE m.%8$I %9$s b.%6$I%10$s)
-  ), decided AS MATERIALIZED (
+  )%24$s, decided AS MATERIALIZED (
     SELECT %11$s, b.%6$I AS old_link, k.kind, n.rule,
            CASE WHEN k.kind OPERATOR(pg_catalog.=) 'translated' THEN t.key
                 WHEN k.kind OPERATOR(pg_catalog.=) 'linked' THEN n.new_link END AS new_link
@@ -236,7 +253,7 @@ $query$,
     flowguard._row_key_sql(p_link.relation, 'b.'),
     (SELECT string_agg(format('b.%I DESC', k.name), ', ' ORDER BY k.n) FROM unnest(v_key) WITH ORDINALITY AS k (name,
       n)),
-    flowguard._row_key_sql(p_link.relation, 'd.'));
+    flowguard._row_key_sql(p_link.relation, 'd.'), v_held);
 END;
 $_repair_query$;
 COMMENT ON FUNCTION flowguard._repair_query(flowguard.link) IS 'SQL text that repairs one batch of a link.';

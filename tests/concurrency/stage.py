@@ -305,6 +305,8 @@ class Stage:
         self.prepare = prepare
         self.mode = mode
         self.pool: list[Session] = []
+        self.seen: list[object] = []
+        """States whose list of what is wrong was found to be right."""
 
     def close(self) -> None:
         for session in self.pool:

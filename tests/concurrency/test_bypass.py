@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrency.conftest import Stages
 from concurrency.invariants import State, listed
 from concurrency.stage import COMMIT, Step
-from concurrency.steps import delete, each_level, insert_parent, insert_probe, link
+from concurrency.steps import delete, each_level, insert_probe
 from engine.postgres import one
 from psycopg import IsolationLevel
 
@@ -52,10 +52,8 @@ def test_a_bypass_lifts_no_foreign_key(stages: Stages, level: IsolationLevel) ->
     ends = set()
     for tale in stage.every_order(
         level,
-        setup=insert_parent(10, 1),
         admin=(bypassed(insert_probe(60, flow=2)), COMMIT),
         deleter=(delete("flow", 2), COMMIT),
-        linker=(link("parent", 10, 2), COMMIT),
     ):
         ends.add(tale.ends["admin"])
         assert set(tale.refusals.values()) <= {"23503", "40001"}, tale

@@ -203,7 +203,7 @@ def test_a_child_that_is_rolled_back_to_a_savepoint_lets_the_linker_go_on(observ
         child.goes_on()
         child.does(COMMIT)
         assert links(observed.app, "child") == {21: 2}
-        hold(observed.app, story.tale, mode="observe")
+        hold(observed, story.tale)
 
 
 @without_serializable
@@ -287,7 +287,7 @@ def test_a_third_child_overtakes_the_linker_that_waits(observed: Stage) -> None:
         linker.goes_on()
         linker.does(COMMIT)
         assert links(observed.app, "child") == {20: 2, 21: 2}
-        hold(observed.app, story.tale, mode="observe")
+        hold(observed, story.tale)
 
 
 @without_serializable

@@ -100,10 +100,10 @@ def prove(stage: Stage, tale: Tale, writer: str, *, new: frozenset[tuple[str, in
     gone = WRITERS[writer][1] if tale.ends["writer"] == "committed" else NO_ROWS
     added = new if tale.ends["writer"] == "committed" else NO_ROWS
     assert everything(stage.app) == (INITIAL - gone) | added, tale
-    hold(stage.app, tale, mode="observe", may_be_behind=True)
+    hold(stage, tale, may_be_behind=True)
     ledger_is_sane(stage.app, tale)
     repair(stage.app)
-    hold(stage.app, tale, mode="observe")
+    hold(stage, tale)
 
 
 INITIAL = frozenset(
@@ -160,7 +160,7 @@ def test_rows_written_meanwhile_are_the_guards(guarded: Stage) -> None:
         assert one(guarded.app, "SELECT count(*) FROM flowguard.run_change") == LINKED
         query = "SELECT count(*) FROM flowguard.run_change WHERE table_name = 'child' AND (row_key ->> 'id')::int >= 40"
         assert one(guarded.app, query) == 0
-        hold(guarded.app, story.tale, mode="observe")
+        hold(guarded, story.tale)
 
 
 def test_a_row_that_is_locked_is_waited_for_and_judged_again(registered: Stage) -> None:

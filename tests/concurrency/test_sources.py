@@ -56,7 +56,7 @@ def test_a_source_and_a_row_of_the_same_moment(observed: Stage, level: Isolation
             assert links(observed.app, "probe") == {60: 1}, tale
         elif State(observed.app).behind():
             run(observed.app, "CALL flowguard.repair()")
-            hold(observed.app, tale, mode="observe")
+            hold(observed, tale)
 
 
 @without_serializable

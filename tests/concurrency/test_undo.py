@@ -68,7 +68,7 @@ def test_undo_and_a_writer(guarded: Stage, level: IsolationLevel, writer: str) -
         level, setup=repaired(guarded), writer=(step, COMMIT), undoer=at(level, UNDO, COMMIT)
     ):
         assert set(tale.refusals.values()) <= {"40P01", *(() if level == READ_COMMITTED else ("40001", "23503"))}, tale
-        hold(guarded.app, tale, mode="observe", may_be_behind=True)
+        hold(guarded, tale, may_be_behind=True)
         ledger_is_sane(guarded.app, tale)
         status, total, restored, skipped = outcome(guarded.app)
         if "undoer" in tale.refusals:

@@ -28,6 +28,15 @@ Guarded: TypeAlias = Callable[..., Connection]
 
 LINKS = ("parent", "child", "grandchild", "event", "probe")
 
+CLEAR = "; ".join(
+    [
+        "SELECT flowguard.bypass('between two tests')",
+        *(f"DELETE FROM {table}" for table in (*reversed(LINKS), "flow", "flowguard.privileged_transaction")),  # noqa: S608
+        FLOWS,
+    ]
+)
+"""One transaction."""
+
 
 def create(connection: Connection) -> None:
     """Create the tables and the flows 1, 2, 3 of tenant 1 and 9 of tenant 2."""
@@ -88,12 +97,7 @@ def guarded(connection: Connection, *, mode: str = "observe", on_master_delete: 
 
 def clear(connection: Connection) -> None:
     """Bring the rows back to what create() leaves."""
-    with connection.transaction():
-        run(connection, "SELECT flowguard.bypass('between two tests')")
-        for table in (*reversed(LINKS), "flow"):
-            run(connection, f"DELETE FROM {table}")  # noqa: S608  a table of ours
-        run(connection, "DELETE FROM flowguard.privileged_transaction")
-        run(connection, FLOWS)
+    run(connection, CLEAR)
 
 
 def link(connection: Connection, table: str, row: int) -> Any:  # noqa: ANN401  a key, or None
