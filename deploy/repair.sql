@@ -397,17 +397,17 @@ BEGIN
     USING p_row_key;
   GET DIAGNOSTICS v_gone = ROW_COUNT;
   IF v_gone OPERATOR(pg_catalog.=) 0 OR flowguard._is_still_there(p_run, v_before) THEN
-    RAISE SQLSTATE 'FG000' USING MESSAGE = 'a trigger or a rule of the application keeps it, or what goes with it';
+    RAISE SQLSTATE 'FG999' USING MESSAGE = 'a trigger or a rule of the application keeps it, or what goes with it';
   END IF;
   -- A key that is checked at commit would take the whole batch with it.
   SET CONSTRAINTS ALL IMMEDIATE;
   SET CONSTRAINTS ALL DEFERRED;
   RETURN true;
 EXCEPTION
-  WHEN integrity_constraint_violation OR raise_exception OR SQLSTATE 'FG000' THEN
+  WHEN integrity_constraint_violation OR raise_exception OR SQLSTATE 'FG999' THEN
     RAISE NOTICE 'row % of table % stays: %', p_row_key, p_link.relation, SQLERRM
-      USING HINT = pg_catalog.format('Take away what refers to it or keeps it, then run "CALL flowguard.repair(%L, link_column => '
-        '%L)" again.', p_link.relation, p_link.link_column);
+      USING HINT = pg_catalog.format('Take away what refers to it or keeps it, then run "CALL flowguard.repair(%L, '
+        'link_column => %L)" again.', p_link.relation, p_link.link_column);
     RETURN false;
   WHEN SQLSTATE 'FG105' THEN
     GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT;
