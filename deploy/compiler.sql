@@ -423,14 +423,15 @@ BEGIN
         '      v_setting := pg_catalog.current_setting(%L, true);\n'
         '      IF v_setting OPERATOR(pg_catalog.<>) '''' THEN\n'
         '        -- A block that catches an error is a sub-transaction, so it is entered once for a value.\n'
-        '        IF v_setting OPERATOR(pg_catalog.<>)\n'
+        '        IF (%L OPERATOR(pg_catalog.||) v_setting) OPERATOR(pg_catalog.<>)\n'
         '           COALESCE(pg_catalog.current_setting(''flowguard.read_setting'', true), '''') THEN\n'
         '          BEGIN\n'
         '            v_reference := v_setting;\n'
         '          EXCEPTION WHEN data_exception THEN\n'
         '            PERFORM flowguard._refuse_setting(%L, v_setting, %L, %L);\n'
         '          END;\n'
-        '          PERFORM pg_catalog.set_config(''flowguard.read_setting'', v_setting, true);\n'
+        '          PERFORM pg_catalog.set_config(''flowguard.read_setting'', %L OPERATOR(pg_catalog.||) v_setting, '
+          'true);\n'
         '        END IF;\n'
         '        v_reference := v_setting;\n'
         '        %s;\n'
@@ -439,9 +440,8 @@ BEGIN
         '    END IF;\n',
         flowguard._remark(format('rule %s: the setting %s', r_rule."position",
                                  flowguard._setting_name(p_link.link_column))),
-        flowguard._setting_name(p_link.link_column), flowguard._setting_name(p_link.link_column), p_link.relation,
-        p_link.link_column,
-        v_find);
+        flowguard._setting_name(p_link.link_column), p_link.stem || ' ', flowguard._setting_name(p_link.link_column),
+        p_link.relation, p_link.link_column, p_link.stem || ' ', v_find);
     ELSIF r_rule.kind = 'reference' THEN
       v_via := (flowguard._row_refs(p_link, ARRAY[r_rule.via_column], p_style))[1];
       IF r_rule.source = v_master.relation AND r_rule.source_link = v_master.key_column THEN
