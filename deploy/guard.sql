@@ -194,7 +194,7 @@ DECLARE
   v_single   boolean;
   v_is_whole boolean;
   v_update   text := '';
-  v_names    text[] := '{}'::text[];
+  v_names    text[] := ARRAY[]::text[];
   r_rule     flowguard.rule;
 BEGIN
   SELECT coalesce(array_agg(t.child_column ORDER BY t.n), '{}'), coalesce(array_agg(t.master_column ORDER BY t.n), '{}')
