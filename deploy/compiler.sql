@@ -639,7 +639,7 @@ BEGIN
     v_again := format(E'  v_link := %s;\n  IF v_link IS NOT NULL THEN\n    BEGIN\n'
                       '      UPDATE %s c SET %I = v_link WHERE %s AND c.%I IS NULL RETURNING c.%I INTO v_link;\n'
                       '      IF v_link IS NOT NULL THEN\n        RETURN NULL;\n      END IF;\n'
-                      '      RAISE SQLSTATE ''FG000'';\n    EXCEPTION WHEN SQLSTATE ''FG000'' THEN\n      NULL;\n'
+                      '      RAISE SQLSTATE ''FG999'';\n    EXCEPTION WHEN SQLSTATE ''FG999'' THEN\n      NULL;\n'
                       '    END;\n  END IF;\n',
                       flowguard._find_call(p_link, 'NEW.'), p_link.relation, p_link.link_column,
                       flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'), p_link.link_column, p_link.link_column);
