@@ -349,7 +349,7 @@ COMMENT ON FUNCTION flowguard._keep_row(bigint, regclass, jsonb, name, text) IS
 
 CREATE OR REPLACE FUNCTION flowguard._is_still_there(p_run bigint, p_after bigint) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_is_still_there$
--- Whether a row that a run keeps as deleted is in its table all the same: PostgreSQL does not mind where a trigger turns
+-- Whether a row that a run keeps as deleted is in its table all the same: PostgreSQL does not mind a trigger that turns
 -- the delete of a cascade away.
 DECLARE
   r_row record;

@@ -185,6 +185,19 @@ def test_what_is_refused_to_the_look_at_commit(
     kept(app)
 
 
+def test_what_a_trigger_raises_at_commit_is_the_clients(
+    guarded: Guarded, session: Callable[[Connection], Connection]
+) -> None:
+    """Also an error with a code of our class, as another link's refusal has: it is not taken for ours."""
+    app = guarded()
+    before(app, "RAISE EXCEPTION 'mine' USING ERRCODE = NEW.note;", on="probe", event="UPDATE")
+    for code in ("FG003", "P0001"):
+        with refused(code):
+            probe_at_commit(app, session, code)
+        assert links(app, "probe") == {}
+        run(app, "DELETE FROM event")
+
+
 def test_what_a_trigger_wrote_while_it_took_the_link_off_is_taken_back(
     guarded: Guarded, session: Callable[[Connection], Connection]
 ) -> None:
