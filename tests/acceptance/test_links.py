@@ -311,7 +311,7 @@ def test_what_the_database_forbids_is_told_with_its_remedy(command: Run, guarded
     assert "fk_discovery_flows_master_flow" in message
     message = failure(command("undo", str(back_fill), "--dsn", guarded_db), 4)
     assert "ERROR FG202: " in message
-    assert "HINT:  Call flowguard.set_mode('migration." in message
+    assert "flowguard.set_mode('assets', 'observe', 'master_flow_id')" in message
     assert query(guarded_db, LINKS) == before
 
 
