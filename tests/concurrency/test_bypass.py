@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrency.conftest import Stages
 from concurrency.invariants import State, listed
 from concurrency.stage import COMMIT, Step
-from concurrency.steps import delete, each_level, insert_probe
+from concurrency.steps import delete, each_level, insert_probe, without_serializable
 from engine.postgres import one
 from psycopg import IsolationLevel
 
@@ -17,23 +17,26 @@ def bypassed(step: Step) -> Step:
     return Step(f"bypasses and {step.told}", f"{BYPASS}; {step.do}")
 
 
+FORGED = Step("inserts probe 62 as if bypassed", f"SET LOCAL flowguard.privileged = 'bypass'; {insert_probe(62).do}")
 REPENTED = Step("bypasses and thinks better of it", f"SAVEPOINT s; {BYPASS}; ROLLBACK TO s")
 
 
-@each_level
+@without_serializable
 def test_a_bypass_is_for_its_own_transaction(stages: Stages, level: IsolationLevel) -> None:
+    """Not for one that comes at the same time, nor for one that sets what a bypass sets."""
     stage = stages("enforce")
     for tale in stage.every_order(
         level,
-        admin=(BYPASS, insert_probe(60), COMMIT),
+        admin=(bypassed(insert_probe(60)), COMMIT),
         writer=(insert_probe(61), COMMIT),
+        forger=(FORGED, COMMIT),
     ):
-        assert tale.ends == {"admin": "committed", "writer": "FG001"}, tale
+        assert tale.ends == {"admin": "committed", "writer": "FG001", "forger": "FG001"}, tale
         assert listed(stage.app) == {("probe", 60): "unlinked"}, tale
         assert one(stage.app, "SELECT count(*) FROM flowguard.privileged_transaction") == 1, tale
 
 
-@each_level
+@without_serializable
 def test_a_bypass_is_over_with_its_transaction(stages: Stages, level: IsolationLevel) -> None:
     """The same session is checked again, and so is one that rolled its bypass back to a savepoint."""
     stage = stages("enforce")

@@ -118,8 +118,14 @@ INITIAL = frozenset(
 )
 
 
-@pytest.mark.parametrize("look", [(), (KEPT,)], ids=["READ_COMMITTED", "REPEATABLE_READ"])
-@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize(
+    ("writer", "look"),
+    [
+        *((writer, ()) for writer in WRITERS),
+        *((writer, (KEPT,)) for writer in ("inserts", "links a parent anew", "unlinks a parent", "deletes a master")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "REPEATABLE_READ" if value else "READ_COMMITTED",
+)
 def test_repair_and_a_writer(guarded: Stage, writer: str, look: Steps) -> None:
     for tale in guarded.every_order(
         setup=rows_of_before(guarded),

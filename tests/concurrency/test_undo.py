@@ -8,7 +8,7 @@ import pytest
 from concurrency.before import UNDO, everything, repairs, rows_of_before
 from concurrency.conftest import Stages
 from concurrency.invariants import hold, ledger_is_sane
-from concurrency.stage import COMMIT, READ_COMMITTED, ROLLBACK, Stage, Step
+from concurrency.stage import COMMIT, READ_COMMITTED, REPEATABLE_READ, ROLLBACK, Stage, Step
 from concurrency.steps import at, delete, insert_child, insert_parent, link, note, without_serializable
 from engine.postgres import Connection, one, rows
 from engine.tables import links
@@ -59,8 +59,17 @@ def outcome(app: Connection) -> tuple[str, int, int, int]:
     return status, total, restored, skipped
 
 
-@without_serializable
-@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize(
+    ("writer", "level"),
+    [
+        *((writer, READ_COMMITTED) for writer in WRITERS),
+        *(
+            (writer, REPEATABLE_READ)
+            for writer in ("links a child", "links a parent anew", "inserts", "deletes a master")
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
 def test_undo_and_a_writer(guarded: Stage, level: IsolationLevel, writer: str) -> None:
     """What the writer has made of a row stays, where it came first."""
     step, touched = WRITERS[writer]
