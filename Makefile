@@ -2,10 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: test lint demo docs bench clean
+.PHONY: test nightly lint demo docs bench clean
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
+
+# The tests with random input, with much more of it than `make test` tries, and other input each time.
+nightly: $(VENV)/.dev
+	HYPOTHESIS_PROFILE=nightly $(VENV)/bin/python -m pytest --durations=0 $$(grep -rlE 'hypothesis' tests --include='test_*.py')
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

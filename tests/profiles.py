@@ -21,9 +21,7 @@ settings.register_profile(
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-settings.register_profile(
-    "nightly", settings.get_profile("ci"), max_examples=2000, derandomize=False, print_blob=True
-)
+settings.register_profile("nightly", settings.get_profile("ci"), max_examples=2000, derandomize=False, print_blob=True)
 settings.load_profile(NAME)
 
 

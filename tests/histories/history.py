@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -15,7 +16,7 @@ from random import Random
 from typing import Any
 
 from engine.oracle import Key, Link, Reference, Row
-from engine.postgres import Connection
+from engine.postgres import rows
 from engine.worlds import START
 from histories import judgement
 from histories.draw import Draw, Write
@@ -80,15 +81,18 @@ class History:
         self.landed: list[Unit] = []
         self.runs: dict[int, Run | None] = {}
         self.excused: dict[tuple[str, Key], set[str]] = defaultdict(set)
-        self.everything = " UNION ALL ".join(
-            f"SELECT '{shape.table}', to_jsonb(t) FROM {shape.table} t"  # noqa: S608  tables of ours
-            for shape in setting.world.shapes
-        ) + " UNION ALL SELECT 'link', to_jsonb(l) FROM flowguard.link l"  # fmt: skip
+        tables = [*(shape.table for shape in setting.world.shapes), "flowguard.link"]
+        selects = [f"SELECT '{name}', to_jsonb(t) FROM {name} t" for name in tables]  # noqa: S608  ours
+        self.everything = " UNION ALL ".join(selects)
         self.sessions.watcher.execute("SET timezone = 'UTC'")
         self.committed, self.guards = self.read()
         for table in self.links:
             self.excuse_all(table)
         self.commits = 0
+
+    def close(self) -> None:
+        """End the sessions."""
+        self.sessions.close()
 
     # --- Steps
 
@@ -251,7 +255,7 @@ class History:
             self.check_nothing_lost(landed, before)
             self.check_followed(landed, before, guards)
         self.check_complete(landed)
-        if self.commits % 3 == 0 or landed[0].kind in {"repair", "undo"}:
+        if self.commits % 4 == 0 or landed[0].kind in {"repair", "undo"}:
             self.check_lists()
 
     def check_guards(self, landed: list[Unit], before: dict[str, Guard]) -> None:
@@ -312,7 +316,7 @@ class History:
         else:
             self.same(before)
             if unit.kind == "guard":
-                again = self.rows_of(f"SELECT statement FROM flowguard.guard('{unit.link}', 'flow')")
+                again = self.rows_of("SELECT statement FROM flowguard.guard(%s::regclass, 'flow')", unit.link)
                 assert not again, f"guarded a second time, it did: {again}"
             if unit.kind == "set_mode" and unit.mode == "enforce":
                 kinds = judgement.count_kinds(self.setting, before)[unit.link or ""]
@@ -328,7 +332,7 @@ class History:
     # --- Invariant 7: nothing is lost
 
     def check_nothing_lost(self, landed: list[Unit], before: Content) -> None:
-        """Every row is as it was and as it was written since, but for its link; it went only if something deleted it."""
+        """Every row is as it was and was written since, but for its link; it went only if something deleted it."""
         repairs = any(unit.kind == "repair" for unit in [*landed, *self.open.values()])
         undoes = any(unit.kind == "undo" for unit in landed)
         for table, key, old, new in judgement.changed(before, self.committed):
@@ -341,40 +345,37 @@ class History:
                     f"{table} {old} is gone, and nobody deleted it"
                 )
                 continue
-            allowed = {name: [] if old is None else [old[name]] for name in new if name != "flow" or table == "flow"}
-            for _, writes in effects:
-                for name, values in allowed.items():
-                    given = [v for write in writes if (v := self.given(write, key, name)) is not NOTHING]
-                    values += given[-1:]
-                    if given and len(effects) == 1:
-                        del values[:-1]
-            if old is None and not any(allowed.values()):
+            if old is None and not effects:
                 assert undoes, f"{table} {new} appeared from nowhere"
                 continue
-            wrong = {name for name, values in allowed.items() if new[name] not in values}
-            assert not wrong or undoes, f"{table} {new}: {wrong} are not what was written; before: {old}"
-            if table != "flow" and old is not None and old["flow"] is not None and new["flow"] not in (None, old["flow"]):
-                self.check_moved(table, old, new, landed)
+            for name in new.keys() - ({"flow"} if table != "flow" else set()):
+                written = [given[-1] for _, writes in effects if (given := self.given(writes, key, name))]
+                assert undoes or new[name] in (written or [(old or NOTHING)[name]]), (
+                    f"{table} {new}: {name} is not what was written; it was {old}"
+                )
+            if table != "flow" and old is not None and old["flow"] is not None:
+                assert new["flow"] in (None, old["flow"]) or self.may_move(table, old, new, landed), (
+                    f"{table} {old} was moved to {new['flow']}"
+                )
 
     @staticmethod
-    def given(write: Write, key: Key, name: str) -> Any:  # noqa: ANN401  of the column's type
-        """Give the value that a write set, or NOTHING."""
-        if write.kind == "insert":
-            return next(row[name] for row in write.rows if row["id"] == key[0])
-        return write.changes.get(name, NOTHING)
+    def given(writes: Iterable[Write], key: Key, name: str) -> list[Any]:
+        """Give the values that these writes set for a column of a row, in order."""
+        found = []
+        for write in writes:
+            found += [row[name] for row in write.rows if row["id"] == key[0]]
+            found += [write.changes[name]] if name in write.changes else []
+        return found
 
-    def check_moved(self, table: str, old: Row, new: Row, landed: list[Unit]) -> None:
-        """A link that is set is moved only by a write to the row, a row that it refers to, or the end of its master."""
-        key = (old["id"],)
-        masters = {row["id"] for row in self.committed["flow"].values()}
-        moved = (
-            any(unit.effects(table, key) or unit.kind in {"repair", "undo"} for unit in landed)
-            or any(unit.kind == "repair" for unit in self.open.values())
-            or judgement.may_move(self.links[table], new)
-            or old["flow"] not in masters
+    def may_move(self, table: str, old: Row, new: Row, landed: list[Unit]) -> bool:
+        """Say whether a link that was set may be another: only by a write, a row referred to, or the master's end."""
+        return (
+            any(unit.effects(table, (old["id"],)) or unit.kind == "undo" for unit in landed)
+            or any(unit.kind == "repair" for unit in [*landed, *self.open.values()])
+            or any(isinstance(rule, Reference) and new[rule.via] is not None for rule in self.links[table].rules)
+            or (old["flow"],) not in self.committed["flow"]
             or any(write.kind == "delete" and write.table == "flow" for unit in landed for write in unit.writes)
         )
-        assert moved, f"{table} {old} was moved to {new['flow']}"
 
     def went_along(self, table: str, old: Row, landed: list[Unit]) -> bool:
         """Say whether a row went with another that was deleted, by a key that cascades."""
@@ -396,8 +397,10 @@ class History:
         """Say whether the quarantine holds the row with exactly its values."""
         held = self.rows_of(
             "SELECT column_names, column_values FROM flowguard.quarantine "
-            f"WHERE table_name = '{table}' AND row_key = '{{\"id\": {key[0]}}}' AND action = 'deleted' "
-            "ORDER BY quarantine_id DESC LIMIT 1"
+            "WHERE table_name = %s AND row_key = jsonb_build_object('id', %s::int) AND action = 'deleted' "
+            "ORDER BY quarantine_id DESC LIMIT 1",
+            table,
+            key[0],
         )
         if not held:
             return False
@@ -418,9 +421,8 @@ class History:
                 if not judgement.misses_its_reference(link, row, self.committed):
                     continue
                 old = before[table].get(key)
-                was_so = old is not None and old["flow"] == row["flow"]
-                if was_so and old is not None and judgement.misses_its_reference(link, old, before):
-                    continue
+                if old is not None and old["flow"] == row["flow"] and judgement.disagrees(link, old, before):
+                    continue  # a link that differs is not followed
                 if self.guards[table].mode == "enforce" and row["tenant"] is None:
                     continue
                 assert self.disagrees_on_purpose(landed, table, key, row), (
@@ -432,7 +434,7 @@ class History:
         link = self.links[table]
         for unit in landed:
             for write in unit.effects(table, key):
-                if self.given(write, key, "flow") not in (None, NOTHING):
+                if any(value is not None for value in self.given([write], key, "flow")):
                     return True
                 if write.kind == "update" and "tenant" in write.changes:
                     return True
@@ -458,10 +460,8 @@ class History:
     def check_counts(self) -> None:
         """The counts of flowguard.link_status are those of the rows."""
         kinds = ("linked", "unlinked", "dangling", "mismatched", "tenantless")
-        found = {
-            table: dict(zip(kinds, counts, strict=True))
-            for table, *counts in self.rows_of(f"SELECT relation::text, {', '.join(kinds)} FROM flowguard.link_status")
-        }
+        status = self.rows_of("SELECT relation::text, to_jsonb(s) FROM flowguard.link_status s")
+        found = {table: {kind: counts[kind] for kind in kinds} for table, counts in status}
         expected = judgement.count_kinds(self.setting, self.committed)
         assert found == {table: {kind: expected[table][kind] for kind in kinds} for table in expected}
 
@@ -495,7 +495,7 @@ class History:
                 self.same(foretold)
         self.runs[run] = Run(links, gone)
 
-    def foretold(self, model: Model, before: Content, enforce: bool) -> Content:  # noqa: FBT001
+    def foretold(self, model: Model, before: Content, enforce: bool) -> Content:
         model.links = [replace(link, enforce=enforce) for link in model.links]
         model.rows = deepcopy(before)
         Judge(model, self.setting.policy, ("alias",), tenants_known=self.setting.tenants_known).repair()
@@ -508,7 +508,8 @@ class History:
         told: dict[tuple[str, Key], tuple[int | None, int | None]] = {}
         for table, number, old, new in self.rows_of(
             "SELECT table_name, (row_key ->> 'id')::int, old_link::int, new_link::int FROM flowguard.run_change "
-            f"WHERE run_id = {run} ORDER BY change_id"
+            "WHERE run_id = %s ORDER BY change_id",
+            run,
         ):
             first = told.get((table, (number,)), (old, None))[0]
             told[table, (number,)] = (first, new)
@@ -551,7 +552,7 @@ class History:
         content: Content = {shape.table: {} for shape in self.setting.world.shapes}
         guards = {}
         for table, row in self.rows_of(self.everything):
-            if table == "link":
+            if table == "flowguard.link":
                 guards[row["relation"]] = Guard(row["mode"], row["guarded"], row["paused"])
             else:
                 row.pop("created_at", None)
@@ -560,9 +561,9 @@ class History:
                 content[table][row["id"],] = row
         return content, guards
 
-    def rows_of(self, text: str) -> list[tuple[Any, ...]]:
-        watcher: Connection = self.sessions.watcher
-        return watcher.execute(text.encode()).fetchall()
+    def rows_of(self, text: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Ask the session that watches."""
+        return rows(self.sessions.watcher, text, *parameters)
 
 
 def as_time(text: str | None) -> float | None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from engine.oracle import Key, Link, Oracle, Proximity, Reference, Row, same_as_far_as_known
+from engine.oracle import Key, Link, Oracle, Reference, Row, same_as_far_as_known
 from histories.model import Content, Guard
 from histories.worlds import Setting
 from repair.judge import Judge
@@ -22,7 +22,7 @@ def kind_of(link: Link, row: Row, content: Content) -> str:
         return "dangling"
     if not any(same_as_far_as_known(m, link.master.tenants, row, link.tenants) for m in masters):
         return "mismatched"
-    if any(source[rule.source_link] != value for rule, source in references(link, row, content)):
+    if disagrees(link, row, content):
         return "mismatched"
     return "tenantless" if row["tenant"] is None else "linked"
 
@@ -34,6 +34,11 @@ def references(link: Link, row: Row, content: Content) -> Iterator[tuple[Referen
             for source in content[rule.source].values():
                 if source[rule.source_key] == row[rule.via]:
                     yield rule, source
+
+
+def disagrees(link: Link, row: Row, content: Content) -> bool:
+    """Say whether a row has another link than one that it refers to."""
+    return any(source[rule.source_link] != row[link.column] for rule, source in references(link, row, content))
 
 
 def count_kinds(setting: Setting, content: Content) -> dict[str, Counter[str]]:
@@ -91,15 +96,6 @@ def incomplete(guard: Guard, row: Row, link: Link) -> str | None:
     if guard.enforces and row["tenant"] is None:
         return "tenantless"
     return None
-
-
-def may_move(link: Link, row: Row) -> bool:
-    """Say whether a link that is set may be moved by others: only by a row that it refers to."""
-    return any(isinstance(rule, Reference) and row[rule.via] is not None for rule in link.rules)
-
-
-def is_linked_by_time(link: Link) -> bool:
-    return any(isinstance(rule, Proximity) for rule in link.rules)
 
 
 def changed(before: Content, after: Content) -> Iterator[tuple[str, Key, Row | None, Row | None]]:

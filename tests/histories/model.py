@@ -1,22 +1,23 @@
 """The oracle of the engine's tests for a database in which guards come and go.
 
-Links may be unguarded (no triggers, no keys), paused (triggers do nothing, keys hold) or guarded, rows may be wrong from
-before, and a transaction may be bypassed. What is refused at commit is then a matter of what the transaction touched:
-triggers and keys look at rows that are written, not at rows that were wrong all along.
+Links may be unguarded (no triggers, no keys), paused (triggers do nothing, keys hold) or guarded, rows may have been
+wrong before, and a transaction may be bypassed. What is refused at commit is then a matter of what the transaction
+touched: triggers and keys look at rows that are written, not at rows that were wrong all along.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
-from engine.oracle import Key, Link, Oracle, Reference, Row, same_for_certain
+from engine.oracle import Key, Link, Oracle, Proximity, Reference, Row, same_for_certain
 from histories.worlds import Setting
 
 Content = dict[str, dict[Key, Row]]
 EVERY = frozenset({"*"})
+KNOWN = ("import", "event")  # tables whose tenant is NOT NULL in every setting
 
 
 @dataclass(frozen=True)
@@ -104,33 +105,57 @@ class Model(Oracle):
                     self.asked.add((table, self.key(table, new)))
         super().after(table, events)
 
+    def concerns(self, link: Link, rule: Reference | Proximity, source: Row, row: Row) -> bool:  # type: ignore[override]
+        """In enforce, a row that does not know its tenant is left: with a link it would be refused at commit."""
+        return super().concerns(link, rule, source, row) and not (link.enforce and row["tenant"] is None)
+
+    def follow(self, link: Link, rule: Reference | Proximity, old: Row | None, new: Row) -> None:
+        """Where a reference comes first, its link is written as it is, and keys refuse at commit what is no master.
+
+        Only a source that may not know its own tenant is not believed: rows of which its link is no master stay.
+        """
+        if not isinstance(rule, Reference) or not self.is_first(link, rule):
+            super().follow(link, rule, old, new)
+            return
+        before, value = None if old is None else old[rule.source_link], new[rule.source_link]
+        believed = self.setting.tenants_known or rule.source in KNOWN
+        moved = [
+            (row, self.write(link.table, row, {link.column: value}))
+            for row in list(self.rows[link.table].values())
+            if self.concerns(link, rule, new, row)
+            and (row[link.column] is None or row[link.column] == before)
+            and row[link.column] != value
+            and (believed or value is None or self.is_master_of(link, value, row))
+        ]
+        if moved:
+            self.after(link.table, moved)
+
     def look_again(self, link: Link, key: Key) -> None:
         if not self.bypassed:
             super().look_again(link, key)
 
-    def forbidden(self) -> set[str]:  # type: ignore[override]  the base class gives them one by one
+    def forbidden(self) -> Iterator[str]:
         """Name what keys and triggers refuse of what was written."""
-        found: set[str] = set()
         for link in self.links:
             guard = self.guards[link.table]
-            if not guard.guarded:
-                continue
-            for key, row in self.rows[link.table].items():
-                broken = breaches(self.setting, link, guard, row, self.rows)
-                before = self.committed[link.table].get(key)
-                old = set() if before is None else breaches(self.setting, link, guard, before, self.committed)
-                for kind in broken:
-                    columns = EVERY | {link.column}
-                    if kind == "tenant key" or (kind == "agree key" and self.setting.tenants_known):
-                        columns |= {"tenant"}
-                    if kind == "agree key":
-                        columns |= {rule.via for rule in link.rules if isinstance(rule, Reference) and rule.agree}
-                    if kind not in old or self.touched[link.table, key] & columns:
-                        found.add(kind)
-                if self.bypassed or not guard.works or not link.enforce or (link.table, key) not in self.asked:
+            for key, row in self.rows[link.table].items() if guard.guarded else ():
+                yield from self.broken(link, guard, key, row)
+                if self.bypassed or guard.paused or not link.enforce or (link.table, key) not in self.asked:
                     continue
                 if row[link.column] is None:
-                    found.add("unlinked")
+                    yield "unlinked"
                 elif row["tenant"] is None:
-                    found.add("tenantless")
-        return found
+                    yield "tenantless"
+
+    def broken(self, link: Link, guard: Guard, key: Key, row: Row) -> Iterator[str]:
+        """Name the keys that a row breaks and that look at it: its columns were written, or it kept to them before."""
+        before = self.committed[link.table].get(key)
+        old = set() if before is None else breaches(self.setting, link, guard, before, self.committed)
+        for kind in breaches(self.setting, link, guard, row, self.rows):
+            columns = EVERY | {link.column}
+            if kind == "tenant key" or (kind == "agree key" and self.setting.tenants_known):
+                columns |= {"tenant"}
+            if kind == "agree key":
+                columns |= {rule.via for rule in link.rules if isinstance(rule, Reference) and rule.agree}
+            if kind not in old or self.touched[link.table, key] & columns:
+                yield kind

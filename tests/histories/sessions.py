@@ -62,7 +62,10 @@ class Session:
                 message = result.error_message.decode().strip()
             elif result.status == pq.ExecStatus.TUPLES_OK:
                 rows += [
-                    tuple(None if v is None else v.decode() for v in (result.get_value(r, c) for c in range(result.nfields)))
+                    tuple(
+                        None if value is None else value.decode()
+                        for value in (result.get_value(r, c) for c in range(result.nfields))
+                    )
                     for r in range(result.ntuples)
                 ]
         if self.waited or code:
@@ -99,7 +102,7 @@ class Sessions:
         return [session for session in self.named.values() if session.sent is not None]
 
     def settle(self) -> list[tuple[Session, Answer]]:
-        """Wait until every session has answered or waits for a lock; gives the answers in the order in which they came."""
+        """Wait until every session has answered or waits for a lock; gives the answers as they came."""
         answers = []
         deadline = time.monotonic() + PATIENCE
         while self.busy:
