@@ -119,6 +119,17 @@ def test_the_session_rule_is_not_asked_again_at_commit(app: Connection) -> None:
     run(app, "RESET flowguard.flow")
 
 
+def test_a_link_with_other_rules_does_not_ask_the_session_at_commit_either(db: Connection) -> None:
+    create(db)
+    register(db)
+    run(db, "SELECT flowguard.add_session_rule('probe', 'flow', 1)")
+    guard(db)
+    with db.transaction():
+        run(db, "INSERT INTO probe (id, tenant) VALUES (1, 1)")
+        run(db, "SET LOCAL flowguard.flow = '1'")
+    assert link(db, "probe", 1) is None
+
+
 def test_the_session_rule_fills_what_is_written_under_it(app: Connection) -> None:
     with app.transaction():
         run(app, "SET LOCAL flowguard.flow = '1'")
@@ -128,7 +139,9 @@ def test_the_session_rule_fills_what_is_written_under_it(app: Connection) -> Non
     assert (links(app, "parent"), links(app, "child")) == ({10: 1, 11: 2}, {20: 1, 21: 2})
 
 
-@pytest.mark.parametrize(("value", "codes"), [("9", {"FG001"}), ("404", {"FG001"}), ("no number", {"FG003"})])
+@pytest.mark.parametrize(
+    ("value", "codes"), [("9", {"FG001"}), ("404", {"FG001"}), ("", {"FG001"}), ("no number", {"FG003"})]
+)
 def test_a_setting_that_is_no_master_of_the_tenant(app: Connection, value: str, codes: set[str]) -> None:
     with refused(*codes) as refusal, app.transaction():
         run(app, "SELECT set_config('flowguard.flow', %s, true)", value)

@@ -121,6 +121,66 @@ def test_a_row_that_moves_to_another_agreeing_reference_takes_its_link(app: Conn
     assert (link(app, "child", 20), link(app, "grandchild", 30)) == (2, 2)
 
 
+def test_a_row_that_moves_asks_its_reference_and_not_the_session(db: Connection) -> None:
+    create(db)
+    register(db)
+    run(db, "SELECT flowguard.add_session_rule('child', 'flow', 1)")
+    guard(db)
+    run(db, "INSERT INTO parent VALUES (10, 1, 1), (11, 1, 2)")
+    run(db, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10)")
+    with db.transaction():
+        run(db, "SET LOCAL flowguard.flow = '3'")
+        run(db, "UPDATE child SET parent = 11")
+    assert links(db, "child") == {20: 2}
+
+
+def test_a_link_set_to_null_is_refilled_by_the_same_statement(app: Connection) -> None:
+    set_parent(app, 1)
+    with app.transaction():
+        run(app, "UPDATE child SET flow = NULL WHERE id = 20")
+        assert link(app, "child", 20) == 1
+
+
+@pytest.mark.parametrize("change", ["at = '2025-01-01 00:30Z'", "tenant = 1"])
+def test_a_row_whose_time_or_tenant_changes_is_filled_by_the_same_statement(app: Connection, change: str) -> None:
+    run(app, "INSERT INTO event VALUES (50, 1, 1, 'live', '2025-01-01 00:00Z')")
+    tenant, at = ("NULL", "2025-01-01 00:30Z") if change.startswith("tenant") else ("1", "2025-06-01")
+    run(app, f"INSERT INTO probe (id, tenant, at) VALUES (60, {tenant}, '{at}')")  # noqa: S608  texts of this test
+    assert link(app, "probe", 60) is None
+    with app.transaction():
+        run(app, f"UPDATE probe SET {change}")  # noqa: S608  texts of this test
+        assert link(app, "probe", 60) == 1
+
+
+def test_a_row_that_waits_for_its_reference_asks_no_later_rule(db: Connection) -> None:
+    create(db)
+    register(db)
+    run(db, "ALTER TABLE child ADD at timestamptz DEFAULT '2025-01-01 00:30Z'")
+    run(
+        db,
+        "SELECT flowguard.add_proximity_rule('child', 'event', '1 hour', 'at', 'at', 'flow', link_column => 'flow')",
+    )
+    guard(db)
+    run(db, "INSERT INTO event VALUES (50, 1, 1, 'live', '2025-01-01 00:00Z')")
+    run(db, "INSERT INTO parent VALUES (10, 1)")
+    run(db, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10), (21, 1, NULL)")
+    assert links(db, "child") == {20: None, 21: 1}
+    set_parent(db, 2)
+    assert links(db, "child") == {20: 2, 21: 1}
+
+
+def test_a_referenced_row_of_another_tenant_gives_nothing_even_with_our_master(db: Connection) -> None:
+    create(db)
+    run(db, "SELECT flowguard.add_master('flow', 'id', '{tenant}')")
+    run(db, "SELECT flowguard.add_link('child', 'flow')")
+    add_reference(db, "child", "parent", "parent")
+    guard(db, "child")
+    # Nobody guards parents here, so that one may carry a link that is not its tenant's.
+    run(db, "INSERT INTO parent VALUES (10, 2, 1), (11, 1, 1)")
+    run(db, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10), (21, 1, 11)")
+    assert links(db, "child") == {20: None, 21: 1}
+
+
 def test_a_row_that_loses_its_reference_keeps_its_link(app: Connection) -> None:
     set_parent(app, 1)
     run(app, "UPDATE child SET parent = NULL WHERE id = 20")

@@ -1,0 +1,633 @@
+"""The faults that `make mutants` puts into the engine, each with the tests that must notice it.
+
+`find` is the text of a deploy script that goes, `replace` what comes for it. The text must be there exactly `times`
+times: a fault that no longer applies is an error, not a fault that was caught. The engine must still run with it. Where
+a look-up is meant, the text is that of the compiler, so that every generated function has the fault.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ENFORCE = "tests/engine/test_enforce.py"
+LATE = "tests/engine/test_late_linking.py"
+GUARD = "tests/engine/test_guard.py"
+NEAREST = "tests/engine/test_nearest.py"
+REGISTRATION = "tests/engine/test_registration.py"
+CONCURRENCY = "tests/engine/test_concurrency.py"
+UNDO = "tests/repair/test_undo.py"
+POLICIES = "tests/repair/test_policies.py"
+QUARANTINE = "tests/repair/test_quarantine.py"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A deliberate fault: what it breaks, of which part of DESIGN, and where it is put."""
+
+    name: str
+    breaks: str
+    design: str
+    file: str
+    find: str
+    replace: str
+    tests: tuple[str, ...]
+    times: int = 1
+    kills: bool = False
+    """It must keep the engine from being deployed at all, which shows that the copy's scripts are what is deployed."""
+
+
+PROOF = Fault(
+    name="nothing can be deployed",
+    breaks="The proof that the tests run on the scripts with the fault: every test must fail.",
+    design="7",
+    file="compiler.sql",
+    find="BEGIN;\nSET LOCAL search_path = pg_catalog, pg_temp;\n",
+    replace="BEGIN;\nSELECT 1 / 0;\n",
+    tests=(),
+    kills=True,
+)
+
+BY_TIME = [
+    Fault(
+        name="window exclusive before the row",
+        breaks="A source exactly one window before the row is not found.",
+        design="3.5",
+        file="compiler.sql",
+        find="AND s.%5$I OPERATOR(pg_catalog.>=) (%7$s OPERATOR(pg_catalog.-) %8$s)\n         ORDER BY s.%5$I DESC",
+        replace="AND s.%5$I OPERATOR(pg_catalog.>) (%7$s OPERATOR(pg_catalog.-) %8$s)\n         ORDER BY s.%5$I DESC",
+        tests=(NEAREST,),
+    ),
+    Fault(
+        name="window exclusive after the row",
+        breaks="A source exactly one window after the row is not found.",
+        design="3.5",
+        file="compiler.sql",
+        find="AND s.%5$I OPERATOR(pg_catalog.<=) (%7$s OPERATOR(pg_catalog.+) %8$s)\n         ORDER BY",
+        replace="AND s.%5$I OPERATOR(pg_catalog.<) (%7$s OPERATOR(pg_catalog.+) %8$s)\n         ORDER BY",
+        tests=(NEAREST,),
+    ),
+    Fault(
+        name="window exclusive in the fallback query",
+        breaks="Where the nearest source has no master, one exactly a window after the row is not found.",
+        design="3.5",
+        file="compiler.sql",
+        find=(
+            "AND s.%2$I OPERATOR(pg_catalog.<=) (%3$s '\n"
+            "      'OPERATOR(pg_catalog.+) %4$s)"
+        ),
+        replace=(
+            "AND s.%2$I OPERATOR(pg_catalog.<) (%3$s '\n"
+            "      'OPERATOR(pg_catalog.+) %4$s)"
+        ),
+        tests=(NEAREST,),
+    ),
+    Fault(
+        name="window exclusive when a source comes late",
+        breaks="A source that appears exactly one window before a row does not link it.",
+        design="3.5, 4 late linking",
+        file="compiler.sql",
+        find="' AND %1$s.%2$I OPERATOR(pg_catalog.<=) (NEW.%3$I OPERATOR(pg_catalog.+) %4$s)'",
+        replace="' AND %1$s.%2$I OPERATOR(pg_catalog.<) (NEW.%3$I OPERATOR(pg_catalog.+) %4$s)'",
+        tests=(LATE,),
+    ),
+    Fault(
+        name="tie to the later row",
+        breaks="Of two sources equally far from the row the later one is taken.",
+        design="3.5",
+        file="compiler.sql",
+        find="OPERATOR(pg_catalog.<) (%7$s OPERATOR(pg_catalog.-) v_before_%1$s)) THEN",
+        replace="OPERATOR(pg_catalog.<=) (%7$s OPERATOR(pg_catalog.-) v_before_%1$s)) THEN",
+        tests=(NEAREST,),
+    ),
+    Fault(
+        name="tie to the later row in the fallback query",
+        breaks="The same where the nearest source has no master.",
+        design="3.5",
+        file="compiler.sql",
+        find="'                   ELSE n.at OPERATOR(pg_catalog.-) %3$s END, n.at\\n'",
+        replace="'                   ELSE n.at OPERATOR(pg_catalog.-) %3$s END, n.at DESC\\n'",
+        tests=(NEAREST,),
+    ),
+    Fault(
+        name="tie to the larger key",
+        breaks="Of two sources of the same time the one with the larger key is taken.",
+        design="3.5",
+        file="compiler.sql",
+        find=(
+            "flowguard._window_sql(p_rule), flowguard._columns_sql(flowguard._row_key(p_rule.source), 's.'),\n"
+            "        flowguard._nearest_query("
+        ),
+        replace=(
+            "flowguard._window_sql(p_rule), flowguard._columns_sql(flowguard._row_key(p_rule.source), 's.') || ' DESC',\n"
+            "        flowguard._nearest_query("
+        ),
+        tests=(NEAREST,),
+    ),
+    Fault(
+        name="tie to the larger key in the fallback query",
+        breaks="The same where the nearest source has no master.",
+        design="3.5",
+        file="compiler.sql",
+        find="v_time, flowguard._window_sql(p_rule), flowguard._columns_sql(v_key, 's.'));",
+        replace="v_time, flowguard._window_sql(p_rule), flowguard._columns_sql(v_key, 's.') || ' DESC');",
+        tests=(NEAREST,),
+    ),
+    Fault(
+        name="a row of the present takes the latest source",
+        breaks="The short cut for rows of the present is believed where a source lies after the row.",
+        design="3.5",
+        file="compiler.sql",
+        find="        EXIT WHEN v_before_%1$s IS NULL OR v_before_%1$s OPERATOR(pg_catalog.<=) %7$s;\n",
+        replace="        EXIT;\n",
+        tests=(NEAREST,),
+    ),
+    Fault(
+        name="no fallback where the nearest source has no master",
+        breaks="A source with a dangling link hides the next one.",
+        design="3.5, 3.6",
+        file="compiler.sql",
+        find="      IF v_link IS NULL AND v_reference IS NOT NULL THEN\n        SELECT x.link",
+        replace="      IF false THEN\n        SELECT x.link",
+        tests=(NEAREST,),
+    ),
+    Fault(
+        name="infinite time not excluded",
+        breaks="A row at infinity makes the write fail.",
+        design="3.5",
+        file="compiler.sql",
+        find=(
+            "SELECT format('%1$s OPERATOR(pg_catalog.>) ''4000-01-01 00:00:00+00 BC'' AND "
+            "%1$s OPERATOR(pg_catalog.<) '\n                '''290000-01-01 00:00:00+00''', p_time);"
+        ),
+        replace="SELECT format('%1$s IS NOT NULL', p_time);",
+        tests=(LATE,),
+    ),
+    Fault(
+        name="source filter ignored",
+        breaks="A source that the filter of its rule excludes gives its link.",
+        design="3.5",
+        file="compiler.sql",
+        find="WHEN p_rule.source_filter IS NULL THEN p_rule.source::text",
+        replace="WHEN true THEN p_rule.source::text",
+        tests=(NEAREST,),
+    ),
+    Fault(
+        name="on_ambiguous leave ignored",
+        breaks="A row with two masters in its window is linked to one of them.",
+        design="3.5",
+        file="compiler.sql",
+        find=(
+            "      IF r_rule.on_ambiguous = 'leave' THEN\n"
+            "        v_text := v_text || format(\n"
+            "          E'      IF v_link IS NOT NULL AND EXISTS ("
+        ),
+        replace=(
+            "      IF false THEN\n"
+            "        v_text := v_text || format(\n"
+            "          E'      IF v_link IS NOT NULL AND EXISTS ("
+        ),
+        tests=(NEAREST,),
+    ),
+]
+
+TENANTS = [
+    Fault(
+        name="tenant left out of a look-up by time",
+        breaks="A source of another tenant gives its link.",
+        design="3.5, 9 (a)",
+        file="compiler.sql",
+        find=(
+            "                        flowguard._match_tenants(p_rule.source, p_rule.source_tenant_columns, 's.', "
+            "p_link.relation,\n"
+            "                                                 p_link.tenant_columns,\n"
+            "                                                 flowguard._row_refs(p_link, p_link.tenant_columns, "
+            "p_style), true));\n"
+        ),
+        replace="                        '');\n",
+        tests=(NEAREST,),
+    ),
+    Fault(
+        name="tenant left out of a look-up by reference",
+        breaks="The link of a referenced row of another tenant is taken.",
+        design="3.2, 9 (a)",
+        file="compiler.sql",
+        find=(
+            "          flowguard._match_tenants(r_rule.source, r_rule.source_tenant_columns, 's.', p_link.relation,\n"
+            "                                   p_link.tenant_columns,\n"
+            "                                   flowguard._row_refs(p_link, p_link.tenant_columns, p_style), false),\n"
+            "          v_find);\n"
+        ),
+        replace="          '',\n          v_find);\n",
+        tests=(LATE,),
+    ),
+    Fault(
+        name="tenant left out of the query for the master",
+        breaks="A rule yields a master of another tenant, and the write is refused instead of left unlinked.",
+        design="3.2, 3.6",
+        file="compiler.sql",
+        find="p_key,\n                flowguard._master_match(p_link, p_style, false));",
+        replace="p_key, '');",
+        tests=(ENFORCE,),
+    ),
+    Fault(
+        name="foreign key to the master without the tenant",
+        breaks="A link to another tenant's master is accepted.",
+        design="3.2",
+        file="guard.sql",
+        find="      v_tenants || p_link.link_column, target, v_targets || v_master.key_column,\n",
+        replace="      ARRAY[p_link.link_column], target, ARRAY[v_master.key_column],\n",
+        tests=(LATE,),
+    ),
+    Fault(
+        name="follow ignores the tenant",
+        breaks="A late link moves rows of another tenant that refer to the row.",
+        design="3.2, 4 late linking",
+        file="compiler.sql",
+        find=(
+            "  END || flowguard._match_tenants(p_link.relation, p_link.tenant_columns, p_alias || '.', p_rule.source,\n"
+            "                                  p_rule.source_tenant_columns,\n"
+            "                                  flowguard._prefixed(p_rule.source_tenant_columns, 'NEW.'), "
+            "p_rule.kind = 'proximity');\n"
+        ),
+        replace="  END;\n",
+        tests=(LATE,),
+    ),
+    Fault(
+        name="rows without a tenant accepted in enforce",
+        breaks="A row with a link and no tenant is committed.",
+        design="3.2",
+        file="compiler.sql",
+        find="    IF v_unknown IS NOT NULL THEN\n      v_tenantless :=",
+        replace="    IF false THEN\n      v_tenantless :=",
+        tests=(ENFORCE,),
+    ),
+    Fault(
+        name="another tenant's alternate key translated",
+        breaks="Repair takes the alternate key of another tenant's master for the row's.",
+        design="5 alternate keys",
+        file="repair.sql",
+        find=(
+            "    flowguard._match_tenants(v_master.relation, v_master.tenant_columns, 'a.', p_link.relation, "
+            "p_link.tenant_columns,\n"
+            "                             flowguard._row_refs(p_link, p_link.tenant_columns, 'b'), false),\n"
+        ),
+        replace="    '',\n",
+        tests=(POLICIES,),
+    ),
+]
+
+LOOKUPS = [
+    Fault(
+        name="no FOR KEY SHARE",
+        breaks="A child that comes while its parent is linked misses the link for good.",
+        design="3.3, 4 reference look-ups",
+        file="compiler.sql",
+        find="FROM %s s WHERE s.%I %s %s%s FOR KEY SHARE;",
+        replace="FROM %s s WHERE s.%I %s %s%s;",
+        tests=(CONCURRENCY,),
+    ),
+    Fault(
+        name="no master join in a look-up",
+        breaks="A look-up yields a link whose master is gone.",
+        design="3.1, 3.6",
+        file="compiler.sql",
+        find="RETURN format('SELECT m.%1$I FROM %2$s m WHERE m.%1$I %3$s %4$s%5$s', ",
+        replace="RETURN format('SELECT %4$s', ",
+        tests=(LATE,),
+    ),
+    Fault(
+        name="master not read again after a wait",
+        breaks="A child that waited for its parent's link misses the master that came with it.",
+        design="3.3, 4 reference look-ups",
+        file="compiler.sql",
+        find="          '      IF v_link IS NULL AND v_reference IS NOT NULL THEN\\n'\n          '        %s;\\n'\n",
+        replace="          '      IF false THEN\\n'\n          '        %s;\\n'\n",
+        tests=(CONCURRENCY,),
+    ),
+    Fault(
+        name="an agreeing reference without a link asks later rules",
+        breaks="A row that should wait for its reference is linked by the next rule, and then disagrees.",
+        design="3.3",
+        file="compiler.sql",
+        find="THEN E'      EXIT lookup;  -- agreed: linked as it, or waiting for it\\n'",
+        replace="THEN E'      EXIT lookup WHEN v_link IS NOT NULL;\\n'",
+        tests=(LATE,),
+    ),
+    Fault(
+        name="a reference that need not agree stops the look-up",
+        breaks="Later rules are not asked where the reference leads nowhere.",
+        design="3.3",
+        file="compiler.sql",
+        find="ELSE E'      EXIT lookup WHEN v_link IS NOT NULL;\\n' END\n",
+        replace="ELSE E'      EXIT lookup;\\n' END\n",
+        tests=(LATE,),
+    ),
+    Fault(
+        name="session rule asked at commit",
+        breaks="The setting of a later moment links rows that were written without it.",
+        design="2 session, 4 enforcement",
+        file="compiler.sql",
+        find="      CONTINUE WHEN p_style = 'finder';\n",
+        replace=(
+            "      IF p_style = 'finder' THEN\n"
+            "        v_text := v_text || format(\n"
+            "          E'    v_reference := NULLIF(pg_catalog.current_setting(%L, true), '''');\\n    %s;\\n'\n"
+            "          '    EXIT lookup WHEN v_link IS NOT NULL;\\n',\n"
+            "          flowguard._setting_name(p_link.link_column), v_find);\n"
+            "        CONTINUE;\n"
+            "      END IF;\n"
+        ),
+        tests=(ENFORCE,),
+    ),
+    Fault(
+        name="session rule asked when a row moves",
+        breaks="A row that moves to another reference gets the link of the setting, not the reference's.",
+        design="3.3",
+        file="compiler.sql",
+        find="v_ask_session boolean := NEW.%I IS NULL;",
+        replace="v_ask_session boolean := NEW.%I IS NULL OR true;",
+        tests=(LATE,),
+    ),
+    Fault(
+        name="an empty setting counts",
+        breaks="A setting that was put back to nothing makes the write fail.",
+        design="2 session",
+        file="compiler.sql",
+        find="'      IF v_setting OPERATOR(pg_catalog.<>) '''' THEN\\n'",
+        replace="'      IF v_setting IS NOT NULL THEN\\n'",
+        tests=(ENFORCE,),
+    ),
+    Fault(
+        name="look-ups with the rights of who writes",
+        breaks="Row security hides sources and masters from the rules.",
+        design="4 row security",
+        file="guard.sql",
+        find="'trigger', true, flowguard._fill_body(p_link),",
+        replace="'trigger', false, flowguard._fill_body(p_link),",
+        tests=(GUARD,),
+    ),
+]
+
+FILLING = [
+    Fault(
+        name="an explicit link overwritten",
+        breaks="A value that the client gives is replaced by what the rules yield.",
+        design="3.6",
+        file="guard.sql",
+        find="BEFORE INSERT ON %s FOR EACH ROW WHEN (NEW.%I IS NULL) %s'",
+        replace="BEFORE INSERT ON %s FOR EACH ROW WHEN (NEW.%I IS NULL OR true) %s'",
+        tests=(ENFORCE,),
+    ),
+    Fault(
+        name="no refill of a link set to NULL",
+        breaks="A link that is set to NULL stays NULL until the commit.",
+        design="4 triggers",
+        file="guard.sql",
+        find="(OLD.%3$I IS NOT NULL%4$s)%5$s)",
+        replace="(false%4$s)%5$s)",
+        tests=(LATE,),
+    ),
+    Fault(
+        name="a change of what the rules read is not noticed",
+        breaks="An unlinked row whose tenant, reference or time changes is not filled by that statement.",
+        design="4 triggers",
+        file="guard.sql",
+        find="v_changed := flowguard._changed_sql(relation, flowguard._read_columns(p_link));",
+        replace="v_changed := NULL;",
+        tests=(LATE,),
+    ),
+    Fault(
+        name="a row that moves keeps the link of its old reference",
+        breaks="A row that is moved to another agreeing reference does not take its link.",
+        design="3.3",
+        file="guard.sql",
+        find="INTO v_moved FROM flowguard._rules(p_link) r WHERE r.agree;",
+        replace="INTO v_moved FROM flowguard._rules(p_link) r WHERE false;",
+        tests=(LATE,),
+    ),
+    Fault(
+        name="our trigger comes before the application's",
+        breaks="What a trigger of the application sets afterwards is not seen.",
+        design="4 triggers",
+        file="guard.sql",
+        find="name := '~flowguard_' || p_link.stem || '_insert';",
+        replace="name := 'flowguard_' || p_link.stem || '_insert';",
+        tests=(ENFORCE,),
+    ),
+]
+
+LATE_LINKING = [
+    Fault(
+        name="only a link that appears is followed",
+        breaks="A -> B and A -> NULL leave the children with A.",
+        design="4 late linking",
+        file="guard.sql",
+        find="WHEN 'reference' THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I OR NEW.%1$I IS NOT NULL AND '",
+        replace="WHEN 'reference' THEN 'OLD.%1$I IS NULL AND NEW.%1$I IS NOT NULL OR NEW.%1$I IS NOT NULL AND '",
+        tests=(LATE,),
+    ),
+    Fault(
+        name="a link that goes is not followed",
+        breaks="A -> NULL leaves the children with A.",
+        design="4 late linking",
+        file="guard.sql",
+        find="WHEN 'reference' THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I OR NEW.%1$I IS NOT NULL AND '",
+        replace="WHEN 'reference' THEN 'NEW.%1$I IS NOT NULL AND (OLD.%1$I IS DISTINCT FROM NEW.%1$I) OR NEW.%1$I IS NOT NULL AND '",  # noqa: E501
+        tests=(LATE,),
+    ),
+    Fault(
+        name="follow moves rows that carry another link",
+        breaks="A link that was set on purpose is replaced when the referenced row gets its own.",
+        design="3.6, 4 late linking",
+        file="compiler.sql",
+        find="RETURN v_text || ' AND ' || flowguard._follow_still(p_link, p_rule, p_alias);",
+        replace="RETURN v_text;",
+        tests=(LATE,),
+    ),
+    Fault(
+        name="a source in time moves rows that are linked",
+        breaks="A nearer source that comes later moves a link that is set.",
+        design="3.6, 4 late linking",
+        file="compiler.sql",
+        find=(
+            "    flowguard._follow_target(p_link, p_rule, 'o', v_direct), v_limit,\n"
+            "    flowguard._same_row_sql(p_link.relation, 'c.', 'f.'), flowguard._follow_still(p_link, p_rule, 'c'), "
+            "v_equal);"
+        ),
+        replace=(
+            "    regexp_replace(flowguard._follow_target(p_link, p_rule, 'o', v_direct), ' AND o[.]\\S+ IS NULL$', ''), "
+            "v_limit,\n"
+            "    flowguard._same_row_sql(p_link.relation, 'c.', 'f.'),\n"
+            "    CASE p_rule.kind WHEN 'proximity' THEN 'true' ELSE flowguard._follow_still(p_link, p_rule, 'c') END, "
+            "v_equal);"
+        ),
+        tests=(LATE,),
+    ),
+    Fault(
+        name="second look of late linking left out",
+        breaks="A source that is linked before its master is there links nothing when the master comes.",
+        design="4 enforcement, late linking",
+        file="guard.sql",
+        find="IF NOT flowguard._is_direct(p_link, r_rule) AND r_rule.source <> v_master.relation\n",
+        replace="IF false\n",
+        tests=(LATE,),
+    ),
+    Fault(
+        name="every key lets the master come first",
+        breaks="The same where a key on the source is deferred or missing.",
+        design="4 enforcement, late linking",
+        file="guard.sql",
+        find="SELECT EXISTS (SELECT FROM flowguard._foreign_keys(p_rule.source, p_rule.source_link) k\n",
+        replace="SELECT true OR EXISTS (SELECT FROM flowguard._foreign_keys(p_rule.source, p_rule.source_link) k\n",
+        tests=(LATE,),
+    ),
+]
+
+AT_COMMIT = [
+    Fault(
+        name="unlinked rows looked at at once, not at commit",
+        breaks="Children cannot be written before their parent's link in one transaction.",
+        design="4 enforcement",
+        file="guard.sql",
+        find="'INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.%3$I IS NULL%4$s) '",
+        replace="'INITIALLY IMMEDIATE FOR EACH ROW WHEN (NEW.%3$I IS NULL%4$s) '",
+        tests=(ENFORCE,),
+    ),
+    Fault(
+        name="unlinked rows accepted in enforce",
+        breaks="A row without a link is committed.",
+        design="3.4",
+        file="compiler.sql",
+        find="v_missing := format(E'  PERFORM flowguard._refuse_unlinked(%L, %L, v_key);\\n', ",
+        replace="v_missing := format(E'  PERFORM %L, %L, v_key;\\n', ",
+        tests=(ENFORCE,),
+    ),
+    Fault(
+        name="rules not tried once more at commit",
+        breaks="A source that came meanwhile is not found, and the row is refused.",
+        design="4 enforcement",
+        file="compiler.sql",
+        find="  IF flowguard._has_finder(p_link) THEN\n    v_declared :=",
+        replace="  IF false THEN\n    v_declared :=",
+        tests=(ENFORCE,),
+    ),
+    Fault(
+        name="key that proves agreement left out",
+        breaks="A child with another link than its parent is committed in enforce.",
+        design="3.3",
+        file="guard.sql",
+        find="  IF p_link.mode = 'enforce' THEN\n    FOR r_rule IN",
+        replace="  IF false THEN\n    FOR r_rule IN",
+        tests=(ENFORCE,),
+    ),
+    Fault(
+        name="enforced although rows are not linked",
+        breaks="set_mode accepts a table with unlinked rows.",
+        design="3.4",
+        file="guard.sql",
+        find="    IF v_count.linked < v_count.total THEN\n      RAISE EXCEPTION",
+        replace="    IF false THEN\n      RAISE EXCEPTION",
+        tests=(REGISTRATION,),
+    ),
+    Fault(
+        name="a ring of links accepted",
+        breaks="Rules that wait for each other are registered.",
+        design="4 rings",
+        file="registration.sql",
+        find="  IF v_ring IS NOT NULL THEN\n",
+        replace="  IF false THEN\n",
+        tests=(REGISTRATION,),
+    ),
+]
+
+WAYS_ROUND = [
+    Fault(
+        name="a paused link is filled",
+        breaks="pause() does not stop the trigger that fills.",
+        design="4 ways round",
+        file="compiler.sql",
+        find="  IF p_link.paused THEN\n    RETURN flowguard._paused_body(p_link, 'NEW');",
+        replace="  IF false THEN\n    RETURN flowguard._paused_body(p_link, 'NEW');",
+        tests=(ENFORCE,),
+    ),
+    Fault(
+        name="bypass lifts nothing",
+        breaks="A transaction that is let past the guard is refused.",
+        design="4 ways round",
+        file="compiler.sql",
+        find="flowguard._is_privileged('undo') OR flowguard._is_privileged('bypass') OR ",
+        replace="flowguard._is_privileged('undo') OR ",
+        tests=(ENFORCE,),
+    ),
+    Fault(
+        name="the mark of a run forged by the setting alone",
+        breaks="Who sets flowguard.privileged is let past the guard.",
+        design="4 ways round",
+        file="ledger.sql",
+        find="  SELECT EXISTS (SELECT FROM flowguard.privileged_transaction t\n",
+        replace=(
+            "  SELECT current_setting('flowguard.privileged', true) = p_kind\n"
+            "      OR EXISTS (SELECT FROM flowguard.privileged_transaction t\n"
+        ),
+        tests=(ENFORCE,),
+    ),
+    Fault(
+        name="what undo unlinks is filled again",
+        breaks="The trigger that fills does not know an undo.",
+        design="3.7",
+        file="compiler.sql",
+        find="    IF flowguard._is_privileged('undo') THEN\n      RETURN NEW;",
+        replace="    IF false THEN\n      RETURN NEW;",
+        tests=(UNDO,),
+    ),
+    Fault(
+        name="what undo unlinks is followed",
+        breaks="Late linking moves rows that the run did not write.",
+        design="3.7",
+        file="compiler.sql",
+        find="    IF flowguard._is_privileged('undo') THEN\n      RETURN NULL;",
+        replace="    IF false THEN\n      RETURN NULL;",
+        tests=(UNDO,),
+    ),
+    Fault(
+        name="a trigger that is disabled passes for installed",
+        breaks="guard() and check do not see that a trigger was switched off.",
+        design="3.8, STYLE",
+        file="guard.sql",
+        find="WHEN t.tgenabled = 'D' THEN 'disabled'",
+        replace="WHEN t.tgenabled = 'D' THEN 'installed'",
+        tests=(GUARD,),
+    ),
+]
+
+REPAIRING = [
+    Fault(
+        name="rows that follow a repair are not logged",
+        breaks="undo() leaves the links that late linking wrote because of the run.",
+        design="3.7",
+        file="compiler.sql",
+        find="    v_run := flowguard._current_run();\n",
+        replace="    v_run := NULL;\n",
+        tests=(UNDO,),
+    ),
+    Fault(
+        name="undo writes over what changed since",
+        breaks="A link that somebody set after the run is put back to what was before it.",
+        design="3.7",
+        file="repair.sql",
+        find="     WHERE %6$s AND (r.new_link IS NULL AND c.%3$I IS NULL OR c.%3$I %7$s r.new_link::%5$s)\n",
+        replace="     WHERE %6$s\n",
+        tests=(UNDO,),
+    ),
+    Fault(
+        name="what a delete cascades to is not kept",
+        breaks="Children of a quarantined row are lost.",
+        design="3.7",
+        file="repair.sql",
+        find="AND c.confdeltype IN ('c', 'n', 'd')",
+        replace="AND c.confdeltype IN ('n', 'd')",
+        tests=(QUARANTINE,),
+    ),
+]
+
+FAULTS = [PROOF, *BY_TIME, *TENANTS, *LOOKUPS, *FILLING, *LATE_LINKING, *AT_COMMIT, *WAYS_ROUND, *REPAIRING]
