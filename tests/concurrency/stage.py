@@ -20,7 +20,7 @@ import psycopg
 from engine.postgres import Connection, rows, run
 from psycopg import IsolationLevel
 
-PATIENCE = 30
+PATIENCE = 120
 """Seconds after which a story that does not go on has failed."""
 
 LOOK_EVERY = 0.003

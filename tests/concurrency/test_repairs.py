@@ -95,15 +95,21 @@ WRITERS = {
 }
 
 
-def prove(stage: Stage, tale: Tale, writer: str, *, new: frozenset[tuple[str, int]] = NO_ROWS) -> None:
-    """Check what is committed, that no row is lost, and that one more repair leaves nothing behind."""
+def prove(
+    stage: Stage, tale: Tale, writer: str, *, new: frozenset[tuple[str, int]] = NO_ROWS, stays: bool = False
+) -> None:
+    """Check what is committed, that no row is lost, and that one more repair leaves nothing behind.
+
+    `stays`: a snapshot of before the repair hides the links that it wrote from who unlinks their parent; those rows are
+    listed as mismatched, which is not for repair to decide.
+    """
     gone = WRITERS[writer][1] if tale.ends["writer"] == "committed" else NO_ROWS
     added = new if tale.ends["writer"] == "committed" else NO_ROWS
     assert everything(stage.app) == (INITIAL - gone) | added, tale
     hold(stage, tale, may_be_behind=True)
     ledger_is_sane(stage.app, tale)
     repair(stage.app)
-    hold(stage, tale)
+    hold(stage, tale, may_be_behind=stays)
 
 
 INITIAL = frozenset(
@@ -134,7 +140,13 @@ def test_repair_and_a_writer(guarded: Stage, writer: str, look: Steps) -> None:
     ):
         assert "mender" not in tale.refusals, tale
         assert set(tale.refusals.values()) <= ({"40001", "23503"} if look else set()), tale
-        prove(guarded, tale, writer, new=frozenset({("child", 40)}) if writer == "inserts" else NO_ROWS)
+        prove(
+            guarded,
+            tale,
+            writer,
+            new=frozenset({("child", 40)}) if writer == "inserts" else NO_ROWS,
+            stays=bool(look) and writer == "unlinks a parent",
+        )
 
 
 @pytest.mark.parametrize("writer", ["inserts", "links a parent anew", "deletes a parent", "deletes a master"])
