@@ -51,11 +51,14 @@ def set_the_stage(
     mode: str = "observe",
     prepare: Callable[[Connection], object] = clear,
 ) -> Stage:
-    """Make a database from the template, in which a deadlock is soon found out, and a stage in it."""
+    """Make a database from the template, and a stage in it. Of a ring of sessions the last one to wait gives way.
+
+    The others have looked for a ring long before: the server looks once, when a session has waited this long.
+    """
     dsn = stack.enter_context(databases.new(template))
     observer = stack.enter_context(psycopg.connect(make_conninfo(dsn, user="postgres"), autocommit=True))
     name = sql.Identifier(str(conninfo_to_dict(dsn)["dbname"]))
-    observer.execute(sql.SQL("ALTER DATABASE {} SET deadlock_timeout = '30ms'").format(name))
+    observer.execute(sql.SQL("ALTER DATABASE {} SET deadlock_timeout = '1ms'").format(name))
     app = stack.enter_context(psycopg.connect(dsn, autocommit=True))
     stage = Stage(dsn, app, observer, prepare, mode)
     stack.callback(stage.close)

@@ -31,14 +31,14 @@ REPEATABLE_READ = IsolationLevel.REPEATABLE_READ
 SERIALIZABLE = IsolationLevel.SERIALIZABLE
 
 BLOCKERS = """
-SELECT w.application_name, coalesce(nullif(b.application_name, ''), 'process ' || x.pid)
+SELECT w.application_name, coalesce(b.application_name, ''), x.pid
   FROM pg_stat_activity w
  CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS x (pid)
   LEFT JOIN pg_stat_activity b ON b.pid = x.pid
  WHERE w.datname = current_database() AND w.application_name = ANY (%s)
 """
 HOLDERS = """
-SELECT DISTINCT a.application_name
+SELECT DISTINCT a.application_name, a.pid
   FROM pg_locks l
   JOIN pg_stat_activity a ON a.pid = l.pid
  WHERE a.datname = current_database() AND l.locktype = 'advisory' AND l.granted
@@ -99,6 +99,7 @@ class Session:
 
     def __init__(self, dsn: str) -> None:
         self.connection: Connection = psycopg.connect(dsn, autocommit=True)
+        self.pid = self.connection.info.backend_pid
         self.connection.execute(f"SET statement_timeout = '{PATIENCE - 5}s'".encode())
         self.thread = ThreadPoolExecutor(max_workers=1)
         self.name = ""
@@ -215,7 +216,7 @@ class Session:
     def is_killed(self) -> None:
         """End its server process while its step is under way."""
         assert self.future is not None, f"{self.name} does nothing{self.story.tale}"
-        run(self.story.stage.observer, "SELECT pg_terminate_backend(%s)", self.connection.info.backend_pid)
+        run(self.story.stage.observer, "SELECT pg_terminate_backend(%s)", self.pid)
         wait([self.future], PATIENCE)
         self.story.settle()
 
@@ -252,7 +253,7 @@ class Story:
                 if session.is_done() and not is_early:
                     session.finish()
             flying = [session for session in flying if session.future is not None]
-            blockers = self.stage.blockers(flying) if flying else {}
+            blockers = self.stage.blockers(self.sessions) if flying else {}
             if (
                 flying
                 and all(blockers[session.name] for session in flying)
@@ -369,17 +370,21 @@ class Stage:
         finally:
             story.end()
 
-    def blockers(self, flying: Sequence[Session]) -> dict[str, frozenset[str]]:
-        """Ask the server for whom these sessions wait at this moment."""
+    def blockers(self, sessions: Sequence[Session]) -> dict[str, frozenset[str]]:
+        """Ask the server for whom each of these sessions waits at this moment, if its step has not come back.
+
+        An idle one is waited for by its own connection only: another that bears its name is about to close.
+        """
+        idle = {session.name: session.pid for session in sessions if session.future is None}
+        flying = [session for session in sessions if session.future is not None]
         found: dict[str, set[str]] = {session.name: set() for session in flying}
-        for who, whom in rows(self.observer, BLOCKERS, [*found]):
+        for who, whom, pid in rows(self.observer, BLOCKERS, [*found]):
             if who != whom:
-                found[who].add(whom)
-        polling = {session.name: session.polls_for for session in flying if session.polls_for is not None}
-        if polling:
-            holders = {name for (name,) in rows(self.observer, HOLDERS)}
-            for who, holder in polling.items():
-                found[who].update({holder} & holders)
+                found[who].add(whom if whom and idle.get(whom, pid) == pid else f"process {pid}")
+        if any(session.polls_for for session in flying):
+            holders = {name for name, pid in rows(self.observer, HOLDERS) if idle.get(name, pid) == pid}
+            for session in flying:
+                found[session.name].update({session.polls_for or ""} & holders)
         return {who: frozenset(others) for who, others in found.items()}
 
 

@@ -221,13 +221,15 @@ NOT_COUNTED = "DROP TRIGGER count_it ON child; DROP FUNCTION count_it(); DROP SE
 
 @pytest.fixture
 def patient(registered: Stage) -> Iterator[Stage]:
-    """The first session never looks for a deadlock: others give way. Updates of children are counted."""
-    dsn = make_conninfo(registered.dsn, user="postgres", options="-c deadlock_timeout=1min")
-    registered.pool.insert(0, Session(dsn))
+    """The first session never looks for a deadlock, the second after a second. Updates of children are counted."""
+    for position, timeout in enumerate(("1min", "1s")):
+        dsn = make_conninfo(registered.dsn, user="postgres", options=f"-c deadlock_timeout={timeout}")
+        registered.pool.insert(position, Session(dsn))
     run(registered.app, COUNTED)
     yield registered
     run(registered.app, NOT_COUNTED)
-    registered.pool.pop(0).close()
+    for _ in range(2):
+        registered.pool.pop(0).close()
 
 
 def test_a_deadlock_is_tried_again(patient: Stage) -> None:
