@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: test lint demo clean
+.PHONY: test lint demo mutants clean
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
@@ -14,6 +14,11 @@ lint: $(VENV)/.dev
 
 demo: $(VENV)/.server
 	@$(VENV)/bin/pyflowguard demo
+
+# Shows that the tests fail on each of many deliberate faults of the engine: some minutes. MUTANTS passes options on:
+# make mutants MUTANTS='--only tie', MUTANTS=--markdown.
+mutants: $(VENV)/.dev
+	PYTHONPATH=tests $(VENV)/bin/python -m mutants.run $(MUTANTS)
 
 clean:
 	rm -rf $(VENV) build dist
