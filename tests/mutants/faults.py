@@ -297,7 +297,7 @@ LOOKUPS = [
         file="compiler.sql",
         find="          '      IF v_link IS NULL AND v_reference IS NOT NULL THEN\\n'\n          '        %s;\\n'\n",
         replace="          '      IF false THEN\\n'\n          '        %s;\\n'\n",
-        tests=(CONCURRENCY,),
+        tests=(LATE,),
     ),
     Fault(
         name="an agreeing reference without a link asks later rules",

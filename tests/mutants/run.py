@@ -208,13 +208,12 @@ def run(faults: Sequence[Fault], *, as_markdown: bool = False) -> int:
         for number, fault in enumerate(faults, 1):
             outcome = try_fault(copy, fault)
             outcomes.append(outcome)
-            if not as_markdown:
-                verdict = outcome.verdict.value if outcome.is_fine else f"{outcome.caught_by} {outcome.said}"
-                console.print(f"{number}/{len(faults)} {fault.name}: {verdict} ({outcome.seconds:.0f} s)")
+            verdict = outcome.verdict.value if outcome.is_fine else f"{outcome.caught_by} {outcome.said}"
+            # Not with the table: that may go to a file.
+            click.echo(f"{number}/{len(faults)} {fault.name}: {verdict} ({outcome.seconds:.0f} s)", err=True)
     if as_markdown:
         click.echo(markdown(outcomes))
     else:
-        console.print()
         show(console, outcomes)
     failed = [outcome.fault.name for outcome in outcomes if not outcome.is_fine]
     console.print(f"{len(outcomes) - len(failed)} of {len(outcomes)} faults are caught.")
