@@ -208,7 +208,7 @@ def run(faults: Sequence[Fault], *, as_markdown: bool = False) -> int:
         for number, fault in enumerate(faults, 1):
             outcome = try_fault(copy, fault)
             outcomes.append(outcome)
-            verdict = outcome.verdict.value if outcome.is_fine else f"{outcome.caught_by} {outcome.said}"
+            verdict = "caught" if outcome.is_fine else f"{outcome.caught_by} {outcome.said}"
             # Not with the table: that may go to a file.
             click.echo(f"{number}/{len(faults)} {fault.name}: {verdict} ({outcome.seconds:.0f} s)", err=True)
     if as_markdown:
