@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: test nightly lint demo docs bench clean
+.PHONY: test nightly lint demo docs bench mutants clean
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
@@ -28,6 +28,11 @@ docs: $(VENV)/.dev
 # BENCH passes options on: make bench BENCH='--only single', BENCH='--write docs/costs.md'.
 bench: $(VENV)/.dev
 	$(VENV)/bin/python tests/benchmarks/bench.py $(BENCH)
+
+# Shows that the tests fail on each of many deliberate faults of the engine: some minutes. MUTANTS passes options on:
+# make mutants MUTANTS='--only tie', MUTANTS=--markdown.
+mutants: $(VENV)/.dev
+	PYTHONPATH=tests $(VENV)/bin/python -m mutants.run $(MUTANTS)
 
 clean:
 	rm -rf $(VENV) build dist

@@ -239,6 +239,8 @@ UPDATE child SET note = 'of 11';
     )
     # UPDATE OF parent would not have fired: the statement names note alone.
     assert links(db, "child") == {20: 2}
+    # Seen by the statement itself, since ours comes after it, and not by the look at commit only.
+    assert one(db, "INSERT INTO child (id, tenant, note) VALUES (21, 1, 'of 10') RETURNING flow") == 1
 
 
 def test_a_tenantless_row_with_a_link_is_refused(app: Connection) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 from typing import Any
 
 import psycopg
@@ -289,6 +291,20 @@ def test_a_referenced_row_that_appears_links_what_was_there_before(db: Connectio
     run(db, "INSERT INTO probe (id, tenant, event) VALUES (60, 1, 50), (61, 2, 50)")
     run(db, "INSERT INTO event VALUES (50, 1, 3)")
     assert links(db, "probe") == {60: 3, 61: None}
+
+
+def test_a_child_that_waited_for_the_link_has_the_master_that_came_with_it(app: Connection) -> None:
+    insert = "INSERT INTO child (id, tenant, parent) VALUES (23, 1, 10) RETURNING flow"
+    with psycopg.connect(app.info.dsn) as linker, psycopg.connect(app.info.dsn) as other, ThreadPoolExecutor() as pool:
+        run(linker, "INSERT INTO flow VALUES (7, 1)")
+        set_parent(linker, 7)
+        inserted = pool.submit(one, other, insert)
+        while not rows(app, "SELECT FROM pg_locks WHERE pid = %s AND NOT granted", other.info.backend_pid):
+            assert not inserted.done(), "it must wait for who sets the link"
+            sleep(0.01)
+        linker.commit()
+        # At once, not by the look at commit only: the client is told.
+        assert inserted.result() == 7
 
 
 # --- Sources in time

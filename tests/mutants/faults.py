@@ -14,7 +14,7 @@ LATE = "tests/engine/test_late_linking.py"
 GUARD = "tests/engine/test_guard.py"
 NEAREST = "tests/engine/test_nearest.py"
 REGISTRATION = "tests/engine/test_registration.py"
-CONCURRENCY = "tests/engine/test_concurrency.py"
+CONCURRENCY = "tests/concurrency/test_references.py"
 UNDO = "tests/repair/test_undo.py"
 POLICIES = "tests/repair/test_policies.py"
 QUARANTINE = "tests/repair/test_quarantine.py"
@@ -71,14 +71,8 @@ BY_TIME = [
         breaks="Where the nearest source has no master, one exactly a window after the row is not found.",
         design="3.5",
         file="compiler.sql",
-        find=(
-            "AND s.%2$I OPERATOR(pg_catalog.<=) (%3$s '\n"
-            "      'OPERATOR(pg_catalog.+) %4$s)"
-        ),
-        replace=(
-            "AND s.%2$I OPERATOR(pg_catalog.<) (%3$s '\n"
-            "      'OPERATOR(pg_catalog.+) %4$s)"
-        ),
+        find=("AND s.%2$I OPERATOR(pg_catalog.<=) (%3$s '\n      'OPERATOR(pg_catalog.+) %4$s)"),
+        replace=("AND s.%2$I OPERATOR(pg_catalog.<) (%3$s '\n      'OPERATOR(pg_catalog.+) %4$s)"),
         tests=(NEAREST,),
     ),
     Fault(
@@ -118,7 +112,8 @@ BY_TIME = [
             "        flowguard._nearest_query("
         ),
         replace=(
-            "flowguard._window_sql(p_rule), flowguard._columns_sql(flowguard._row_key(p_rule.source), 's.') || ' DESC',\n"
+            "flowguard._window_sql(p_rule), "
+            "flowguard._columns_sql(flowguard._row_key(p_rule.source), 's.') || ' DESC',\n"
             "        flowguard._nearest_query("
         ),
         tests=(NEAREST,),
@@ -302,7 +297,7 @@ LOOKUPS = [
         file="compiler.sql",
         find="          '      IF v_link IS NULL AND v_reference IS NOT NULL THEN\\n'\n          '        %s;\\n'\n",
         replace="          '      IF false THEN\\n'\n          '        %s;\\n'\n",
-        tests=(CONCURRENCY,),
+        tests=(LATE,),
     ),
     Fault(
         name="an agreeing reference without a link asks later rules",
@@ -364,7 +359,7 @@ LOOKUPS = [
         file="guard.sql",
         find="'trigger', true, flowguard._fill_body(p_link),",
         replace="'trigger', false, flowguard._fill_body(p_link),",
-        tests=(GUARD,),
+        tests=(f"{GUARD}::test_row_security_hides_nothing_from_the_rules",),
     ),
 ]
 
@@ -432,7 +427,10 @@ LATE_LINKING = [
         design="4 late linking",
         file="guard.sql",
         find="WHEN 'reference' THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I OR NEW.%1$I IS NOT NULL AND '",
-        replace="WHEN 'reference' THEN 'NEW.%1$I IS NOT NULL AND (OLD.%1$I IS DISTINCT FROM NEW.%1$I) OR NEW.%1$I IS NOT NULL AND '",  # noqa: E501
+        replace=(
+            "WHEN 'reference' THEN 'NEW.%1$I IS NOT NULL AND OLD.%1$I IS DISTINCT FROM NEW.%1$I OR '\n"
+            "                                'NEW.%1$I IS NOT NULL AND '"
+        ),
         tests=(LATE,),
     ),
     Fault(
@@ -455,8 +453,8 @@ LATE_LINKING = [
             "v_equal);"
         ),
         replace=(
-            "    regexp_replace(flowguard._follow_target(p_link, p_rule, 'o', v_direct), ' AND o[.]\\S+ IS NULL$', ''), "
-            "v_limit,\n"
+            "    regexp_replace(flowguard._follow_target(p_link, p_rule, 'o', v_direct),\n"
+            "                   ' AND o[.]\\S+ IS NULL$', ''), v_limit,\n"
             "    flowguard._same_row_sql(p_link.relation, 'c.', 'f.'),\n"
             "    CASE p_rule.kind WHEN 'proximity' THEN 'true' ELSE flowguard._follow_still(p_link, p_rule, 'c') END, "
             "v_equal);"

@@ -181,6 +181,17 @@ def test_under_the_guard_nothing_is_refilled_or_followed(app: Connection) -> Non
         assert links(app, "child")[24] == 1
 
 
+def test_under_the_guard_what_followed_after_the_run_stays(app: Connection) -> None:
+    run(app, "DELETE FROM parent WHERE id = 12")
+    guard(app)
+    done = repair(app)
+    run(app, "INSERT INTO grandchild (id, tenant, child) VALUES (31, 1, 20)")
+    assert links(app, "grandchild") == {30: 1, 31: 1}
+    undo(app, done.id)
+    # The row that came later is not the run's, though the link that it took from its child was.
+    assert (links(app, "child")[20], links(app, "grandchild")) == (None, {30: None, 31: 1})
+
+
 def test_what_the_application_moved_on_is_left(app: Connection) -> None:
     run(app, "DELETE FROM parent WHERE id = 12")
     guard(app)
