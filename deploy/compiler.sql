@@ -353,7 +353,7 @@ BEGIN
         v_until_%1$s := %7$s OPERATOR(pg_catalog.+) %8$s;
       END IF;
       LOOP
-        SELECT s.%4$I, s.%5$I, (%11$s) INTO v_reference, v_before_%1$s, v_link %6$s
+        SELECT s.%4$I, s.%5$I INTO v_reference, v_before_%1$s %6$s
            AND s.%5$I OPERATOR(pg_catalog.<=) v_until_%1$s
            AND s.%5$I OPERATOR(pg_catalog.>=) (%7$s OPERATOR(pg_catalog.-) %8$s)
          ORDER BY s.%5$I DESC, %9$s LIMIT 1;
@@ -368,21 +368,24 @@ BEGIN
         IF v_after_%1$s IS NOT NULL
            AND (v_before_%1$s IS NULL OR (v_after_%1$s OPERATOR(pg_catalog.-) %7$s)
                                          OPERATOR(pg_catalog.<) (%7$s OPERATOR(pg_catalog.-) v_before_%1$s)) THEN
-          SELECT s.%4$I, (%11$s) INTO v_reference, v_link %6$s
+          SELECT s.%4$I INTO v_reference %6$s
              AND s.%5$I OPERATOR(pg_catalog.=) v_after_%1$s
            ORDER BY %9$s LIMIT 1;
         END IF;
       END IF;
-      IF v_link IS NULL AND v_reference IS NOT NULL THEN
-        SELECT x.link INTO v_link FROM (
+      IF v_reference IS NOT NULL THEN
+        v_link := (%11$s);
+        IF v_link IS NULL THEN
+          SELECT x.link INTO v_link FROM (
      %10$s) x;
+        END IF;
       END IF;
 $text$, p_rule."position", flowguard._remark(format('rule %s: the row of %s nearest in time', p_rule."position",
                                                      p_rule.source)),
         flowguard._time_is_usable(v_time), p_rule.source_link, p_rule.source_time, v_from, v_time,
         flowguard._window_sql(p_rule), flowguard._columns_sql(flowguard._row_key(p_rule.source), 's.'),
         flowguard._nearest_query(p_link, p_rule, p_style),
-        flowguard._master_query(p_link, p_style, 's.' || quote_ident(p_rule.source_link)));
+        flowguard._master_query(p_link, p_style, 'v_reference'));
 END;
 $_nearest_lookup$;
 COMMENT ON FUNCTION flowguard._nearest_lookup(flowguard.link, flowguard.rule, text) IS
