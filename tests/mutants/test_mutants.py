@@ -66,8 +66,11 @@ def test_tests_that_fail_without_a_fault_are_an_error(
     assert not copy.exists()
 
 
-def test_caught_and_survived_are_told_apart(tool: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_caught_and_survived_are_told_apart(
+    tool: Callable[[str], str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tool("git")
+    monkeypatch.setattr(run, "ALIVE", f"{run.ALIVE}::test_nothing_fails_but_by_a_refusal[observe]")  # half of it
     before = scripts()
     assert run.run([CAUGHT, HARMLESS], as_markdown=True) == 1
     printed = capsys.readouterr().out
