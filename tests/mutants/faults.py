@@ -141,8 +141,8 @@ BY_TIME = [
         breaks="A source with a dangling link hides the next one.",
         design="3.5, 3.6",
         file="compiler.sql",
-        find="      IF v_link IS NULL AND v_reference IS NOT NULL THEN\n        SELECT x.link",
-        replace="      IF false THEN\n        SELECT x.link",
+        find="SELECT x.link INTO v_link FROM (\n     %10$s) x;",
+        replace="SELECT x.link INTO v_link FROM (\n     %10$s) x WHERE false;",
         tests=(NEAREST,),
     ),
     Fault(
