@@ -17,7 +17,6 @@ from histories.worlds import Setting
 
 Content = dict[str, dict[Key, Row]]
 EVERY = frozenset({"*"})
-KNOWN = ("import", "event")  # tables whose tenant is NOT NULL in every setting
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def breaches(setting: Setting, link: Link, guard: Guard, row: Row, content: Cont
     tenants = {m["tenant"] for m in content[link.master.table].values() if m[link.master.key] == value}
     if row["tenant"] is not None and row["tenant"] not in tenants:
         found.add("tenant key")
-    if not tenants and (not setting.tenants_known or link.on_master_delete == "set null"):
+    if not tenants and (not setting.knows_tenants(link.table) or link.on_master_delete == "set null"):
         found.add("link key")
     if guard.mode == "enforce":
         for rule in link.rules:
@@ -118,7 +117,7 @@ class Model(Oracle):
             super().follow(link, rule, old, new)
             return
         before, value = None if old is None else old[rule.source_link], new[rule.source_link]
-        believed = self.setting.tenants_known or rule.source in KNOWN
+        believed = self.setting.knows_tenants(rule.source)
         moved = [
             (row, self.write(link.table, row, {link.column: value}))
             for row in list(self.rows[link.table].values())

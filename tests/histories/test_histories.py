@@ -18,7 +18,9 @@ from typing import Any
 import psycopg
 import pytest
 from engine.postgres import run
+from histories.draw import Draw
 from histories.history import ISOLATION, History, Unit
+from histories.model import Content, Guard
 from histories.sessions import DEADLOCK_TIMEOUT
 from histories.worlds import MASTERS, SETTINGS, Setting
 from hypothesis import note
@@ -47,7 +49,7 @@ class Bench:
         with psycopg.connect(dsn, autocommit=True) as connection:
             run(connection, SETTINGS[setting].world.ddl)
             run(connection, SETTINGS[setting].world.registration)
-            run(connection, MASTERS)
+            run(connection, f"INSERT INTO flow (id, tenant, alias) VALUES {', '.join(map(str, MASTERS))}")  # noqa: S608
             if guarded:
                 run(connection, "SELECT flowguard.guard(relation, link_column) FROM flowguard.link")
         return str(conninfo_to_dict(dsn)["dbname"])
@@ -85,27 +87,28 @@ class Histories(RuleBasedStateMachine):
         self.history: History | None = None
         self.setting = 0
 
-    @initialize(setting=st.integers(0, len(SETTINGS) - 1), guarded=st.integers(0, 3), seed=seeds)
-    def begin(self, setting: int, guarded: int, seed: int) -> None:
-        """Take a database: guarded and empty, or not guarded yet and full of dirt."""
+    @initialize(setting=st.integers(0, len(SETTINGS) - 1), start=st.integers(0, 4), seed=seeds)
+    def begin(self, setting: int, start: int, seed: int) -> None:
+        """Take a database: guarded and empty, or full of dirt from before, guarded or not yet."""
         self.setting = setting
-        note(f"-- {SETTINGS[setting]}")
-        self.dsn = self.bench.open(self.stack, setting, guarded=guarded > 0)
-        if guarded == 0:
-            with psycopg.connect(self.dsn, autocommit=True) as connection:
-                self.pollute(connection, SETTINGS[setting], Random(seed))
+        note(f"-- {SETTINGS[setting]}{', dirt' if start < 3 else ''}{', not guarded' if start == 0 else ''}")
+        self.dsn = self.bench.open(self.stack, setting, guarded=start > 0)
+        if start < 3:
+            self.pollute(SETTINGS[setting], Random(seed))
         self.history = self.stack.enter_context(closing(History(self.dsn, SETTINGS[setting])))
 
-    @staticmethod
-    def pollute(connection: psycopg.Connection[Any], setting: Setting, random: Random) -> None:
-        with closing(History(connection.info.dsn, setting)) as history:
-            draw = history.draw(random)
-            for table in ("import", "record", "event", "asset") * 2:
-                write = draw.insert(history.committed, table)
-                if write.kind == "insert" and random.random() < 0.75:
-                    note(f"-- {write.text};")
-                    run(connection, write.text)
-                history.committed, _ = history.read()
+    def pollute(self, setting: Setting, random: Random) -> None:
+        """Write rows as if there had never been a guard."""
+        draw = Draw(random, setting, dict.fromkeys(("import", "record", "event", "asset"), Guard(guarded=False)))
+        view: Content = {shape.table: {} for shape in setting.world.shapes}
+        view["flow"] = {(n,): {"id": n, "tenant": tenant, "alias": alias} for n, tenant, alias in MASTERS}
+        with psycopg.connect(make_conninfo(self.dsn, user="postgres"), autocommit=True) as connection:
+            run(connection, "SET session_replication_role = replica")
+            for table in ("import", "record", "record", "event", "asset", "asset"):
+                write = draw.insert(view, table)
+                view[table] |= {(row["id"],): row for row in write.rows}
+                note(f"-- {write.text};")
+                run(connection, write.text)
 
     # --- Rules
 

@@ -40,7 +40,8 @@ SELECT flowguard.add_reference_rule('asset', 'event', 'event', source_link => 'f
 SELECT flowguard.add_proximity_rule('asset', 'event', '1 hour', 'at', 'at', 'flow', 'status <> ''deleted''',
                                     on_ambiguous => 'AMBIGUOUS', link_column => 'flow');
 """
-MASTERS = "INSERT INTO flow (id, tenant, alias) VALUES (1, 1, 51), (2, 1, 52), (3, 1, 52), (9, 2, 51)"
+MASTERS = ((1, 1, 51), (2, 1, 52), (3, 1, 52), (9, 2, 51))  # id, tenant, alias
+NEVER_NULL = ("import", "event")  # tables whose tenant is NOT NULL in every setting
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class Setting:
 
     def __repr__(self) -> str:
         return self.world.name
+
+    def knows_tenants(self, table: str) -> bool:
+        """Say whether the tenant column of a table is NOT NULL."""
+        return self.tenants_known or table in NEVER_NULL
 
 
 def is_live(row: Row) -> bool:
