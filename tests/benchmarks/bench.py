@@ -650,8 +650,8 @@ def tables(results: Sequence[Results]) -> Iterator[tuple[list[str], list[list[st
 def markdown(results: Sequence[Results], size: Size) -> str:
     """Word both tables for the documentation."""
     introduction = (
-        f"{size.rows:,} rows in bulk, medians of {size.rounds} rounds, by the time that the server's process worked; "
-        f"{size.singles} single transactions, by the time that passed. Ratios to the limit."
+        f"`make bench BENCH='--rows {size.rows} --rounds {size.rounds}'`: rows in bulk, by the time that the server's "
+        f"process worked; {size.singles} single transactions, by the time that passed. Ratios to the limit."
     )
     parts = [introduction]
     for headings, lines in tables(results):

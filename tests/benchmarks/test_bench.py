@@ -24,7 +24,7 @@ def test_the_benchmark_runs_and_writes_its_table(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     text = document.read_text()
-    assert text.startswith(f"before\n{bench.BEGIN_MARK}\n300 rows in bulk")
+    assert text.startswith(f"before\n{bench.BEGIN_MARK}\n`make bench BENCH='--rows 300 --rounds 1'`: ")
     assert text.endswith(f"{bench.END_MARK}\nafter\n")
     assert "old" not in text
     for heading in HEADINGS:
