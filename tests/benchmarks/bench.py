@@ -65,7 +65,7 @@ class Size:
     tenants: int = 10
     sources: int = 1000
     late: int = 0  # children of one source that gets its link; 0: as many as rows
-    repaired: int = 0  # rows that a repair links; 0: a fifth of rows
+    repaired: int = 0  # rows that a repair links; 0: half of rows
     growth: tuple[tuple[int, int], ...] = ((1, 10**3), (1, 10**4), (1, 10**5), (1, 10**6), (10, 10**3), (10**2, 10**3),
                                            (10**3, 10**2), (10**4, 10))  # fmt: skip
 
@@ -398,7 +398,7 @@ def repair_cases(lab: Laboratory) -> Iterator[Case]:
         ("repair by time", "migration.assets", "benchmark.assets_of_the_past",
          f"{TENANT}, name, asset_type, hostname, created_at", {}, 2.5, None),
     ):  # fmt: skip
-        some = f"(SELECT * FROM {rows} ORDER BY id LIMIT {lab.size.repaired or lab.size.rows // 5}) r"  # noqa: S608
+        some = f"(SELECT * FROM {rows} ORDER BY id LIMIT {lab.size.repaired or lab.size.rows // 2}) r"  # noqa: S608
         precomputed = f"benchmark.links_of_{table.partition('.')[2]}"
         reset = statements(
             f"TRUNCATE {table} CASCADE",
