@@ -222,8 +222,7 @@ class Oracle:
                 linked = [
                     row
                     for row in self.rows[link.table].values()
-                    if row[link.column] == gone[link.master.key]
-                    and same_as_far_as_known(gone, link.master.tenants, row, link.tenants)
+                    if row[link.column] == gone[link.master.key] and self.refers(link, row, gone)
                 ]
                 if link.on_master_delete == "cascade":
                     for row in linked:
@@ -377,6 +376,10 @@ class Oracle:
     def has_triggers(self, link: Link) -> bool:  # noqa: ARG002
         """Say whether missing links are filled and follow; here every link is guarded."""
         return True
+
+    def refers(self, link: Link, row: Row, master: Row) -> bool:
+        """Say whether a row with the key of a master is meant by the foreign key that acts when the master goes."""
+        return same_as_far_as_known(master, link.master.tenants, row, link.tenants)
 
     def has_keys(self, link: Link) -> bool:  # noqa: ARG002
         """Say whether foreign keys prove the link; here every link is guarded."""

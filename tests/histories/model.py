@@ -38,6 +38,11 @@ class Guard:
         return self.guarded and self.mode == "enforce"
 
 
+def has_link_key(setting: Setting, link: Link) -> bool:
+    """Say whether there is a key on the link alone, beside the one on tenant and link."""
+    return link.on_master_delete == "set null" or not setting.knows_tenants(link.table)
+
+
 def breaches(setting: Setting, link: Link, guard: Guard, row: Row, content: Content) -> set[str]:
     """Say which foreign keys of a guarded link a row breaks: on tenant and link, on the link, on reference and link."""
     value = row[link.column]
@@ -47,7 +52,7 @@ def breaches(setting: Setting, link: Link, guard: Guard, row: Row, content: Cont
     tenants = {m["tenant"] for m in content[link.master.table].values() if m[link.master.key] == value}
     if row["tenant"] is not None and row["tenant"] not in tenants:
         found.add("tenant key")
-    if not tenants and (not setting.knows_tenants(link.table) or link.on_master_delete == "set null"):
+    if not tenants and has_link_key(setting, link):
         found.add("link key")
     if guard.mode == "enforce":
         for rule in link.rules:
@@ -84,6 +89,10 @@ class Model(Oracle):
 
     def has_keys(self, link: Link) -> bool:
         return self.guards[link.table].guarded
+
+    def refers(self, link: Link, row: Row, master: Row) -> bool:
+        """A key on the link alone knows no tenants: it finds rows of another one, too, that were there before it."""
+        return has_link_key(self.setting, link) or row["tenant"] == master["tenant"]
 
     def insert(self, table: str, rows: Sequence[Row]) -> None:
         for row in rows:
