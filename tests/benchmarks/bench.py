@@ -650,8 +650,8 @@ def tables(results: Sequence[Results]) -> Iterator[tuple[list[str], list[list[st
 def markdown(results: Sequence[Results], size: Size) -> str:
     """Word both tables for the documentation."""
     introduction = (
-        f"`make bench BENCH='--rows {size.rows} --rounds {size.rounds}'`: rows in bulk, by the time that the server's "
-        f"process worked; {size.singles} single transactions, by the time that passed. Ratios to the limit."
+        f"`make bench BENCH='--rows {size.rows} --rounds {size.rounds}'`: rows in bulk, by the time that the\n"
+        f"server's process worked; {size.singles} single transactions, by the time that passed. Ratios to the limit."
     )
     parts = [introduction]
     for headings, lines in tables(results):
