@@ -114,6 +114,48 @@ $_wanted_indexes$;
 COMMENT ON FUNCTION flowguard._wanted_indexes(flowguard.link) IS
   'Indexes that a link needs and that the application does not have.';
 
+CREATE OR REPLACE FUNCTION flowguard._wanted_statistics(p_link flowguard.link)
+RETURNS TABLE (relation regclass, name text, definition text, is_made boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_statistics$
+-- A tenant of two columns and more, taken for independent of each other, seems to have hardly a row where tenants are
+-- many: the planner then reads and sorts all of a tenant's sources rather than take one step in the index by time.
+-- What lies on partitions counts for the plans, so that the statistic of a partitioned table would serve none.
+  WITH wanted AS (
+    SELECT DISTINCT r.source, t.columns,
+           (SELECT array_agg(a.attnum) FROM pg_attribute a
+             WHERE a.attrelid = r.source AND a.attname = ANY (t.columns)) AS numbers
+      FROM flowguard._rules(p_link) r
+      JOIN pg_class c ON c.oid = r.source AND c.relkind = 'r'
+     -- PostgreSQL takes eight columns at most (STATS_MAX_DIMENSIONS).
+     CROSS JOIN LATERAL (SELECT (array_remove(r.source_tenant_columns, NULL))[1:8]) AS t (columns)
+     WHERE r.kind = 'proximity' AND cardinality(t.columns) > 1
+  ), present AS (
+    SELECT x.stxrelid, x.stxnamespace, x.stxname, flowguard._is_ours(x.stxname) AS is_ours, x.stxkind,
+           x.stxkeys::int2[] AS numbers
+      FROM pg_statistic_ext x WHERE 'f' = ANY (x.stxkind) AND x.stxexprs IS NULL
+  )
+  SELECT w.source, n.name, format('%I.%I (dependencies) ON %s FROM %s', n.namespace, n.name,
+                                  flowguard._columns_sql(w.columns), w.source), o.stxname IS NOT NULL
+    FROM wanted w
+    JOIN pg_class c ON c.oid = w.source
+    LEFT JOIN LATERAL (SELECT p.stxname, p.stxnamespace::regnamespace::text FROM present p
+                        WHERE p.stxrelid = w.source AND p.is_ours AND p.numbers @> w.numbers AND p.numbers <@ w.numbers
+                        ORDER BY p.stxname LIMIT 1) AS o (stxname, namespace) ON true
+   CROSS JOIN LATERAL (SELECT flowguard._fit('flowguard_' || c.relname || '_' || array_to_string(w.columns, '_')
+                                             || '_stat')) AS f (name)
+   CROSS JOIN LATERAL (
+     SELECT coalesce(o.namespace, c.relnamespace::regnamespace::text),
+            -- Table a_b with column c and table a with column b_c would give one name.
+            CASE WHEN o.stxname IS NOT NULL THEN o.stxname
+                 WHEN EXISTS (SELECT FROM pg_statistic_ext x WHERE x.stxnamespace = c.relnamespace AND x.stxname = f.name)
+                 THEN flowguard._fit(left(f.name, 100) || '_' || left(md5(c.relname || ' ' || f.name), 8))
+                 ELSE f.name END) AS n (namespace, name)
+   WHERE NOT EXISTS (SELECT FROM present p
+                      WHERE p.stxrelid = w.source AND NOT p.is_ours AND p.numbers @> w.numbers);
+$_wanted_statistics$;
+COMMENT ON FUNCTION flowguard._wanted_statistics(flowguard.link) IS
+  'Statistics of the tenant columns of sources in time, where the application has none.';
+
 CREATE OR REPLACE FUNCTION flowguard._by_tenant(p_link flowguard.link, p_rule flowguard.rule) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_by_tenant$
 -- Whether the key that proves agreement can name the tenant: MATCH SIMPLE would pass over a NULL.
@@ -500,6 +542,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
      WHERE flowguard._is_ours(c.relname)
        AND (i.indrelid, c.relname::text) NOT IN (
              SELECT w.relation, w.name FROM needing n CROSS JOIN LATERAL flowguard._wanted_indexes(n.link) w)
+    UNION ALL
+    SELECT 6, format('DROP STATISTICS %s.%I', x.stxnamespace::regnamespace, x.stxname),
+           format('SHARE UPDATE EXCLUSIVE on %s', x.stxrelid::regclass)
+      FROM pg_statistic_ext x
+     WHERE flowguard._is_ours(x.stxname)
+       AND (x.stxrelid, x.stxname::text) NOT IN (
+             SELECT w.relation, w.name FROM needing n CROSS JOIN LATERAL flowguard._wanted_statistics(n.link) w)
   )
   SELECT g.statement, g.lock FROM gone g ORDER BY g.n, g.statement;
 $_obsolete$;
@@ -625,7 +674,7 @@ COMMENT ON FUNCTION flowguard._check_columns(flowguard.link) IS
 CREATE OR REPLACE FUNCTION flowguard._plan(p_link flowguard.link, p_online boolean)
 RETURNS TABLE (step integer, statement text, lock text, in_transaction boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_plan$
--- What is missing, in order: indexes, keys, views and functions, triggers; then what has become superfluous.
+-- What is missing, in order: indexes and statistics, keys, views and functions, triggers; then what has become superfluous.
 -- Online: indexes are built CONCURRENTLY, so that their statements cannot run in a transaction.
 #variable_conflict use_column
 DECLARE
@@ -668,6 +717,12 @@ BEGIN
   LOOP
     RETURN QUERY SELECT 0, r_statement.statement, r_statement.lock, r_statement.in_transaction;
   END LOOP;
+
+  -- and what the planner must know to use them, read off a sample at once
+  RETURN QUERY
+    SELECT 0, format('CREATE STATISTICS %s; ANALYZE %s', w.definition, w.relation),
+           format('SHARE UPDATE EXCLUSIVE on %s', w.relation), true
+      FROM flowguard._wanted_statistics(p_link) w WHERE NOT w.is_made;
 
   -- 2. keys: added without a look at present rows, then validated without a lock that writers would wait for
   SELECT relkind = 'p' INTO v_partitioned FROM pg_class WHERE oid = p_link.relation;
@@ -805,8 +860,8 @@ BEGIN
 END;
 $guard$;
 COMMENT ON FUNCTION flowguard.guard(regclass, name) IS
-'Makes a link guarded as its rules say: runs what is missing (indexes, foreign keys, functions, triggers), drops what
-is superfluous, all in one transaction. Takes SHARE ROW EXCLUSIVE on the tables until commit, so writers wait, and
+'Makes a link guarded as its rules say: runs what is missing (indexes, statistics, foreign keys, functions, triggers),
+drops what is superfluous, all in one transaction. Takes SHARE ROW EXCLUSIVE on the tables until commit, so writers wait, and
 ACCESS EXCLUSIVE where a key or a trigger is replaced or dropped; for large tables run the statements of guard_plan()
 one by one. A key that present rows violate stays NOT VALID, with a NOTICE, and binds new rows; after repair(),
 guard() again validates it. The caller must own the tables and have CREATE on schema flowguard.
@@ -858,8 +913,8 @@ BEGIN
 END;
 $unguard$;
 COMMENT ON FUNCTION flowguard.unguard(regclass, name) IS
-'Takes away the triggers, functions, foreign keys and indexes that guard() made for a link and no other link needs,
-and puts back the foreign keys that it replaced. Takes ACCESS EXCLUSIVE on the tables for a moment. The link stays
+'Takes away the triggers, functions, foreign keys, indexes and statistics that guard() made for a link and no other
+link needs, and puts back the foreign keys that it replaced. Takes ACCESS EXCLUSIVE on the tables for a moment. The link stays
 registered. Called again it does nothing.
 relation: the child table.
 link_column: the column that holds the link.

@@ -30,6 +30,7 @@ DROP FUNCTION IF EXISTS flowguard._key_sql(name[], regclass, name[], text);
 DROP FUNCTION IF EXISTS flowguard._own_keys(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._delete_action(text);
 DROP FUNCTION IF EXISTS flowguard._by_tenant(flowguard.link, flowguard.rule);
+DROP FUNCTION IF EXISTS flowguard._wanted_statistics(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._wanted_indexes(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._index_sql(regclass, name[], boolean, text, name);
 DROP FUNCTION IF EXISTS flowguard._all_known(regclass, name[]);

@@ -5,6 +5,7 @@ BEGIN;
 SELECT 'flowguard._all_known(regclass, name[])'::regprocedure;
 SELECT 'flowguard._index_sql(regclass, name[], boolean, text, name)'::regprocedure;
 SELECT 'flowguard._wanted_indexes(flowguard.link)'::regprocedure;
+SELECT 'flowguard._wanted_statistics(flowguard.link)'::regprocedure;
 SELECT 'flowguard._by_tenant(flowguard.link, flowguard.rule)'::regprocedure;
 SELECT 'flowguard._delete_action(text)'::regprocedure;
 SELECT 'flowguard._own_keys(flowguard.link)'::regprocedure;
