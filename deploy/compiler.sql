@@ -754,15 +754,16 @@ RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_follow_still$
 -- SQL text: the child row is unlinked or, for a reference, carries the link that the source had. The second look at
 -- commit, told by the trigger's argument, is for unlinked rows only: another link may have been set on purpose since.
--- Where the link of the source is written as it is, a row that has it already is left alone.
+-- Where the link of the source is written as it is, a row that has it already is left alone. In observe a repair of all
+-- links comes to a row that has a link by itself, and judges that: it may be an alternate key of the row's own master.
   SELECT format(CASE
                   WHEN p_rule.kind <> 'reference' THEN '%1$s.%2$I IS NULL'
                   WHEN flowguard._is_direct(p_link, p_rule)
                   THEN '(%1$s.%2$I IS NULL AND NEW.%4$I IS NOT NULL'
-                       ' OR %1$s.%2$I %3$s OLD.%4$I AND (NEW.%4$I IS NULL OR NOT NEW.%4$I %3$s OLD.%4$I))'
+                       ' OR %5$s%1$s.%2$I %3$s OLD.%4$I AND (NEW.%4$I IS NULL OR NOT NEW.%4$I %3$s OLD.%4$I))'
                   ELSE '(%1$s.%2$I IS NULL OR TG_NARGS OPERATOR(pg_catalog.=) 0 AND %1$s.%2$I %3$s OLD.%4$I)'
                 END, p_alias, p_link.link_column, flowguard._equal(p_link.relation, p_link.link_column),
-                p_rule.source_link);
+                p_rule.source_link, CASE WHEN p_link.mode = 'enforce' THEN '' ELSE 'NOT v_repairs_all AND ' END);
 $_follow_still$;
 COMMENT ON FUNCTION flowguard._follow_still(flowguard.link, flowguard.rule, text) IS
   'SQL text: a child row is unlinked or carries the link that its source had.';
@@ -817,7 +818,7 @@ BEGIN
 DECLARE
   v_setting pg_catalog.text := pg_catalog.current_setting('flowguard.privileged', true);
   v_run     bigint;
-BEGIN
+%13$sBEGIN
 %5$s  IF v_setting OPERATOR(pg_catalog.<>) '' THEN
     IF flowguard._is_privileged('undo') THEN
       RETURN NULL;
@@ -845,9 +846,11 @@ $body$, p_link.link_column, flowguard._generated_remark(p_link), p_rule."positio
         (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_link.relation),
         (SELECT c.relname FROM pg_class c WHERE c.oid = p_link.relation), p_link.link_column,
         -- A repair of all links comes to these rows itself, when all their sources are in place.
-        CASE WHEN v_direct THEN ''
-             ELSE E'    IF v_run IS NOT NULL AND flowguard._repairs_all(v_run) THEN\n      RETURN NULL;\n    END '
-               'IF;\n' END);
+        CASE WHEN NOT v_direct
+             THEN E'    IF v_run IS NOT NULL AND flowguard._repairs_all(v_run) THEN\n      RETURN NULL;\n    END IF;\n'
+             WHEN p_link.mode = 'enforce' THEN ''
+             ELSE E'    v_repairs_all := v_run IS NOT NULL AND flowguard._repairs_all(v_run);\n' END,
+        CASE WHEN v_direct AND p_link.mode <> 'enforce' THEN E'  v_repairs_all boolean := false;\n' ELSE '' END);
 END;
 $_follow_body$;
 COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS

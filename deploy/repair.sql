@@ -621,7 +621,7 @@ BEGIN
                 v_singly := p_batch_size;
               ELSE
                 v_counts := pg_catalog.jsonb_build_object('after', flowguard._next_key(v_link, v_after, v_last),
-                  'remaining', 1);
+                  'remaining', 1, 'held', 1);
                 RAISE NOTICE 'row % of table % stays as it is: %', v_counts OPERATOR(pg_catalog.->) 'after',
                   v_link.relation, SQLERRM
                   USING HINT = pg_catalog.format('Mend what it says, then run "CALL flowguard.repair(%L, link_column '
@@ -645,7 +645,8 @@ BEGIN
         EXIT WHEN pg_catalog.jsonb_typeof(v_after) OPERATOR(pg_catalog.=) 'null';
       END LOOP;
     END LOOP;
-    -- An orphan that another row held by a key may go once that one has gone.
+    -- A row that another one held by a key, an orphan or one that its children had to follow, may be free once that
+    -- one has gone.
     EXIT WHEN v_held OPERATOR(pg_catalog.=) 0 OR v_taken OPERATOR(pg_catalog.=) 0;
   END LOOP;
 

@@ -45,11 +45,14 @@ class Judge:
         return cls(Oracle(tables, links), **options)
 
     def repair(self) -> Counts:
-        """Judge all rows, links in order, sources first."""
-        for link in self.oracle.links:
-            verdicts = [(key, *self.judge(link, row)) for key, row in self.rows(link.table).items()]
-            for key, verdict, found in verdicts:
-                self.carry_out(link, key, verdict, found)
+        """Judge all rows, links in order, sources first; again, as long as a row that went frees others."""
+        taken = -1
+        while taken != self.counts.quarantined:
+            taken = self.counts.quarantined
+            for link in self.oracle.links:
+                verdicts = [(key, *self.judge(link, row)) for key, row in self.rows(link.table).items()]
+                for key, verdict, found in verdicts:
+                    self.carry_out(link, key, verdict, found)
         return self.counts
 
     def judge(self, link: Link, row: Row) -> tuple[Verdict | None, Any]:

@@ -289,6 +289,10 @@ def as_role() -> Callable[[str, str], str]:
 @example(seed=1476364, batch_size=1)  # a translation that a child of unknown tenant holds back
 @example(seed=1960019, batch_size=3)  # a row of unknown tenant that would follow
 @example(seed=2893992, batch_size=5000)  # a worse source is linked before the better one
+@example(seed=1825, batch_size=5000)  # the reference is unlinked, the row of unknown tenant holds an alternate key
+@example(seed=1935, batch_size=3)  # the reference is translated, the row of unknown tenant has two masters
+@example(seed=17688, batch_size=3)  # a translation is held back by rows that go later
+@example(seed=97925, batch_size=5000)  # an orphan is held by one that goes earlier
 def test_repair_does_what_the_judge_says(bench: Bench, seed: int, batch_size: int) -> None:
     judge = Dirt(bench.case, Random(seed)).draw()
     load(bench.loader, bench.case, judge)
