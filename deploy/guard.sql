@@ -147,7 +147,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_statistics
      SELECT coalesce(o.namespace, c.relnamespace::regnamespace::text),
             -- Table a_b with column c and table a with column b_c would give one name.
             CASE WHEN o.stxname IS NOT NULL THEN o.stxname
-                 WHEN EXISTS (SELECT FROM pg_statistic_ext x WHERE x.stxnamespace = c.relnamespace AND x.stxname = f.name)
+                 WHEN EXISTS (SELECT FROM pg_statistic_ext x
+                               WHERE x.stxnamespace = c.relnamespace AND x.stxname = f.name)
                  THEN flowguard._fit(left(f.name, 100) || '_' || left(md5(c.relname || ' ' || f.name), 8))
                  ELSE f.name END) AS n (namespace, name)
    WHERE NOT EXISTS (SELECT FROM present p
@@ -674,7 +675,8 @@ COMMENT ON FUNCTION flowguard._check_columns(flowguard.link) IS
 CREATE OR REPLACE FUNCTION flowguard._plan(p_link flowguard.link, p_online boolean)
 RETURNS TABLE (step integer, statement text, lock text, in_transaction boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_plan$
--- What is missing, in order: indexes and statistics, keys, views and functions, triggers; then what has become superfluous.
+-- What is missing, in order: indexes and statistics, keys, views and functions, triggers; then what has become
+-- superfluous.
 -- Online: indexes are built CONCURRENTLY, so that their statements cannot run in a transaction.
 #variable_conflict use_column
 DECLARE
@@ -861,10 +863,10 @@ END;
 $guard$;
 COMMENT ON FUNCTION flowguard.guard(regclass, name) IS
 'Makes a link guarded as its rules say: runs what is missing (indexes, statistics, foreign keys, functions, triggers),
-drops what is superfluous, all in one transaction. Takes SHARE ROW EXCLUSIVE on the tables until commit, so writers wait, and
-ACCESS EXCLUSIVE where a key or a trigger is replaced or dropped; for large tables run the statements of guard_plan()
-one by one. A key that present rows violate stays NOT VALID, with a NOTICE, and binds new rows; after repair(),
-guard() again validates it. The caller must own the tables and have CREATE on schema flowguard.
+drops what is superfluous, all in one transaction. Takes SHARE ROW EXCLUSIVE on the tables until commit, so writers
+wait, and ACCESS EXCLUSIVE where a key or a trigger is replaced or dropped; for large tables run the statements of
+guard_plan() one by one. A key that present rows violate stays NOT VALID, with a NOTICE, and binds new rows; after
+repair(), guard() again validates it. The caller must own the tables and have CREATE on schema flowguard.
 relation: the child table.
 link_column: the column that holds the link.
 step: the order, from 1.
@@ -914,8 +916,8 @@ END;
 $unguard$;
 COMMENT ON FUNCTION flowguard.unguard(regclass, name) IS
 'Takes away the triggers, functions, foreign keys, indexes and statistics that guard() made for a link and no other
-link needs, and puts back the foreign keys that it replaced. Takes ACCESS EXCLUSIVE on the tables for a moment. The link stays
-registered. Called again it does nothing.
+link needs, and puts back the foreign keys that it replaced. Takes ACCESS EXCLUSIVE on the tables for a moment. The
+link stays registered. Called again it does nothing.
 relation: the child table.
 link_column: the column that holds the link.
 Returns the statements that it ran.
