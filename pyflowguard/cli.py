@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import click
 from rich.console import Console
 
-from pyflowguard import __version__, changes, present
+from pyflowguard import __version__, changes, online, present
 from pyflowguard import demo as demonstration
 from pyflowguard import health as links
 from pyflowguard import repair as repairs
@@ -290,6 +290,64 @@ def check(context: click.Context, *, dsn: str, fail_on: str, ignore: tuple[str, 
 
 @cli.command()
 @dsn_option
+@click.argument("tables", nargs=-1, metavar="[TABLE]...")
+@click.option(
+    "--link-column", default="master_flow_id", show_default=True, metavar="COLUMN", help="Which link of each TABLE."
+)
+@click.option(
+    "--lock-timeout",
+    type=click.FloatRange(min=0.001),
+    default=online.LOCK_TIMEOUT.total_seconds(),
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a statement may wait for its lock, and writers behind it.",
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(min=0),
+    default=online.DEADLINE.total_seconds(),
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a statement that did not get its lock is tried again.",
+)
+@dry_run_option
+@json_option
+def guard(
+    *,
+    dsn: str,
+    tables: tuple[str, ...],
+    link_column: str,
+    lock_timeout: float,
+    deadline: float,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Guard the link of each TABLE, or every link, a statement at a time, so that writers wait for moments only."""
+    with _Progress(quiet=as_json).shown() as progress:
+        result = online.guard(
+            dsn,
+            tables,
+            link_column=link_column,
+            lock_timeout=timedelta(seconds=lock_timeout),
+            deadline=timedelta(seconds=deadline),
+            dry_run=dry_run,
+            on_progress=progress.show_guard,
+            on_notice=progress.notice,
+        )
+    if as_json:
+        _print_json(
+            {
+                "steps": [_step(step) for step in result.steps],
+                "not_valid": [{**_step(step), "reason": reason} for step, reason in result.not_valid],
+                "dry_run": dry_run,
+            }
+        )
+    else:
+        present.show_guarded(present.new_console(), result)
+
+
+@cli.command()
+@dsn_option
 @click.argument("table", required=False)
 @click.option(
     "--link-column", default="master_flow_id", show_default=True, metavar="COLUMN", help="Which link of TABLE."
@@ -392,12 +450,33 @@ class _Progress:
                 f"{progress.quarantined} quarantined, {progress.unlinked} unlinked"
             )
 
+    def show_guard(self, event: online.Step | online.Waiting) -> None:
+        if isinstance(event, online.Waiting):
+            if not self.quiet:
+                by = f": {'; '.join(event.holders)}" if event.holders else ""
+                click.echo(
+                    f"  . {event.step.link}: no lock yet ({event.step.planned.lock}{by}), trying again.", err=True
+                )
+        elif event.seconds is None:
+            if self.live:
+                self.live.update(f"{event.link}: {present.headline(event.planned.statement)}")
+        elif not self.quiet:
+            tries = f", {event.tries} tries" if event.tries > 1 else ""
+            click.echo(
+                f"  + {event.link}: {present.headline(event.planned.statement)} .. ok "
+                f"({event.planned.lock}; {event.seconds:.2f} s{tries})"
+            )
+
     def notice(self, notice: Notice) -> None:
         click.echo(str(notice), err=True)
 
 
 def _names(given: tuple[Change, ...]) -> list[str]:
     return [change.name for change in given]
+
+
+def _step(step: online.Step) -> dict[str, Any]:
+    return {**asdict(step.link), **asdict(step.planned), "seconds": step.seconds, "tries": step.tries}
 
 
 def _print_json(data: object) -> None:

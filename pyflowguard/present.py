@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 
 from rich import box
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyflowguard.health import Finding, Health, Level, LinkStatus, Violation
+from pyflowguard.online import Guarded
 from pyflowguard.repair import Run, Undone
 
 WIDTH = 100
@@ -106,6 +108,27 @@ def show_findings(console: Console, findings: Sequence[Finding]) -> None:
         f"{count} {level}" for level in _STYLES if (count := sum(finding.level == level for finding in findings))
     )
     console.print(f"{len(findings)} {'finding' if len(findings) == 1 else 'findings'}: {counts}.")
+
+
+def headline(statement: str) -> str:
+    """Give the beginning of a statement, which says what it makes, on one line."""
+    text = " ".join(statement.partition(" LANGUAGE plpgsql")[0].split())
+    return textwrap.shorten(text, 110, placeholder=" ...")
+
+
+def show_guarded(console: Console, guarded: Guarded) -> None:
+    """Show what is to be done, step by step, or what is left to do when all else is."""
+    if guarded.dry_run:
+        for number, step in enumerate(guarded.steps, 1):
+            where = "in a transaction" if step.planned.in_transaction else "outside any transaction"
+            console.print(f"{number:3}. {headline(step.planned.statement)}")
+            console.print(f"     {step.link}: {step.planned.lock}; {where}")
+    if not guarded.steps:
+        console.print("Nothing is missing." if not guarded.not_valid else "Nothing else is missing.")
+    for step, reason in guarded.not_valid:
+        console.print(f"{step.link}: a key stays NOT VALID, for present rows violate it: {reason}.")
+    if guarded.not_valid:
+        console.print("flowguard.violation lists them; `pyflowguard repair`, then guard again.")
 
 
 def show_run(console: Console, run: Run) -> None:

@@ -1,0 +1,270 @@
+"""Guards links while applications write: what is missing, a statement at a time, none waiting long for its lock.
+
+The database says what is missing (flowguard.guard_plan()). Here each statement is run in a transaction of its own, or
+in none where PostgreSQL forbids one, and tried again where another held its lock. Nothing is remembered between two
+statements: the plan is asked for anew, so that a run which was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TypeAlias
+
+from psycopg import errors as refusals
+from psycopg.rows import class_row
+
+from pyflowguard.database import Connection, NoticeHandler
+from pyflowguard.engine import engine, find_table
+from pyflowguard.errors import LockNotObtained
+
+LOCK_TIMEOUT = timedelta(seconds=2)
+"""How long a statement may wait for its lock, and writers behind it, by default."""
+
+DEADLINE = timedelta(minutes=10)
+"""How long a statement is tried again by default."""
+
+LOCK_KEY = 75474064
+"""The advisory lock of who guards online, in a session; beside the one that deployers take."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds, before chance shortens them
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link by the table's name, as PostgreSQL would write it, and its column."""
+
+    relation: str
+    link_column: str
+
+    def __str__(self) -> str:
+        """Give it as messages of the engine name it."""
+        return f"{self.relation}.{self.link_column}"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A statement that is missing, the strongest lock that it takes, and whether it may run in a transaction."""
+
+    statement: str
+    lock: str
+    in_transaction: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """A statement for a link; `seconds` that it took, its waits included, None while it runs; `tries` so far."""
+
+    link: Link
+    planned: Planned
+    seconds: float | None = None
+    tries: int = 1
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A step did not get its lock in time and is tried again; `holders` are processes and their applications."""
+
+    step: Step
+    holders: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """What was done, or would be; `not_valid` are statements that present rows forbid, each with the reason."""
+
+    steps: tuple[Step, ...]
+    not_valid: tuple[tuple[Step, str], ...]
+    dry_run: bool
+
+
+ProgressHandler: TypeAlias = Callable[[Step | Waiting], None]
+
+_LINKS = """
+SELECT l.relation::pg_catalog.text AS relation, l.link_column::pg_catalog.text AS link_column
+  FROM flowguard._link_order() AS l
+ WHERE %(table)s::pg_catalog.regclass IS NULL
+    OR l.relation = %(table)s::pg_catalog.regclass AND l.link_column = %(link_column)s
+"""
+
+_PLAN = "SELECT statement, lock, in_transaction FROM flowguard.guard_plan(%s::pg_catalog.regclass, %s) ORDER BY step"
+
+_HOLDERS = """
+SELECT DISTINCT ON (a.xact_start, a.pid)
+       pg_catalog.format('process %%s', a.pid)
+       || CASE WHEN a.application_name <> '' THEN ', ' || a.application_name ELSE '' END
+  FROM pg_catalog.pg_locks l
+  JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype = 'relation' AND l.granted AND a.pid <> pg_catalog.pg_backend_pid()
+   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+   AND l.relation IN (SELECT k.relation FROM flowguard.link k WHERE k.relation = %(table)s::pg_catalog.regclass
+                      UNION ALL SELECT k.master FROM flowguard.link k WHERE k.relation = %(table)s::pg_catalog.regclass
+                      UNION ALL SELECT r.source FROM flowguard.rule r WHERE r.relation = %(table)s::pg_catalog.regclass)
+ ORDER BY a.xact_start, a.pid
+ LIMIT 3
+"""
+
+_TRY_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(%s)"
+
+_LOCK_HOLDER = """
+SELECT pg_catalog.format('process %%s', a.pid)
+  FROM pg_catalog.pg_locks l
+  JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid = %s AND l.objsubid = 1
+   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+"""
+
+
+def guard(
+    dsn: str = "",
+    tables: Sequence[str] = (),
+    *,
+    link_column: str = "master_flow_id",
+    lock_timeout: timedelta = LOCK_TIMEOUT,
+    deadline: timedelta = DEADLINE,
+    dry_run: bool = False,
+    on_progress: ProgressHandler | None = None,
+    on_notice: NoticeHandler | None = None,
+) -> Guarded:
+    """Guard the link `link_column` of these tables, or every link where none is named, without stalling writers.
+
+    A statement waits `lock_timeout` at most for its lock, since writers queue behind it, and is tried again until
+    `deadline` has passed. Building an index concurrently is the exception: nobody queues behind it, so that it waits as
+    long as it may. A key that present rows violate stays NOT VALID. `dry_run` gives the plan and does nothing.
+    Stopped anywhere, it goes on when called again. Raises UsageError for a table or link that is not there,
+    LockNotObtained, EngineMissing, StatementFailed, and what connecting raises.
+    """
+    with engine(dsn, action="guarding links", on_notice=on_notice) as connection:
+        links = _find_links(connection, tables, link_column)
+        if dry_run:
+            steps = tuple(Step(link, planned) for link in links for planned in _plan(connection, link))
+            return Guarded(steps, (), dry_run=True)
+        work = _Work(connection, lock_timeout, deadline, on_progress)
+        work.take_turns()
+        for link in links:
+            work.guard(link)
+        return Guarded(tuple(work.done), tuple(work.not_valid), dry_run=False)
+
+
+def _find_links(connection: Connection, tables: Sequence[str], link_column: str) -> list[Link]:
+    wanted: list[str | None] = [find_table(connection, table) for table in tables] or [None]
+    found: list[Link] = []
+    with connection.cursor(row_factory=class_row(Link)) as cursor:
+        for table in wanted:
+            links = cursor.execute(_LINKS, {"table": table, "link_column": link_column}).fetchall()
+            if not links and table is not None:
+                # The engine says it: it knows what to call.
+                cursor.execute("SELECT FROM flowguard.guard_plan(%s::pg_catalog.regclass, %s)", [table, link_column])
+            found += [link for link in links if link not in found]
+    return found
+
+
+def _plan(connection: Connection, link: Link) -> list[Planned]:
+    with connection.cursor(row_factory=class_row(Planned)) as cursor:
+        return cursor.execute(_PLAN, [link.relation, link.link_column]).fetchall()
+
+
+class _Work:
+    """A connection that guards, what it may wait, and what it has done."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        lock_timeout: timedelta,
+        deadline: timedelta,
+        on_progress: ProgressHandler | None,
+    ) -> None:
+        self.connection = connection
+        self.lock_timeout = lock_timeout
+        self.deadline = deadline
+        self.tell: ProgressHandler = on_progress or (lambda _: None)
+        self.done: list[Step] = []
+        self.not_valid: list[tuple[Step, str]] = []
+
+    def take_turns(self) -> None:
+        """Wait until nobody else guards online, for one would drop the index that the other is building.
+
+        Polls: who waits inside a statement holds a snapshot, for which CREATE INDEX CONCURRENTLY would wait in turn.
+        """
+        start = time.monotonic()
+        while self.connection.execute(_TRY_LOCK, [LOCK_KEY]).fetchone() != (True,):
+            if time.monotonic() - start > self.deadline.total_seconds():
+                row = self.connection.execute(_LOCK_HOLDER, [LOCK_KEY]).fetchone()
+                raise LockNotObtained(
+                    f"Another pyflowguard guard ({row[0] if row else 'gone by now'}) did not end within "
+                    f"{self.deadline.total_seconds():g} s.",
+                    hint="Wait for it, or give more time with --deadline.",
+                )
+            time.sleep(0.1)
+
+    def guard(self, link: Link) -> None:
+        """Run what is missing for a link, asking anew after each statement."""
+        first_try: dict[str, float] = {}
+        tries: Counter[str] = Counter()
+        given_up: set[str] = set()
+        while planned := next((p for p in _plan(self.connection, link) if p.statement not in given_up), None):
+            start = first_try.setdefault(planned.statement, time.monotonic())
+            tries[planned.statement] += 1
+            step = Step(link, planned, tries=tries[planned.statement])
+            self.tell(step)
+            try:
+                self.send(planned, self.left(start))
+            except refusals.ForeignKeyViolation as error:
+                if " VALIDATE CONSTRAINT " not in planned.statement:
+                    raise
+                given_up.add(planned.statement)
+                self.not_valid.append((step, str(error.diag.message_primary)))
+            except (refusals.LockNotAvailable, refusals.DeadlockDetected) as error:
+                waiting = Waiting(step, self.holders(link))
+                if self.left(start) <= 0:
+                    raise _no_lock(waiting, self.deadline) from error
+                self.tell(waiting)
+                # Full jitter: two that were in each other's way do not meet again at the same moment.
+                pause = min(_LONGEST_PAUSE, self.left(start), _FIRST_PAUSE * 2**step.tries)
+                time.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
+            else:
+                step = replace(step, seconds=time.monotonic() - start)
+                self.done.append(step)
+                self.tell(step)
+                del first_try[planned.statement], tries[planned.statement]
+
+    def left(self, start: float) -> float:
+        """Give the seconds that a statement first tried then has until its deadline."""
+        return self.deadline.total_seconds() - (time.monotonic() - start)
+
+    def send(self, planned: Planned, left: float) -> None:
+        """Run a statement in a transaction, or in none, with a limit on its wait for locks."""
+        limit = min(self.lock_timeout.total_seconds(), left) if planned.in_transaction else left
+        setting = ["lock_timeout", f"{max(1, round(limit * 1000))}ms"]
+        if planned.in_transaction:
+            with self.connection.transaction():
+                self.connection.execute("SELECT pg_catalog.set_config(%s, %s, true)", setting)
+                self.connection.execute(planned.statement.encode())
+        else:
+            before = self.connection.execute("SELECT pg_catalog.current_setting(%s)", setting[:1]).fetchone()
+            assert before is not None  # noqa: S101 - a SELECT without FROM has one row
+            self.connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", setting)
+            try:
+                self.connection.execute(planned.statement.encode())
+            finally:
+                if not self.connection.closed:
+                    self.connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", [setting[0], before[0]])
+
+    def holders(self, link: Link) -> tuple[str, ...]:
+        """Give the oldest transactions that use the link's tables at this moment."""
+        return tuple(str(row[0]) for row in self.connection.execute(_HOLDERS, {"table": link.relation}))
+
+
+def _no_lock(waiting: Waiting, deadline: timedelta) -> LockNotObtained:
+    planned = waiting.step.planned
+    return LockNotObtained(
+        f"Link {waiting.step.link}: no lock ({planned.lock}) within {deadline.total_seconds():g} s, in "
+        f"{waiting.step.tries} tries.",
+        detail=f"The statement is: {planned.statement}",
+        hint=(f"These use the tables: {'; '.join(waiting.holders)}. " if waiting.holders else "")
+        + "What was done stays; end the transactions that are long, then run it again, or give it a longer --deadline.",
+    )

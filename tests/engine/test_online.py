@@ -1,0 +1,234 @@
+"""`pyflowguard guard`: the plan, a statement at a time, while others hold locks, write, guard too, or end it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from acceptance.command import COMMAND, failure
+from engine.postgres import Connection, one, refused, rows, run
+from engine.tables import LINKS, Guarded, create, guard, register
+from engine.test_guard import difference, dump, plan
+
+from pyflowguard import online
+from pyflowguard.errors import ConnectionLost, ExitCode, LockNotObtained, StatementFailed, UsageError
+
+SHORT = timedelta(milliseconds=200)
+PATIENCE = 60  # seconds after which something that must happen has not
+
+
+@pytest.fixture
+def app(db: Connection) -> Connection:
+    """Give the small application with its links registered, none guarded."""
+    create(db)
+    register(db)
+    return db
+
+
+@contextmanager
+def in_background(app: Connection, **options: Any) -> Iterator[tuple[Future[online.Guarded], list[Any]]]:  # noqa: ANN401
+    """Guard every link while the block runs; gives what comes of it, and what it has told so far."""
+    told: list[Any] = []
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(online.guard, app.info.dsn, on_progress=told.append, **options), told
+
+
+def until(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < deadline, "it does not happen"
+        time.sleep(0.01)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=PATIENCE)
+
+
+# --- What it makes
+
+
+def test_it_makes_what_guard_makes(app: Connection, guarded: Guarded, postgresql: Any) -> None:  # noqa: ANN401
+    told: list[Any] = []
+    result = online.guard(app.info.dsn, on_progress=told.append)
+    assert (result.not_valid, result.dry_run) == ((), False)
+    assert difference(dump(guarded("observe"), postgresql), dump(app, postgresql)) == ""
+    assert [step for step in told if step.seconds is not None] == list(result.steps)
+    assert all(step.tries == 1 for step in result.steps)
+    indexes = [step.planned for step in result.steps if " INDEX " in step.planned.statement.partition(" ON ")[0]]
+    assert indexes
+    assert all(" CONCURRENTLY " in planned.statement and not planned.in_transaction for planned in indexes)
+    assert online.guard(app.info.dsn).steps == ()
+    assert guard(app) == []
+
+
+def test_tables_that_are_named_only(app: Connection) -> None:
+    steps = online.guard(app.info.dsn, ["child", "public.child", "parent"], link_column="flow").steps
+    assert {str(step.link) for step in steps} == {"child.flow", "parent.flow"}
+    assert [plan(app, table) == [] for table in ("parent", "child", "probe")] == [True, True, False]
+
+
+def test_a_dry_run_gives_the_plan_and_does_nothing(app: Connection, postgresql: Any) -> None:  # noqa: ANN401
+    before = dump(app, postgresql)
+    result = online.guard(app.info.dsn, dry_run=True)
+    planned = [
+        (step.planned.statement, step.planned.lock, step.planned.in_transaction)
+        for table in LINKS
+        for step in result.steps
+        if step.link.relation == table
+    ]
+    assert planned == [tuple(step[1:]) for table in LINKS for step in plan(app, table)]
+    assert result.dry_run
+    assert difference(before, dump(app, postgresql)) == ""
+
+
+def test_what_present_rows_violate_stays_not_valid_until_they_are_mended(app: Connection) -> None:
+    run(app, "INSERT INTO parent VALUES (1, 1, 77), (2, 1, 1)")
+    result = online.guard(app.info.dsn)
+    ((step, reason),) = result.not_valid
+    assert "flowguard_parent_flow_tenant_fkey" in reason
+    assert step.link == online.Link("parent", "flow")
+    with refused("23503"):
+        run(app, "INSERT INTO parent VALUES (3, 1, 78)")
+    run(app, "CALL flowguard.repair('parent', link_column => 'flow')")
+    again = online.guard(app.info.dsn)
+    assert [step.planned.statement.split()[3:5] for step in again.steps] == [["VALIDATE", "CONSTRAINT"]]
+    assert again.not_valid == ()
+
+
+def test_an_index_that_was_left_invalid_is_built_anew(app: Connection) -> None:
+    with psycopg.connect(app.info.dsn) as writer:
+        writer.execute("INSERT INTO child (id, tenant) VALUES (20, 1)")
+        with pytest.raises(StatementFailed, match="57014"):
+            online.guard(app.info.dsn + " options='-c statement_timeout=500ms'", ["child"], link_column="flow")
+    assert one(app, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 1
+    statements = [step.planned.statement for step in online.guard(app.info.dsn, ["child"], link_column="flow").steps]
+    assert statements[0].startswith("DROP INDEX CONCURRENTLY ")
+    assert one(app, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 0
+    assert plan(app, "child") == []
+
+
+# --- Beside others
+
+
+def test_writers_go_on_while_it_waits_for_its_lock(app: Connection) -> None:
+    """A transaction that wrote stays open: no step waits longer than it may, and no other writer longer than a step."""
+    online.guard(app.info.dsn, ["parent"], link_column="flow")
+    run(app, 'DROP TRIGGER "~flowguard_parent_flow_insert" ON parent')
+    with (
+        psycopg.connect(app.info.dsn, application_name="a long one") as holder,
+        in_background(app, lock_timeout=SHORT) as (result, told),
+    ):
+        holder.execute("INSERT INTO parent VALUES (1, 1, 1)")
+        until(lambda: sum(isinstance(event, online.Waiting) for event in told) >= 3)
+        longest = 0.0
+        for number in range(10, 40):
+            start = time.monotonic()
+            run(app, "INSERT INTO parent VALUES (%s, 1, 1)", number)
+            longest = max(longest, time.monotonic() - start)
+        assert not result.done()
+        holder.rollback()
+        assert result.result(PATIENCE).not_valid == ()
+    assert longest < SHORT.total_seconds() + 2
+    (waiting, *_) = [event for event in told if isinstance(event, online.Waiting)]
+    assert any("a long one" in holder for holder in waiting.holders)
+    assert [step.tries > 1 for step in result.result().steps if step.link.relation == "parent"] == [True]
+
+
+def test_it_ends_when_its_deadline_has_passed_and_goes_on_later(app: Connection) -> None:
+    with psycopg.connect(app.info.dsn, application_name="a long one") as holder:
+        holder.execute("LOCK TABLE child IN ROW EXCLUSIVE MODE")
+        with pytest.raises(LockNotObtained) as caught:
+            online.guard(app.info.dsn, ["child"], link_column="flow", lock_timeout=SHORT, deadline=2 * SHORT)
+    error = caught.value
+    assert error.exit_code is ExitCode.FAILED
+    assert "child.flow" in error.message
+    assert "a long one" in str(error.hint)
+    assert "CREATE " in str(error.detail) or "ALTER TABLE" in str(error.detail)
+    online.guard(app.info.dsn, ["child"], link_column="flow")
+    assert plan(app, "child") == []
+
+
+def test_two_guard_at_once(app: Connection) -> None:
+    with in_background(app) as (first, _), in_background(app) as (second, _):
+        done = [guarded.result(PATIENCE) for guarded in (first, second)]
+    assert sorted(len(result.steps) > 0 for result in done) == [False, True]
+    assert [plan(app, table) for table in LINKS] == [[]] * len(LINKS)
+
+
+def test_who_comes_second_does_not_wait_for_ever(app: Connection) -> None:
+    with psycopg.connect(app.info.dsn, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [online.LOCK_KEY])
+        with pytest.raises(LockNotObtained, match=f"process {other.info.backend_pid}"):
+            online.guard(app.info.dsn, deadline=SHORT)
+    assert online.guard(app.info.dsn, deadline=SHORT).steps
+
+
+@pytest.mark.parametrize("after", [1, 7, 15])
+def test_a_session_that_is_ended_leaves_a_plan_that_goes_on(
+    app: Connection,
+    guarded: Guarded,
+    after: int,
+    postgresql: Any,  # noqa: ANN401  conftest's class
+) -> None:
+    done = 0
+
+    def end(event: online.Step | online.Waiting) -> None:
+        nonlocal done
+        done += isinstance(event, online.Step) and event.seconds is not None
+        if done == after:
+            run(
+                app,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pyflowguard' "
+                "AND datname = current_database()",
+            )
+
+    with pytest.raises(ConnectionLost):
+        online.guard(app.info.dsn, on_progress=end)
+    assert len(online.guard(app.info.dsn).steps) > 0
+    assert difference(dump(guarded("observe"), postgresql), dump(app, postgresql)) == ""
+
+
+# --- The command
+
+
+def test_the_command_tells_each_step(app: Connection) -> None:
+    dry = command("guard", "child", "--link-column", "flow", "--dry-run", "--dsn", app.info.dsn)
+    assert (dry.returncode, dry.stderr) == (0, "")
+    assert "CREATE INDEX CONCURRENTLY flowguard_child_flow_idx" in dry.stdout
+    assert "outside any transaction" in dry.stdout
+    done = command("guard", "child", "--link-column", "flow", "--dsn", app.info.dsn)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == dry.stdout.count("child.flow: ")
+    assert all(line.startswith("  + child.flow: ") and ".. ok (" in line for line in lines)
+    again = command("guard", "--link-column", "flow", "child", "--dsn", app.info.dsn)
+    assert again.stdout == "Nothing is missing.\n"
+
+
+def test_the_command_gives_json(app: Connection) -> None:
+    run(app, "INSERT INTO parent VALUES (1, 1, 77)")
+    done = command("guard", "--json", "--dsn", app.info.dsn)
+    assert done.returncode == 0, done
+    said = json.loads(done.stdout)
+    assert {step["relation"] for step in said["steps"]} == set(LINKS)
+    assert [left["relation"] for left in said["not_valid"]] == ["parent"]
+    assert said["dry_run"] is False
+    shown = command("guard", "--dsn", app.info.dsn)
+    assert "parent.flow: a key stays NOT VALID" in shown.stdout
+
+
+def test_the_command_refuses_what_is_not_there(app: Connection) -> None:
+    assert "nowhere" in failure(command("guard", "nowhere", "--dsn", app.info.dsn), ExitCode.USAGE)
+    refusal = failure(command("guard", "flow", "--link-column", "flow", "--dsn", app.info.dsn), ExitCode.USAGE)
+    assert "column flow of table public.flow is not registered as a link" in refusal
+    with pytest.raises(UsageError):
+        online.guard(app.info.dsn, ["child"])
+    assert rows(app, "SELECT FROM flowguard.link WHERE guarded") == []
