@@ -453,19 +453,16 @@ class _Progress:
     def show_guard(self, event: online.Step | online.Waiting) -> None:
         if isinstance(event, online.Waiting):
             if not self.quiet:
-                by = f": {'; '.join(event.holders)}" if event.holders else ""
-                click.echo(
-                    f"  . {event.step.link}: no lock yet ({event.step.planned.lock}{by}), trying again.", err=True
-                )
+                by = f", used by {'; '.join(event.holders)}" if event.holders else ""
+                lock = present.lock_of(event.step.planned)
+                click.echo(f"  . {event.step.link}: no {lock} yet{by}; trying again.", err=True)
         elif event.seconds is None:
             if self.live:
                 self.live.update(f"{event.link}: {present.headline(event.planned.statement)}")
         elif not self.quiet:
             tries = f", {event.tries} tries" if event.tries > 1 else ""
-            click.echo(
-                f"  + {event.link}: {present.headline(event.planned.statement)} .. ok "
-                f"({event.planned.lock}; {event.seconds:.2f} s{tries})"
-            )
+            click.echo(f"  + {event.link}: {present.headline(event.planned.statement)}")
+            click.echo(f"      {event.seconds:.1f} s{tries}; {present.lock_of(event.planned)}")
 
     def notice(self, notice: Notice) -> None:
         click.echo(str(notice), err=True)

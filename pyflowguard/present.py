@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -12,11 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from pyflowguard.health import Finding, Health, Level, LinkStatus, Violation
-from pyflowguard.online import Guarded
+from pyflowguard.online import Guarded, Planned
 from pyflowguard.repair import Run, Undone
 
 WIDTH = 100
 """Columns at most, and where the output is no terminal."""
+
+_DETAILS = re.compile(r" (?:LANGUAGE plpgsql|FOREIGN KEY|FOR EACH ROW|DEFERRABLE|WHERE relation = )|; ")
+"""Where the details of a statement of a plan begin."""
 
 _STYLES: dict[Level, str] = {"ERROR": "bold red", "WARN": "yellow", "INFO": "cyan"}
 
@@ -111,22 +115,26 @@ def show_findings(console: Console, findings: Sequence[Finding]) -> None:
 
 
 def headline(statement: str) -> str:
-    """Give the beginning of a statement, which says what it makes, on one line."""
-    text = " ".join(statement.partition(" LANGUAGE plpgsql")[0].split())
-    return textwrap.shorten(text, 110, placeholder=" ...")
+    """Give the beginning of a statement of a plan, which says what it makes."""
+    return textwrap.shorten(_DETAILS.split(statement, maxsplit=1)[0], WIDTH - 8, placeholder=" ...")
+
+
+def lock_of(planned: Planned) -> str:
+    """Say what a statement locks."""
+    return "no lock" if planned.lock == "none" else planned.lock
 
 
 def show_guarded(console: Console, guarded: Guarded) -> None:
     """Show what is to be done, step by step, or what is left to do when all else is."""
     if guarded.dry_run:
         for number, step in enumerate(guarded.steps, 1):
-            where = "in a transaction" if step.planned.in_transaction else "outside any transaction"
-            console.print(f"{number:3}. {headline(step.planned.statement)}")
-            console.print(f"     {step.link}: {step.planned.lock}; {where}")
+            where = "" if step.planned.in_transaction else "; outside any transaction"
+            console.print(f"{number:3}. {step.link}: {headline(step.planned.statement)}", soft_wrap=True)
+            console.print(f"       {lock_of(step.planned)}{where}", soft_wrap=True)
     if not guarded.steps:
         console.print("Nothing is missing." if not guarded.not_valid else "Nothing else is missing.")
     for step, reason in guarded.not_valid:
-        console.print(f"{step.link}: a key stays NOT VALID, for present rows violate it: {reason}.")
+        console.print(f"{step.link}: a key stays NOT VALID, for present rows violate it: {reason}.", soft_wrap=True)
     if guarded.not_valid:
         console.print("flowguard.violation lists them; `pyflowguard repair`, then guard again.")
 

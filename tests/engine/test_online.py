@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -206,9 +207,10 @@ def test_the_command_tells_each_step(app: Connection) -> None:
     assert "outside any transaction" in dry.stdout
     done = command("guard", "child", "--link-column", "flow", "--dsn", app.info.dsn)
     assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
-    assert len(lines) == dry.stdout.count("child.flow: ")
-    assert all(line.startswith("  + child.flow: ") and ".. ok (" in line for line in lines)
+    steps, times = done.stdout.splitlines()[::2], done.stdout.splitlines()[1::2]
+    assert len(steps) == len(times) == dry.stdout.count(". child.flow: ")
+    assert all(step.startswith("  + child.flow: ") for step in steps)
+    assert all(re.fullmatch(r"      \d+\.\d s; .*(?:EXCLUSIVE on .*|no lock)", time) for time in times), times
     again = command("guard", "--link-column", "flow", "child", "--dsn", app.info.dsn)
     assert again.stdout == "Nothing is missing.\n"
 
