@@ -2,14 +2,13 @@
 
 The database says what is missing (flowguard.guard_plan()). Here each statement is run in a transaction of its own, or
 in none where PostgreSQL forbids one, and tried again where another held its lock. Nothing is remembered between two
-statements: the plan is asked for anew, so that a run which was stopped goes on where it was.
+runs: the plan is asked for anew, so that one which was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -202,35 +201,38 @@ class _Work:
             time.sleep(0.1)
 
     def guard(self, link: Link) -> None:
-        """Run what is missing for a link, asking anew after each statement."""
-        first_try: dict[str, float] = {}
-        tries: Counter[str] = Counter()
+        """Run what is missing for a link; where a statement did not get its lock, ask anew what is missing."""
+        tried: dict[str, tuple[float, int]] = {}
         given_up: set[str] = set()
-        while planned := next((p for p in _plan(self.connection, link) if p.statement not in given_up), None):
-            start = first_try.setdefault(planned.statement, time.monotonic())
-            tries[planned.statement] += 1
-            step = Step(link, planned, tries=tries[planned.statement])
-            self.tell(step)
-            try:
-                self.send(planned, self.left(start))
-            except refusals.ForeignKeyViolation as error:
-                if " VALIDATE CONSTRAINT " not in planned.statement:
-                    raise
-                given_up.add(planned.statement)
-                self.not_valid.append((step, str(error.diag.message_primary)))
-            except (refusals.LockNotAvailable, refusals.DeadlockDetected) as error:
-                waiting = Waiting(step, self.holders(link))
-                if self.left(start) <= 0:
-                    raise _no_lock(waiting, self.deadline) from error
-                self.tell(waiting)
-                # Full jitter: two that were in each other's way do not meet again at the same moment.
-                pause = min(_LONGEST_PAUSE, self.left(start), _FIRST_PAUSE * 2**step.tries)
-                time.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
-            else:
-                step = replace(step, seconds=time.monotonic() - start)
-                self.done.append(step)
+        while missing := [p for p in _plan(self.connection, link) if p.statement not in given_up]:
+            for planned in missing:
+                start, tries = tried.get(planned.statement, (time.monotonic(), 0))
+                tried[planned.statement] = (start, tries + 1)
+                step = Step(link, planned, tries=tries + 1)
                 self.tell(step)
-                del first_try[planned.statement], tries[planned.statement]
+                try:
+                    self.send(planned, self.left(start))
+                except refusals.ForeignKeyViolation as error:
+                    if " VALIDATE CONSTRAINT " not in planned.statement:
+                        raise
+                    given_up.add(planned.statement)
+                    self.not_valid.append((step, str(error.diag.message_primary)))
+                except (refusals.LockNotAvailable, refusals.DeadlockDetected) as error:
+                    self.wait(step, start, error)
+                    break
+                else:
+                    del tried[planned.statement]
+                    self.done.append(replace(step, seconds=time.monotonic() - start))
+                    self.tell(self.done[-1])
+
+    def wait(self, step: Step, start: float, error: Exception) -> None:
+        """Let others pass, a while that chance shortens: two in each other's way do not meet again at once."""
+        waiting = Waiting(step, self.holders(step.link))
+        if self.left(start) <= 0:
+            raise _no_lock(waiting, self.deadline) from error
+        self.tell(waiting)
+        pause = min(_LONGEST_PAUSE, self.left(start), _FIRST_PAUSE * 2**step.tries)
+        time.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
 
     def left(self, start: float) -> float:
         """Give the seconds that a statement first tried then has until its deadline."""
