@@ -263,8 +263,10 @@ BEGIN
   v_names := (SELECT string_agg(format('s.%I AS key_%s', k.name, k.n), ', ' ORDER BY k.n)
                 FROM unnest(v_key) WITH ORDINALITY AS k (name, n));
   v_from := format(
-    'SELECT m.%I AS link, s.%I AS at, %s FROM %s s JOIN %s m ON m.%I %s s.%I%s WHERE s.%I IS NOT NULL%s',
-    v_master.key_column, p_rule.source_time, v_names, flowguard._source_view(p_link, p_rule), v_master.relation,
+    -- OFFSET 0: the master of each row is looked up by its key. Else the planner may read all masters of the tenant.
+    'SELECT m.link, s.%I AS at, %s FROM %s s CROSS JOIN LATERAL (SELECT m.%I AS link FROM %s m WHERE m.%I %s s.%I%s '
+    'OFFSET 0) m WHERE s.%I IS NOT NULL%s',
+    p_rule.source_time, v_names, flowguard._source_view(p_link, p_rule), v_master.key_column, v_master.relation,
     v_master.key_column, flowguard._equal(v_master.relation, v_master.key_column), p_rule.source_link,
     flowguard._master_match(p_link, p_style, true), p_rule.source_link,
     flowguard._match_tenants(p_rule.source, p_rule.source_tenant_columns, 's.', p_link.relation, p_link.tenant_columns,
