@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import psycopg
@@ -49,3 +52,50 @@ def test_a_contestant_that_links_wrongly_is_not_timed() -> None:
 def test_a_budget_is_missed_from_the_second_decimal_on(seconds: float, missed: bool) -> None:
     answer = bench.Answer("reference", 1.7, {bench.LIMIT: 1.0, bench.GUARD: seconds})
     assert answer.is_missed is missed
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give a node of a plan and all below it."""
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
+
+
+@pytest.fixture
+def bindir() -> Path:
+    """Give the binaries that the other tests run on."""
+    return Path(os.environ.get("PYFLOWGUARD_TEST_BINDIR") or wheel_bindir())
+
+
+def test_a_repair_by_time_reads_a_few_rows_for_each(bindir: Path) -> None:
+    """However many masters and sources a tenant has: here a thousand each, and columns that belong together."""
+    table, rows = "migration.assets", 1000
+    with bench.laboratory(bindir, bench.QUICK) as lab:
+        bench.build(lab, bench.GUARD, 10, 1000, rows, narrow=False)
+        connection = lab.open(bench.GUARD)
+        columns = f"{bench.TENANT}, name, asset_type, hostname, created_at"
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(bench.insert(table, "benchmark.assets_of_the_past", columns, "NULL").encode())
+        connection.execute("RESET session_replication_role")
+        connection.execute("ANALYZE migration.assets")
+        link = f"FROM flowguard.link l WHERE l.relation = '{table}'::regclass"
+        ((query, last),) = connection.execute(
+            f"SELECT flowguard._repair_query(l), flowguard._last_key(l)::text {link}".encode()
+        ).fetchall()
+        connection.execute(f"PREPARE batch (bigint, jsonb, jsonb, integer, text, text) AS {query}".encode())
+        with connection.transaction(force_rollback=True):
+            connection.execute("INSERT INTO flowguard.repair_run (run_id) OVERRIDING SYSTEM VALUE VALUES (1)")
+            connection.execute("SELECT flowguard._mark_transaction('repair', 1, NULL)")
+            batch = f"EXECUTE batch (1, NULL, '{last}', 5000, 'migration', 'assets')"
+            explained = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {batch}".encode()).fetchone()
+            linked = connection.execute(f"SELECT count(master_flow_id) FROM {table}".encode()).fetchone()  # noqa: S608
+    assert explained is not None
+    assert linked == (rows,)
+    read = {"discovery_flows": 0.0, "crewai_flow_state_extensions": 0.0}
+    for node in nodes(explained[0][0]["Plan"]):
+        # One that reads the whole table once, to hash it, is no matter of how many rows there are to link.
+        if node.get("Relation Name") in read and node["Actual Loops"] > 1:
+            read[node["Relation Name"]] += node["Actual Rows"] * node["Actual Loops"]
+    # One step back; forward one more, to see where equal times end; and the master of each.
+    for name, count in read.items():
+        assert 0 < count <= 4 * rows, (name, count)
