@@ -134,7 +134,7 @@ def show_guarded(console: Console, guarded: Guarded) -> None:
     if not guarded.steps:
         console.print("Nothing is missing." if not guarded.not_valid else "Nothing else is missing.")
     for step, reason in guarded.not_valid:
-        console.print(f"{step.link}: a key stays NOT VALID, for present rows violate it: {reason}.", soft_wrap=True)
+        console.print(f"{step.link}: a key stays NOT VALID, for present rows violate it: {reason}.")
     if guarded.not_valid:
         console.print("flowguard.violation lists them; `pyflowguard repair`, then guard again.")
 
