@@ -24,7 +24,7 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, MigrationList, StepCollector
 
-from pyflowguard.database import Connection, NoticeHandler, connect, readable_errors, run_script
+from pyflowguard.database import Connection, NoticeHandler, connect, readable_errors, run_script, waits_for_lock
 from pyflowguard.errors import (
     DependencyMissing,
     LockNotObtained,
@@ -271,39 +271,22 @@ class _Runner:
                 yield registry
 
     def _take_lock(self, connection: Connection, timeout: timedelta) -> None:
-        """Wait for sqitch's lock, then for scripts that a killed deployer may have left running in the server.
-
-        Polls: a session that waits inside pg_advisory_lock() holds a snapshot, and CREATE INDEX CONCURRENTLY, run by
-        the holder of the lock, would wait for that snapshot for ever.
-        """
+        """Wait for sqitch's lock, then for scripts that a killed deployer may have left running in the server."""
         deadline = time.monotonic() + timeout.total_seconds()
         told = False
-        while True:
-            if connection.execute("SELECT pg_try_advisory_lock(%s)", [LOCK_KEY]).fetchone() == (True,):
-                break
-            told = self._wait(connection, _LOCK_HOLDERS, deadline, timeout, told=told)
-        while True:
-            if connection.execute("SELECT pg_try_advisory_lock(%s, 1)", [LOCK_KEY]).fetchone() == (True,):
-                connection.execute("SELECT pg_advisory_unlock(%s, 1)", [LOCK_KEY])
-                return
-            told = self._wait(connection, _SCRIPT_HOLDERS, deadline, timeout, told=told)
-
-    def _wait(self, connection: Connection, query: str, deadline: float, timeout: timedelta, *, told: bool) -> bool:
-        row = connection.execute(query, {"key": LOCK_KEY}).fetchone()
-        if row is None:  # gone in between
-            return told
-        pid, application = row
-        holder = f"process {pid}, {application}" if application else f"process {pid}"
-        if time.monotonic() >= deadline:
-            raise LockNotObtained(
-                f"Another deployer ({holder}) holds the deployment lock and did not release it within "
-                f"{timeout.total_seconds():g} s.",
-                hint=f"Wait for it, give more time with --lock-timeout, or end it: SELECT pg_terminate_backend({pid});",
-            )
-        if not told and self.on_progress is not None:
-            self.on_progress(Waiting(holder))
-        time.sleep(0.1)
-        return True
+        for key in ((LOCK_KEY,), (LOCK_KEY, 1)):
+            for holder in waits_for_lock(connection, *key):
+                if time.monotonic() >= deadline:
+                    raise LockNotObtained(
+                        f"Another deployer ({holder}) holds the deployment lock and did not release it within "
+                        f"{timeout.total_seconds():g} s.",
+                        hint="Wait for it, give more time with --lock-timeout, or end it: "
+                        f"SELECT pg_terminate_backend({holder.pid});",
+                    )
+                if not told and self.on_progress is not None:
+                    self.on_progress(Waiting(str(holder)))
+                told = True
+        connection.execute("SELECT pg_advisory_unlock(%s, 1)", [LOCK_KEY])
 
     @contextmanager
     def progress(self, action: Action, change: Change, number: int, total: int) -> Iterator[None]:
@@ -685,20 +668,6 @@ SELECT change_id, change, script_hash, deployed_at, deployed_by
 _READ_ATTEMPTS = """
 SELECT change_id, change, action, script_hash, started_at
   FROM pyflowguard.attempt WHERE project = %s ORDER BY started_at
-"""
-
-_LOCK_HOLDERS = """
-SELECT l.pid, a.application_name
-  FROM pg_catalog.pg_locks AS l LEFT JOIN pg_catalog.pg_stat_activity AS a USING (pid)
- WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid = %(key)s AND l.objsubid = 1
-   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-"""
-
-_SCRIPT_HOLDERS = """
-SELECT l.pid, a.application_name
-  FROM pg_catalog.pg_locks AS l LEFT JOIN pg_catalog.pg_stat_activity AS a USING (pid)
- WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %(key)s AND l.objid = 1 AND l.objsubid = 2
-   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
 """
 
 _SQITCH_CHANGES = """

@@ -70,6 +70,9 @@ def lock_option(command: _F) -> _F:
     )(command)
 
 
+link_column_option = click.option(
+    "--link-column", default="master_flow_id", show_default=True, metavar="COLUMN", help="Which link of TABLE."
+)
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 
 
@@ -291,9 +294,7 @@ def check(context: click.Context, *, dsn: str, fail_on: str, ignore: tuple[str, 
 @cli.command()
 @dsn_option
 @click.argument("tables", nargs=-1, metavar="[TABLE]...")
-@click.option(
-    "--link-column", default="master_flow_id", show_default=True, metavar="COLUMN", help="Which link of each TABLE."
-)
+@link_column_option
 @click.option(
     "--lock-timeout",
     type=click.FloatRange(min=0.001),
@@ -349,9 +350,7 @@ def guard(
 @cli.command()
 @dsn_option
 @click.argument("table", required=False)
-@click.option(
-    "--link-column", default="master_flow_id", show_default=True, metavar="COLUMN", help="Which link of TABLE."
-)
+@link_column_option
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,15 @@ CONNECT_TIMEOUT = 10
 
 
 _SESSION_ENDS = frozenset({"FATAL", "PANIC"})
+
+_POLL_INTERVAL = 0.1  # seconds between two tries for a lock
+
+_LOCK_HOLDER = """
+SELECT l.pid, a.application_name
+  FROM pg_catalog.pg_locks AS l LEFT JOIN pg_catalog.pg_stat_activity AS a USING (pid)
+ WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s AND l.objid = %s AND l.objsubid = %s
+   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+"""
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,32 @@ def connect(dsn: str = "", *, on_notice: NoticeHandler | None = None) -> Connect
         handler = on_notice
         connection.add_notice_handler(lambda diagnostic: handler(_notice(diagnostic)))
     return connection
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A server process that holds a lock, and the application that it serves."""
+
+    pid: int
+    application: str | None
+
+    def __str__(self) -> str:
+        """Name it as messages do."""
+        return f"process {self.pid}, {self.application}" if self.application else f"process {self.pid}"
+
+
+def waits_for_lock(connection: Connection, *key: int) -> Iterator[Holder]:
+    """Take an advisory lock of one key or of two for the session; yields who holds it, as long as another does.
+
+    Polls: a session that waits inside pg_advisory_lock() holds a snapshot, and CREATE INDEX CONCURRENTLY, run by the
+    holder of the lock, would wait for that snapshot for ever.
+    """
+    text = f"SELECT pg_catalog.pg_try_advisory_lock({', '.join(['%s'] * len(key))})"
+    while connection.execute(text.encode(), key).fetchone() != (True,):
+        row = connection.execute(_LOCK_HOLDER, [*((0, *key) if len(key) == 1 else key), len(key)]).fetchone()
+        if row is not None:  # else gone in between
+            yield Holder(*row)
+            time.sleep(_POLL_INTERVAL)
 
 
 def run_script(connection: Connection, file: Path, *, action: str) -> None:

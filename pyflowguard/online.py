@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeAlias
@@ -17,7 +18,7 @@ from typing import TypeAlias
 from psycopg import errors as refusals
 from psycopg.rows import class_row
 
-from pyflowguard.database import Connection, NoticeHandler
+from pyflowguard.database import Connection, Holder, NoticeHandler, waits_for_lock
 from pyflowguard.engine import engine, find_table
 from pyflowguard.errors import LockNotObtained
 
@@ -93,28 +94,16 @@ SELECT l.relation::pg_catalog.text AS relation, l.link_column::pg_catalog.text A
 _PLAN = "SELECT statement, lock, in_transaction FROM flowguard.guard_plan(%s::pg_catalog.regclass, %s) ORDER BY step"
 
 _HOLDERS = """
-SELECT DISTINCT ON (a.xact_start, a.pid)
-       pg_catalog.format('process %%s', a.pid)
-       || CASE WHEN a.application_name <> '' THEN ', ' || a.application_name ELSE '' END
+SELECT DISTINCT ON (a.xact_start, a.pid) a.pid, a.application_name
   FROM pg_catalog.pg_locks l
   JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
  WHERE l.locktype = 'relation' AND l.granted AND a.pid <> pg_catalog.pg_backend_pid()
    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
-   AND l.relation IN (SELECT k.relation FROM flowguard.link k WHERE k.relation = %(table)s::pg_catalog.regclass
-                      UNION ALL SELECT k.master FROM flowguard.link k WHERE k.relation = %(table)s::pg_catalog.regclass
-                      UNION ALL SELECT r.source FROM flowguard.rule r WHERE r.relation = %(table)s::pg_catalog.regclass)
+   AND l.relation IN (SELECT pg_catalog.unnest(ARRAY[k.relation, k.master, r.source])
+                        FROM flowguard.link k LEFT JOIN flowguard.rule r USING (relation, link_column)
+                       WHERE k.relation = %(table)s::pg_catalog.regclass)
  ORDER BY a.xact_start, a.pid
  LIMIT 3
-"""
-
-_TRY_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(%s)"
-
-_LOCK_HOLDER = """
-SELECT pg_catalog.format('process %%s', a.pid)
-  FROM pg_catalog.pg_locks l
-  JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
- WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid = %s AND l.objsubid = 1
-   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
 """
 
 
@@ -185,20 +174,14 @@ class _Work:
         self.not_valid: list[tuple[Step, str]] = []
 
     def take_turns(self) -> None:
-        """Wait until nobody else guards online, for one would drop the index that the other is building.
-
-        Polls: who waits inside a statement holds a snapshot, for which CREATE INDEX CONCURRENTLY would wait in turn.
-        """
+        """Wait until nobody else guards online, for one would drop the index that the other is building."""
         start = time.monotonic()
-        while self.connection.execute(_TRY_LOCK, [LOCK_KEY]).fetchone() != (True,):
-            if time.monotonic() - start > self.deadline.total_seconds():
-                row = self.connection.execute(_LOCK_HOLDER, [LOCK_KEY]).fetchone()
+        for holder in waits_for_lock(self.connection, LOCK_KEY):
+            if self.left(start) <= 0:
                 raise LockNotObtained(
-                    f"Another pyflowguard guard ({row[0] if row else 'gone by now'}) did not end within "
-                    f"{self.deadline.total_seconds():g} s.",
+                    f"Another pyflowguard guard ({holder}) did not end within {self.deadline.total_seconds():g} s.",
                     hint="Wait for it, or give more time with --deadline.",
                 )
-            time.sleep(0.1)
 
     def guard(self, link: Link) -> None:
         """Run what is missing for a link; where a statement did not get its lock, ask anew what is missing."""
@@ -241,24 +224,15 @@ class _Work:
     def send(self, planned: Planned, left: float) -> None:
         """Run a statement in a transaction, or in none, with a limit on its wait for locks."""
         limit = min(self.lock_timeout.total_seconds(), left) if planned.in_transaction else left
-        setting = ["lock_timeout", f"{max(1, round(limit * 1000))}ms"]
-        if planned.in_transaction:
-            with self.connection.transaction():
-                self.connection.execute("SELECT pg_catalog.set_config(%s, %s, true)", setting)
-                self.connection.execute(planned.statement.encode())
-        else:
-            before = self.connection.execute("SELECT pg_catalog.current_setting(%s)", setting[:1]).fetchone()
-            assert before is not None  # noqa: S101 - a SELECT without FROM has one row
-            self.connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", setting)
-            try:
-                self.connection.execute(planned.statement.encode())
-            finally:
-                if not self.connection.closed:
-                    self.connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", [setting[0], before[0]])
+        self.connection.execute(
+            "SELECT pg_catalog.set_config('lock_timeout', %s, false)", [f"{max(1, round(limit * 1000))}ms"]
+        )
+        with self.connection.transaction() if planned.in_transaction else nullcontext():
+            self.connection.execute(planned.statement.encode())
 
     def holders(self, link: Link) -> tuple[str, ...]:
         """Give the oldest transactions that use the link's tables at this moment."""
-        return tuple(str(row[0]) for row in self.connection.execute(_HOLDERS, {"table": link.relation}))
+        return tuple(str(Holder(*row)) for row in self.connection.execute(_HOLDERS, {"table": link.relation}))
 
 
 def _no_lock(waiting: Waiting, deadline: timedelta) -> LockNotObtained:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,16 +60,10 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(below)
 
 
-@pytest.fixture
-def bindir() -> Path:
-    """Give the binaries that the other tests run on."""
-    return Path(os.environ.get("PYFLOWGUARD_TEST_BINDIR") or wheel_bindir())
-
-
-def test_a_repair_by_time_reads_a_few_rows_for_each(bindir: Path) -> None:
+def test_a_repair_by_time_reads_a_few_rows_for_each(postgresql: Any) -> None:  # noqa: ANN401  conftest's class
     """However many masters and sources a tenant has: here a thousand each, and columns that belong together."""
     table, rows = "migration.assets", 1000
-    with bench.laboratory(bindir, bench.QUICK) as lab:
+    with bench.laboratory(postgresql.bin, bench.QUICK) as lab:
         bench.build(lab, bench.GUARD, 10, 1000, rows, narrow=False)
         connection = lab.open(bench.GUARD)
         columns = f"{bench.TENANT}, name, asset_type, hostname, created_at"
