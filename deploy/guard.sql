@@ -12,6 +12,14 @@ $_all_known$;
 COMMENT ON FUNCTION flowguard._all_known(regclass, name[]) IS
   'Whether the table has all these columns, declared NOT NULL.';
 
+CREATE OR REPLACE FUNCTION flowguard._other_name(p_table text, p_name text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_other_name$
+-- Table a_b with column c and table a with column b_c would give one name.
+  SELECT flowguard._fit(left(p_name, 100) || '_' || left(md5(p_table || ' ' || p_name), 8));
+$_other_name$;
+COMMENT ON FUNCTION flowguard._other_name(text, text) IS
+  'A name for an object of ours on a table, where its own is taken.';
+
 CREATE OR REPLACE FUNCTION flowguard._index_sql(
   p_relation regclass, p_columns name[], p_unique boolean, p_where text DEFAULT NULL, p_newest_first name DEFAULT NULL,
   OUT name text, OUT verb text, OUT definition text
@@ -36,10 +44,9 @@ BEGIN
                            || CASE WHEN p_where IS NOT NULL THEN '_unlinked_idx'
                                    WHEN p_newest_first IS NOT NULL THEN '_newest_idx'
                                    WHEN p_unique THEN '_key' ELSE '_idx' END);
-    -- Table a_b with column c and table a with column b_c would give one name.
     IF EXISTS (SELECT FROM pg_class t JOIN pg_class c ON c.relnamespace = t.relnamespace
                 WHERE t.oid = p_relation AND c.relname = _index_sql.name) THEN
-      name := flowguard._fit(left(name, 100) || '_' || left(md5(v_table || ' ' || name), 8));
+      name := flowguard._other_name(v_table, name);
     END IF;
   END IF;
   verb := CASE WHEN p_unique THEN 'CREATE UNIQUE INDEX ' ELSE 'CREATE INDEX ' END;
@@ -145,11 +152,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_statistics
                                              || '_stat')) AS f (name)
    CROSS JOIN LATERAL (
      SELECT coalesce(o.namespace, c.relnamespace::regnamespace::text),
-            -- Table a_b with column c and table a with column b_c would give one name.
             CASE WHEN o.stxname IS NOT NULL THEN o.stxname
                  WHEN EXISTS (SELECT FROM pg_statistic_ext x
                                WHERE x.stxnamespace = c.relnamespace AND x.stxname = f.name)
-                 THEN flowguard._fit(left(f.name, 100) || '_' || left(md5(c.relname || ' ' || f.name), 8))
+                 THEN flowguard._other_name(c.relname, f.name)
                  ELSE f.name END) AS n (namespace, name)
    WHERE NOT EXISTS (SELECT FROM present p
                       WHERE p.stxrelid = w.source AND NOT p.is_ours AND p.numbers @> w.numbers);

@@ -33,6 +33,7 @@ DROP FUNCTION IF EXISTS flowguard._by_tenant(flowguard.link, flowguard.rule);
 DROP FUNCTION IF EXISTS flowguard._wanted_statistics(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._wanted_indexes(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._index_sql(regclass, name[], boolean, text, name);
+DROP FUNCTION IF EXISTS flowguard._other_name(text, text);
 DROP FUNCTION IF EXISTS flowguard._all_known(regclass, name[]);
 
 COMMIT;

@@ -167,7 +167,10 @@ def as_role() -> Callable[[str, str], str]:
 
 @pytest.fixture
 def tool() -> Callable[[str], str]:
-    """Find a program; where the machine lacks it, skip the test, or fail it if PYFLOWGUARD_REQUIRE_ALL is set."""
+    """Find a program; where the machine lacks it, skip the test, or fail it if PYFLOWGUARD_REQUIRE_ALL is set.
+
+    It is set by .ci/run, which installs the programs; `make test` alone wants nothing beyond Python and make.
+    """
 
     def find(name: str) -> str:
         path = shutil.which(name)

@@ -3,6 +3,7 @@
 BEGIN;
 
 SELECT 'flowguard._all_known(regclass, name[])'::regprocedure;
+SELECT 'flowguard._other_name(text, text)'::regprocedure;
 SELECT 'flowguard._index_sql(regclass, name[], boolean, text, name)'::regprocedure;
 SELECT 'flowguard._wanted_indexes(flowguard.link)'::regprocedure;
 SELECT 'flowguard._wanted_statistics(flowguard.link)'::regprocedure;

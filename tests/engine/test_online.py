@@ -1,12 +1,9 @@
-"""`pyflowguard guard`: the plan, a statement at a time, while others hold locks, write, guard too, or end it."""
+"""Guarding online: the plan, a statement at a time, while others hold locks, write, guard too, or end it."""
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,13 +11,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from acceptance.command import COMMAND, failure
-from engine.postgres import Connection, one, refused, rows, run
+from engine.postgres import Connection, one, refused, run
 from engine.tables import LINKS, Guarded, create, guard, register
 from engine.test_guard import difference, dump, plan
+from runner.test_interruption import wait_until
 
 from pyflowguard import online
-from pyflowguard.errors import ConnectionLost, ExitCode, LockNotObtained, StatementFailed, UsageError
+from pyflowguard.errors import ConnectionLost, ExitCode, LockNotObtained, StatementFailed
 
 SHORT = timedelta(milliseconds=200)
 PATIENCE = 60  # seconds after which something that must happen has not
@@ -40,17 +37,6 @@ def in_background(app: Connection, **options: Any) -> Iterator[tuple[Future[onli
     told: list[Any] = []
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(online.guard, app.info.dsn, on_progress=told.append, **options), told
-
-
-def until(happened: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < deadline, "it does not happen"
-        time.sleep(0.01)
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 # --- What it makes
@@ -128,7 +114,7 @@ def test_writers_go_on_while_it_waits_for_its_lock(app: Connection) -> None:
         in_background(app, lock_timeout=SHORT) as (result, told),
     ):
         holder.execute("INSERT INTO parent VALUES (1, 1, 1)")
-        until(lambda: sum(isinstance(event, online.Waiting) for event in told) >= 3)
+        wait_until(lambda: sum(isinstance(event, online.Waiting) for event in told) >= 3, "a third try")
         longest = 0.0
         for number in range(10, 40):
             start = time.monotonic()
@@ -195,42 +181,3 @@ def test_a_session_that_is_ended_leaves_a_plan_that_goes_on(
         online.guard(app.info.dsn, on_progress=end)
     assert len(online.guard(app.info.dsn).steps) > 0
     assert difference(dump(guarded("observe"), postgresql), dump(app, postgresql)) == ""
-
-
-# --- The command
-
-
-def test_the_command_tells_each_step(app: Connection) -> None:
-    dry = command("guard", "child", "--link-column", "flow", "--dry-run", "--dsn", app.info.dsn)
-    assert (dry.returncode, dry.stderr) == (0, "")
-    assert "CREATE INDEX CONCURRENTLY flowguard_child_flow_idx" in dry.stdout
-    assert "outside any transaction" in dry.stdout
-    done = command("guard", "child", "--link-column", "flow", "--dsn", app.info.dsn)
-    assert (done.returncode, done.stderr) == (0, "")
-    steps, times = done.stdout.splitlines()[::2], done.stdout.splitlines()[1::2]
-    assert len(steps) == len(times) == dry.stdout.count(". child.flow: ")
-    assert all(step.startswith("  + child.flow: ") for step in steps)
-    assert all(re.fullmatch(r"      \d+\.\d s; .*(?:EXCLUSIVE on .*|no lock)", time) for time in times), times
-    again = command("guard", "--link-column", "flow", "child", "--dsn", app.info.dsn)
-    assert again.stdout == "Nothing is missing.\n"
-
-
-def test_the_command_gives_json(app: Connection) -> None:
-    run(app, "INSERT INTO parent VALUES (1, 1, 77)")
-    done = command("guard", "--json", "--dsn", app.info.dsn)
-    assert done.returncode == 0, done
-    said = json.loads(done.stdout)
-    assert {step["relation"] for step in said["steps"]} == set(LINKS)
-    assert [left["relation"] for left in said["not_valid"]] == ["parent"]
-    assert said["dry_run"] is False
-    shown = command("guard", "--dsn", app.info.dsn)
-    assert "parent.flow: a key stays NOT VALID" in shown.stdout
-
-
-def test_the_command_refuses_what_is_not_there(app: Connection) -> None:
-    assert "nowhere" in failure(command("guard", "nowhere", "--dsn", app.info.dsn), ExitCode.USAGE)
-    refusal = failure(command("guard", "flow", "--link-column", "flow", "--dsn", app.info.dsn), ExitCode.USAGE)
-    assert "column flow of table public.flow is not registered as a link" in refusal
-    with pytest.raises(UsageError):
-        online.guard(app.info.dsn, ["child"])
-    assert rows(app, "SELECT FROM flowguard.link WHERE guarded") == []

@@ -43,7 +43,10 @@ WITHOUT_PATH = {
 
 @pytest.fixture(scope="module")
 def guarded_db() -> Iterator[str]:
-    """Give the report's database with everything deployed, on a PostgreSQL 15 that has plpgsql_check."""
+    """Give the report's database with everything deployed, on a PostgreSQL 15 that has plpgsql_check.
+
+    Where the machine lacks it, the tests are skipped, or fail if PYFLOWGUARD_REQUIRE_ALL is set, as .ci/run does.
+    """
     if not (BIN_15 / "postgres").exists() or not list(
         Path("/usr/share/postgresql/15/extension").glob("plpgsql_check*")
     ):

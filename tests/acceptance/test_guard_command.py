@@ -1,0 +1,61 @@
+"""`pyflowguard guard`: what it prints, and its exit codes; tests/engine/test_online.py shows what it does."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from acceptance.command import Run, failure
+from engine.postgres import Connection, rows, run
+from engine.tables import LINKS, create, register
+
+from pyflowguard import online
+from pyflowguard.errors import ExitCode, UsageError
+
+
+@pytest.fixture
+def app(engine_db: str) -> Iterator[Connection]:
+    """Give the small application with its links registered, none guarded."""
+    with psycopg.connect(engine_db, autocommit=True) as connection:
+        create(connection)
+        register(connection)
+        yield connection
+
+
+def test_the_command_tells_each_step(command: Run, app: Connection) -> None:
+    dry = command("guard", "child", "--link-column", "flow", "--dry-run", "--dsn", app.info.dsn)
+    assert (dry.returncode, dry.stderr) == (0, "")
+    assert "CREATE INDEX CONCURRENTLY flowguard_child_flow_idx" in dry.stdout
+    assert "outside any transaction" in dry.stdout
+    done = command("guard", "child", "--link-column", "flow", "--dsn", app.info.dsn)
+    assert (done.returncode, done.stderr) == (0, "")
+    steps, times = done.stdout.splitlines()[::2], done.stdout.splitlines()[1::2]
+    assert len(steps) == len(times) == dry.stdout.count(". child.flow: ")
+    assert all(step.startswith("  + child.flow: ") for step in steps)
+    assert all(re.fullmatch(r"      \d+\.\d s; .*(?:EXCLUSIVE on .*|no lock)", time) for time in times), times
+    again = command("guard", "--link-column", "flow", "child", "--dsn", app.info.dsn)
+    assert again.stdout == "Nothing is missing.\n"
+
+
+def test_the_command_gives_json(command: Run, app: Connection) -> None:
+    run(app, "INSERT INTO parent VALUES (1, 1, 77)")
+    done = command("guard", "--json", "--dsn", app.info.dsn)
+    assert done.returncode == 0, done
+    said = json.loads(done.stdout)
+    assert {step["relation"] for step in said["steps"]} == set(LINKS)
+    assert [left["relation"] for left in said["not_valid"]] == ["parent"]
+    assert said["dry_run"] is False
+    shown = command("guard", "--dsn", app.info.dsn)
+    assert "parent.flow: a key stays NOT VALID" in shown.stdout
+
+
+def test_the_command_refuses_what_is_not_there(command: Run, app: Connection) -> None:
+    assert "nowhere" in failure(command("guard", "nowhere", "--dsn", app.info.dsn), ExitCode.USAGE)
+    refusal = failure(command("guard", "flow", "--link-column", "flow", "--dsn", app.info.dsn), ExitCode.USAGE)
+    assert "column flow of table public.flow is not registered as a link" in refusal
+    with pytest.raises(UsageError):
+        online.guard(app.info.dsn, ["child"])
+    assert rows(app, "SELECT FROM flowguard.link WHERE guarded") == []
