@@ -369,15 +369,16 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_trigge
 -- Triggers are called only where there is something to do. Names begin with ~ to come after the application's.
 #variable_conflict use_column
 DECLARE
-  v_master  flowguard.master := flowguard._master(p_link.master);
-  v_fill    text := format('EXECUTE FUNCTION flowguard.%I()', p_link.stem || '_fill');
-  v_follow  text;
-  v_stem    text;
-  v_changed text;
-  v_moved   text;
-  v_unknown text := flowguard._unknown_tenant_sql(p_link, 'NEW.');
-  r_rule    flowguard.rule;
-  r_event   record;
+  v_master    flowguard.master := flowguard._master(p_link.master);
+  v_fill      text := format('EXECUTE FUNCTION flowguard.%I()', p_link.stem || '_fill');
+  v_follow    text;
+  v_stem      text;
+  v_changed   text;
+  v_moved     text;
+  v_unknown   text := flowguard._unknown_tenant_sql(p_link, 'NEW.');
+  v_is_backed boolean;
+  r_rule      flowguard.rule;
+  r_event     record;
 BEGIN
   relation := p_link.relation;
   IF EXISTS (SELECT FROM flowguard._rules(p_link)) THEN
@@ -414,23 +415,23 @@ BEGIN
     relation := r_rule.source;
     v_stem := '~flowguard_' || p_link.stem || '_' || r_rule."position";
     v_follow := format('EXECUTE FUNCTION flowguard.%I', p_link.stem || '_follow_' || r_rule."position");
-    v_changed := flowguard._changed_sql(relation, CASE r_rule.kind
-      WHEN 'reference' THEN r_rule.source_tenant_columns || r_rule.source_key
-      ELSE r_rule.source_tenant_columns || r_rule.source_time || r_rule.filter_columns END);
     -- A key that is checked at once lets no child come before the row that it refers to.
+    v_is_backed := r_rule.kind = 'reference' AND EXISTS (
+      SELECT FROM flowguard._foreign_keys(p_link.relation, r_rule.via_column) k
+       WHERE k.target = r_rule.source AND k.target_column = r_rule.source_key AND NOT k.is_deferrable
+         AND flowguard._all_known(p_link.relation, array_remove(k.columns, r_rule.via_column)));
+    v_changed := flowguard._changed_sql(relation, r_rule.source_tenant_columns || CASE
+      WHEN r_rule.kind = 'proximity' THEN r_rule.source_time || r_rule.filter_columns
+      WHEN NOT v_is_backed THEN ARRAY[r_rule.source_key] END);
     FOR r_event IN
       SELECT e.event, e.condition
         FROM (VALUES
-          ('insert', format('NEW.%I IS NOT NULL', r_rule.source_link),
-           r_rule.kind = 'proximity' OR NOT EXISTS (
-             SELECT FROM flowguard._foreign_keys(p_link.relation, r_rule.via_column) k
-              WHERE k.target = r_rule.source AND k.target_column = r_rule.source_key AND NOT k.is_deferrable
-                AND flowguard._all_known(p_link.relation, array_remove(k.columns, r_rule.via_column)))),
+          ('insert', format('NEW.%I IS NOT NULL', r_rule.source_link), NOT v_is_backed),
           ('update', format(CASE r_rule.kind
-                              WHEN 'reference' THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I OR NEW.%1$I IS NOT NULL AND '
-                                '(%2$s)'
+                              WHEN 'reference' THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I%3$s'
                               ELSE 'NEW.%1$I IS NOT NULL AND (OLD.%1$I IS DISTINCT FROM NEW.%1$I OR %2$s)' END,
-                            r_rule.source_link, v_changed), true)
+                            r_rule.source_link, v_changed,
+                            format(' OR NEW.%I IS NOT NULL AND (', r_rule.source_link) || v_changed || ')'), true)
         ) AS e (event, condition, is_needed)
        WHERE e.is_needed
     LOOP

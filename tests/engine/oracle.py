@@ -90,11 +90,15 @@ class Link:
 
 @dataclass(frozen=True)
 class Table:
-    """A table by its row key, and the foreign keys of the application that cascade to it: (via, source, key)."""
+    """A table by its row key, and the foreign keys of the application that cascade to it: (via, source, key).
+
+    `knows_tenants`: its tenant columns are NOT NULL.
+    """
 
     name: str
     key: tuple[str, ...]
     cascades: tuple[tuple[str, str, str], ...] = ()
+    knows_tenants: bool = True
 
 
 def pairs(left: Row, left_columns: Columns, right: Row, right_columns: Columns) -> Iterable[tuple[Any, Any]]:
@@ -324,7 +328,16 @@ class Oracle:
         )
 
     def follow(self, link: Link, rule: Reference | Proximity, old: Row | None, new: Row) -> None:
+        """Let links follow a source row.
+
+        One that may not know its own tenant is not believed: rows of which its link is no master stay as they are.
+        """
         before = None if old is None else old[rule.source_link]
+        is_believed = (
+            new[rule.source_link] is None
+            or not self.is_first(link, rule)
+            or self.definitions[rule.source].knows_tenants
+        )
         moved = []
         for row in list(self.rows[link.table].values()):
             if not self.concerns(link, rule, new, row):
@@ -333,7 +346,7 @@ class Oracle:
                 isinstance(rule, Reference) and before is not None and row[link.column] == before
             ):
                 found = self.lookup(link, row, ask_session=False)
-                if found != row[link.column]:
+                if found != row[link.column] and (found is not None or is_believed):
                     moved.append((row, self.write(link.table, row, {link.column: found})))
         if moved:
             self.after(link.table, moved)

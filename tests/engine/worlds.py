@@ -149,8 +149,8 @@ SELECT flowguard.add_proximity_rule('asset', 'import', '1 hour', 'at', 'at', 'fl
         registration=registration,
         tables=[
             Table("flow", ("id",)),
-            Table("import", ("id",)),
-            Table("record", ("id",), (("import_id", "import", "id"),)),
+            Table("import", ("id",), knows_tenants=bool(not_null)),
+            Table("record", ("id",), (("import_id", "import", "id"),), knows_tenants=bool(not_null)),
             Table("discovery", ("id",)),
             Table("asset", ("id",), (("record_id", "record", "id"),)),
         ],

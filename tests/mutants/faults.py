@@ -417,8 +417,8 @@ LATE_LINKING = [
         breaks="A -> B and A -> NULL leave the children with A.",
         design="4 late linking",
         file="guard.sql",
-        find="WHEN 'reference' THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I OR NEW.%1$I IS NOT NULL AND '",
-        replace="WHEN 'reference' THEN 'OLD.%1$I IS NULL AND NEW.%1$I IS NOT NULL OR NEW.%1$I IS NOT NULL AND '",
+        find="WHEN 'reference' THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I%3$s'",
+        replace="WHEN 'reference' THEN 'OLD.%1$I IS NULL AND NEW.%1$I IS NOT NULL%3$s'",
         tests=(LATE,),
     ),
     Fault(
@@ -426,11 +426,8 @@ LATE_LINKING = [
         breaks="A -> NULL leaves the children with A.",
         design="4 late linking",
         file="guard.sql",
-        find="WHEN 'reference' THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I OR NEW.%1$I IS NOT NULL AND '",
-        replace=(
-            "WHEN 'reference' THEN 'NEW.%1$I IS NOT NULL AND OLD.%1$I IS DISTINCT FROM NEW.%1$I OR '\n"
-            "                                'NEW.%1$I IS NOT NULL AND '"
-        ),
+        find="WHEN 'reference' THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I%3$s'",
+        replace="WHEN 'reference' THEN 'NEW.%1$I IS NOT NULL AND OLD.%1$I IS DISTINCT FROM NEW.%1$I%3$s'",
         tests=(LATE,),
     ),
     Fault(
