@@ -289,6 +289,46 @@ $_nearest_query$;
 COMMENT ON FUNCTION flowguard._nearest_query(flowguard.link, flowguard.rule, text) IS
   'SQL text of a query for the nearest source row''s link and time.';
 
+CREATE OR REPLACE FUNCTION flowguard._nearest_in_batch(p_link flowguard.link, p_rule flowguard.rule, p_style text)
+RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_nearest_in_batch$
+-- What _nearest_query() yields, for many rows: the nearest row first, then its master alone. Only where that is missing
+-- is the whole question asked, which passes over such rows. Column: link, NULL for none.
+DECLARE
+  v_time text := flowguard._row_time(p_link, p_rule, p_style);
+  v_from text := format('FROM %s s WHERE s.%I IS NOT NULL%s', flowguard._source_view(p_link, p_rule),
+    p_rule.source_link,
+                        flowguard._match_tenants(p_rule.source, p_rule.source_tenant_columns, 's.', p_link.relation,
+                                                 p_link.tenant_columns,
+                                                 flowguard._row_refs(p_link, p_link.tenant_columns, p_style), true));
+BEGIN
+  RETURN format($text$SELECT COALESCE(k.link, CASE WHEN n.link IS NOT NULL THEN (SELECT w.link FROM (
+     %1$s) w) END) AS link
+      FROM (SELECT CASE WHEN y.at IS NULL OR (%2$s OPERATOR(pg_catalog.-) x.at)
+                                             OPERATOR(pg_catalog.<=) (y.at OPERATOR(pg_catalog.-) %2$s) THEN x.link
+                        ELSE (SELECT s.%3$I %4$s AND s.%5$I OPERATOR(pg_catalog.=) y.at ORDER BY %6$s LIMIT 1)
+                   END AS link
+              FROM (SELECT) o
+              LEFT JOIN LATERAL (
+                SELECT s.%3$I AS link, s.%5$I AS at %4$s
+                   AND s.%5$I OPERATOR(pg_catalog.<=) %2$s
+                   AND s.%5$I OPERATOR(pg_catalog.>=) (%2$s OPERATOR(pg_catalog.-) %7$s)
+                 ORDER BY s.%5$I DESC, %6$s LIMIT 1) x ON true
+              LEFT JOIN LATERAL (
+                SELECT s.%5$I AS at %4$s
+                   AND s.%5$I OPERATOR(pg_catalog.>) %2$s
+                   AND s.%5$I OPERATOR(pg_catalog.<=) (%2$s OPERATOR(pg_catalog.+) %7$s)
+                 ORDER BY s.%5$I LIMIT 1) y ON true
+            OFFSET 0) n
+      LEFT JOIN LATERAL (SELECT (%8$s) AS link OFFSET 0) k ON true$text$,
+    flowguard._nearest_query(p_link, p_rule, p_style), v_time, p_rule.source_link, v_from, p_rule.source_time,
+    flowguard._columns_sql(flowguard._row_key(p_rule.source), 's.'), flowguard._window_sql(p_rule),
+    flowguard._master_query(p_link, p_style, 'n.link'));
+END;
+$_nearest_in_batch$;
+COMMENT ON FUNCTION flowguard._nearest_in_batch(flowguard.link, flowguard.rule, text) IS
+  'SQL text of a query, for many rows, for the link of the nearest source row.';
+
 CREATE OR REPLACE FUNCTION flowguard._other_master_query(
   p_link flowguard.link, p_rule flowguard.rule, p_style text, p_found text
 ) RETURNS text

@@ -27,9 +27,11 @@ CREATE TABLE IF NOT EXISTS flowguard.repair_run (
 );
 COMMENT ON TABLE flowguard.repair_run IS 'Runs of flowguard.repair(); read it through the view flowguard.run.';
 
+-- No foreign key to the run: it would be looked at for each link that is written, which is a tenth of what a repair
+-- costs, and nothing deletes a run.
 CREATE TABLE IF NOT EXISTS flowguard.repair_change (
-  change_id   bigint      NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  run_id      bigint      NOT NULL REFERENCES flowguard.repair_run,
+  change_id   bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,
+  run_id      bigint      NOT NULL,
   schema_name text        NOT NULL,
   table_name  text        NOT NULL,
   link_column text        NOT NULL,
@@ -39,10 +41,10 @@ CREATE TABLE IF NOT EXISTS flowguard.repair_change (
   old_link    text,
   new_link    text,
   changed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-  undone      text        CHECK (undone IN ('restored', 'skipped'))
+  undone      text        CHECK (undone IN ('restored', 'skipped')),
+  PRIMARY KEY (run_id, change_id)
 );
 COMMENT ON TABLE flowguard.repair_change IS 'Links that a run wrote; read it through the view flowguard.run_change.';
-CREATE INDEX IF NOT EXISTS repair_change_run_id_change_id_idx ON flowguard.repair_change (run_id, change_id);
 
 CREATE TABLE IF NOT EXISTS flowguard.quarantined_row (
   quarantine_id  bigint      NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

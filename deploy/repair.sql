@@ -119,9 +119,15 @@ BEGIN
                                    p_link.tenant_columns, flowguard._row_refs(p_link, p_link.tenant_columns, 'b'),
                                    false));
       END IF;
-      v_joins := v_joins || format(
-        E'\n    LEFT JOIN %1$s s%2$s ON s%2$s.%3$I %4$s b.%5$I%6$s\n    LEFT JOIN %7$s m%2$s ON m%2$s.%8$I %9$s '
-          's%2$s.%10$I%11$s',
+      -- The first reference is that of most rows, so it is joined. A later one is looked up by its key, for the rows
+      -- that come to it: a join would read all of its table for each batch.
+      v_joins := v_joins || format(CASE WHEN r_rule.agree OR v_earlier = 'true' THEN
+        E'\n    LEFT JOIN %1$s s%2$s ON s%2$s.%3$I %4$s b.%5$I%6$s'
+          '\n    LEFT JOIN %7$s m%2$s ON m%2$s.%8$I %9$s s%2$s.%10$I%11$s'
+        ELSE
+        E'\n    LEFT JOIN LATERAL (SELECT m%2$s.%8$I FROM %1$s s%2$s JOIN %7$s m%2$s ON m%2$s.%8$I %9$s s%2$s.%10$I'
+          '%11$s\n     WHERE s%2$s.%3$I %4$s b.%5$I%6$s AND b.%5$I IS NOT NULL AND %12$s OFFSET 0) m%2$s ON true'
+        END,
         CASE WHEN r_rule.agree AND p_link.mode <> 'enforce' THEN 'held_' || r_rule."position"
              ELSE r_rule.source::text END,
         r_rule."position", r_rule.source_key, flowguard._equal(r_rule.source, r_rule.source_key),
@@ -133,7 +139,7 @@ BEGIN
         r_rule.source_link,
         flowguard._match_tenants(v_master.relation, v_master.tenant_columns, 'm' || r_rule."position" || '.',
                                  p_link.relation, p_link.tenant_columns,
-                                 flowguard._row_refs(p_link, p_link.tenant_columns, 'b'), false));
+                                 flowguard._row_refs(p_link, p_link.tenant_columns, 'b'), false), v_earlier);
       v_new := v_new || format(' WHEN %1$s IS NOT NULL THEN %1$s', v_row);
       v_rule := v_rule || format(' WHEN %s IS NOT NULL THEN %s', v_row, r_rule."position");
       IF r_rule.agree THEN
@@ -154,7 +160,7 @@ BEGIN
         CASE WHEN r_rule.on_ambiguous = 'leave'
           THEN format(', EXISTS (%s) AS is_ambiguous', flowguard._other_master_query(p_link, r_rule, 'b', 'x.link'))
             ELSE '' END,
-        flowguard._nearest_query(p_link, r_rule, 'b'),
+        flowguard._nearest_in_batch(p_link, r_rule, 'b'),
         flowguard._time_is_usable(format('b.%I', r_rule.time_column)), v_earlier, r_rule."position",
           v_master.key_column);
       IF r_rule.on_ambiguous = 'leave' THEN
@@ -208,8 +214,9 @@ BEGIN
            CASE WHEN k.kind OPERATOR(pg_catalog.=) 'translated' THEN t.key
                 WHEN k.kind OPERATOR(pg_catalog.=) 'linked' THEN n.new_link END AS new_link
       FROM broken b%13$s
-     CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS hits, (pg_catalog.array_agg(a.%8$I))[1] AS key
-                           FROM %7$s a WHERE b.%6$I IS NOT NULL AND (%14$s)%15$s) t
+      LEFT JOIN LATERAL (SELECT x.* FROM (
+        SELECT pg_catalog.count(*) AS hits, (pg_catalog.array_agg(a.%8$I))[1] AS key FROM %7$s a WHERE (%14$s)%15$s) x
+         WHERE b.%6$I IS NOT NULL OFFSET 0) t ON true
      CROSS JOIN LATERAL (SELECT CASE %16$s ELSE NULL END AS new_link, CASE %17$s ELSE NULL END AS rule) n
      CROSS JOIN LATERAL (SELECT %12$s AS kind) k
   ), written AS (
@@ -903,7 +910,7 @@ BEGIN
     UPDATE flowguard.repair_change c
        SET undone = CASE WHEN EXISTS (SELECT FROM written w WHERE w.row_key OPERATOR(pg_catalog.=) x.row_key)
                       THEN 'restored' ELSE 'skipped' END
-      FROM changes x WHERE c.change_id OPERATOR(pg_catalog.=) x.change_id
+      FROM changes x WHERE c.run_id OPERATOR(pg_catalog.=) $1 AND c.change_id OPERATOR(pg_catalog.=) x.change_id
   )
   SELECT (SELECT pg_catalog.count(*) FROM written),
          (SELECT pg_catalog.count(*) FROM rows) OPERATOR(pg_catalog.-) (SELECT pg_catalog.count(*) FROM written)
