@@ -289,6 +289,18 @@ $_nearest_query$;
 COMMENT ON FUNCTION flowguard._nearest_query(flowguard.link, flowguard.rule, text) IS
   'SQL text of a query for the nearest source row''s link and time.';
 
+CREATE OR REPLACE FUNCTION flowguard._candidates(p_link flowguard.link, p_rule flowguard.rule, p_style text)
+RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_candidates$
+-- SQL text: FROM and WHERE for the rows s of the source that have a link and the row's tenant.
+  SELECT format('FROM %s s WHERE s.%I IS NOT NULL%s', flowguard._source_view(p_link, p_rule), p_rule.source_link,
+                flowguard._match_tenants(p_rule.source, p_rule.source_tenant_columns, 's.', p_link.relation,
+                                         p_link.tenant_columns,
+                                         flowguard._row_refs(p_link, p_link.tenant_columns, p_style), true));
+$_candidates$;
+COMMENT ON FUNCTION flowguard._candidates(flowguard.link, flowguard.rule, text) IS
+  'SQL text: the source rows of the row''s tenant that have a link.';
+
 CREATE OR REPLACE FUNCTION flowguard._nearest_in_batch(p_link flowguard.link, p_rule flowguard.rule, p_style text)
 RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_nearest_in_batch$
@@ -296,11 +308,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_nearest_in_ba
 -- is the whole question asked, which passes over such rows. Column: link, NULL for none.
 DECLARE
   v_time text := flowguard._row_time(p_link, p_rule, p_style);
-  v_from text := format('FROM %s s WHERE s.%I IS NOT NULL%s', flowguard._source_view(p_link, p_rule),
-    p_rule.source_link,
-                        flowguard._match_tenants(p_rule.source, p_rule.source_tenant_columns, 's.', p_link.relation,
-                                                 p_link.tenant_columns,
-                                                 flowguard._row_refs(p_link, p_link.tenant_columns, p_style), true));
+  v_from text := flowguard._candidates(p_link, p_rule, p_style);
 BEGIN
   RETURN format($text$SELECT COALESCE(k.link, CASE WHEN n.link IS NOT NULL THEN (SELECT w.link FROM (
      %1$s) w) END) AS link
@@ -382,11 +390,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_nearest_looku
 -- after. Only where the master is missing is the whole question asked again as one query, which passes over such rows.
 DECLARE
   v_time text := (flowguard._row_refs(p_link, ARRAY[p_rule.time_column], p_style))[1];
-  v_from text := format('FROM %s s WHERE s.%I IS NOT NULL%s', flowguard._source_view(p_link, p_rule),
-    p_rule.source_link,
-                        flowguard._match_tenants(p_rule.source, p_rule.source_tenant_columns, 's.', p_link.relation,
-                                                 p_link.tenant_columns,
-                                                 flowguard._row_refs(p_link, p_link.tenant_columns, p_style), true));
+  v_from text := flowguard._candidates(p_link, p_rule, p_style);
 BEGIN
   RETURN format($text$    %2$s
     IF %3$s THEN

@@ -18,6 +18,7 @@ CONCURRENCY = "tests/concurrency/test_references.py"
 UNDO = "tests/repair/test_undo.py"
 POLICIES = "tests/repair/test_policies.py"
 QUARANTINE = "tests/repair/test_quarantine.py"
+REPAIR_BY_TIME = "tests/repair/test_by_time.py"
 
 
 @dataclass(frozen=True)
@@ -192,13 +193,13 @@ TENANTS = [
         design="3.5, 9 (a)",
         file="compiler.sql",
         find=(
-            "                        flowguard._match_tenants(p_rule.source, p_rule.source_tenant_columns, 's.', "
+            "                flowguard._match_tenants(p_rule.source, p_rule.source_tenant_columns, 's.', "
             "p_link.relation,\n"
-            "                                                 p_link.tenant_columns,\n"
-            "                                                 flowguard._row_refs(p_link, p_link.tenant_columns, "
-            "p_style), true));\n"
+            "                                         p_link.tenant_columns,\n"
+            "                                         flowguard._row_refs(p_link, p_link.tenant_columns, p_style), "
+            "true));\n"
         ),
-        replace="                        '');\n",
+        replace="                '');\n",
         tests=(NEAREST,),
     ),
     Fault(
@@ -596,6 +597,46 @@ WAYS_ROUND = [
 ]
 
 REPAIRING = [
+    Fault(
+        name="repair: tie to the later row",
+        breaks="Of two sources that are as far away the later is taken.",
+        design="3.5",
+        file="compiler.sql",
+        find="OPERATOR(pg_catalog.<=) (y.at OPERATOR(pg_catalog.-) %2$s) THEN x.link",
+        replace="OPERATOR(pg_catalog.<) (y.at OPERATOR(pg_catalog.-) %2$s) THEN x.link",
+        tests=(REPAIR_BY_TIME,),
+    ),
+    Fault(
+        name="repair: the next source is not asked where the nearest has no master",
+        breaks="A row stays unlinked because of a source that points to no master.",
+        design="3.5, 3.6",
+        file="compiler.sql",
+        find="SELECT COALESCE(k.link, CASE WHEN n.link IS NOT NULL THEN",
+        replace="SELECT COALESCE(k.link, CASE WHEN false THEN",
+        tests=(REPAIR_BY_TIME,),
+    ),
+    Fault(
+        name="repair: a source that points to no master is believed",
+        breaks="A dangling link is written.",
+        design="3.1, 3.6",
+        file="compiler.sql",
+        find="LEFT JOIN LATERAL (SELECT (%8$s) AS link OFFSET 0) k",
+        replace="LEFT JOIN LATERAL (SELECT n.link OFFSET 0) k",
+        tests=(REPAIR_BY_TIME,),
+    ),
+    Fault(
+        name="repair: a later reference is asked before its turn",
+        breaks="The second rule answers although the first has.",
+        design="2 rule",
+        file="repair.sql",
+        find="v_new := v_new || format(' WHEN %1$s IS NOT NULL THEN %1$s', v_row);\n"
+        "      v_rule := v_rule || format(' WHEN %s IS NOT NULL THEN %s', v_row, r_rule.\"position\");\n"
+        "      IF r_rule.agree",
+        replace="v_new := format(' WHEN %1$s IS NOT NULL THEN %1$s', v_row) || v_new;\n"
+        "      v_rule := v_rule || format(' WHEN %s IS NOT NULL THEN %s', v_row, r_rule.\"position\");\n"
+        "      IF r_rule.agree",
+        tests=(REPAIR_BY_TIME,),
+    ),
     Fault(
         name="rows that follow a repair are not logged",
         breaks="undo() leaves the links that late linking wrote because of the run.",

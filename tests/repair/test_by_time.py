@@ -1,0 +1,65 @@
+"""Repair finds by time what the guard would have found; the rules of DESIGN 3.5, one row each."""
+
+from __future__ import annotations
+
+import pytest
+from engine.postgres import Connection, run
+from engine.tables import add_reference, create, links, register
+
+EVENTS = """
+INSERT INTO event VALUES
+  (50, 1, 1, 'live', '2025-01-01 00:00Z'), (52, 1, 3, 'live', '2025-01-01 01:00Z'),
+  (51, 1, 2, 'live', '2025-01-01 01:00Z'), (53, 1, 404, 'live', '2025-01-01 03:00Z'),
+  (54, 1, 3, 'live', '2025-01-01 03:20Z'), (55, 1, 1, 'live', '2025-01-01 06:00Z'),
+  (56, 2, 9, 'live', '2025-01-01 06:30Z'), (57, 1, 2, 'deleted', '2025-01-01 07:30Z'),
+  (58, 1, NULL, 'live', '2025-01-01 07:20Z')
+"""
+
+
+@pytest.fixture
+def unguarded(db: Connection) -> Connection:
+    """Events, one of which points to no master, and no guard that would refuse it."""
+    create(db)
+    register(db)
+    run(db, EVENTS)
+    return db
+
+
+@pytest.mark.parametrize(
+    ("at", "flow"),
+    [
+        pytest.param("2025-01-01 00:30Z", 1, id="tie, the earlier"),
+        pytest.param("2025-01-01 00:40Z", 2, id="one time, the smaller key"),
+        pytest.param("2025-01-01 01:10Z", 2, id="one time before the row, the smaller key"),
+        pytest.param("2025-01-01 02:59Z", 3, id="the nearest has no master, the next is after"),
+        pytest.param("2025-01-01 03:05Z", 3, id="the nearest before has no master"),
+        pytest.param("2025-01-01 05:00Z", 1, id="window, inclusive, before"),
+        pytest.param("2025-01-01 04:59:59.999999Z", None, id="outside of the window before"),
+        pytest.param("2025-01-01 07:00Z", 1, id="window, inclusive, after; nearer ones of others, deleted or unlinked"),
+        pytest.param("2025-01-01 07:00:00.000001Z", None, id="outside of the window after"),
+        pytest.param("infinity", None, id="infinite"),
+        pytest.param(None, None, id="unknown"),
+    ],
+)
+def test_repair_by_time(unguarded: Connection, at: str | None, flow: int | None) -> None:
+    run(unguarded, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, %s)", at)
+    run(unguarded, "CALL flowguard.repair('probe', link_column => 'flow')")
+    assert links(unguarded, "probe") == {1: flow}
+
+
+def test_a_second_reference_is_asked_where_the_first_gives_nothing(db: Connection) -> None:
+    create(db)
+    register(db)
+    run(db, "ALTER TABLE probe ADD parent integer, ADD child integer")
+    add_reference(db, "probe", "parent", "parent", agree=False, position=1)
+    add_reference(db, "probe", "child", "child", agree=False, position=2)
+    run(db, "INSERT INTO parent VALUES (10, 1, 1), (11, 1, NULL), (12, 1, 404)")
+    run(db, "INSERT INTO child VALUES (20, 1, 2), (21, 1, NULL), (29, 2, 9)")
+    run(
+        db,
+        "INSERT INTO probe (id, tenant, parent, child) VALUES (1, 1, 10, 20), (2, 1, 11, 20), (3, 1, 12, 20), "
+        "(4, 1, NULL, 20), (5, 1, 404, 21), (6, 1, NULL, NULL), (7, 1, 11, 29), (8, NULL, 11, 29)",
+    )
+    run(db, "CALL flowguard.repair('probe', link_column => 'flow')")
+    # A source's tenant is compared as far as it is known; a master's always.
+    assert links(db, "probe") == {1: 1, 2: 2, 3: 2, 4: 2, 5: None, 6: None, 7: None, 8: 9}
