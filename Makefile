@@ -7,9 +7,10 @@ VENV := .venv
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
 
-# The tests with random input, with much more of it than `make test` tries, and other input each time.
+# The tests with random input, with much more of it than `make test` tries, and other input each time: 80 minutes of one
+# core, shared among all there are.
 nightly: $(VENV)/.dev
-	HYPOTHESIS_PROFILE=nightly $(VENV)/bin/python -m pytest --durations=0 $$(grep -rlE 'hypothesis' tests --include='test_*.py')
+	HYPOTHESIS_PROFILE=nightly $(VENV)/bin/python -m pytest --numprocesses=auto --dist=load --maxschedchunk=1 --verbose $$(grep -rlE 'hypothesis' tests --include='test_*.py')
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
