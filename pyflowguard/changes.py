@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -24,6 +25,7 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, MigrationList, StepCollector
 
+from pyflowguard import online
 from pyflowguard.database import Connection, NoticeHandler, connect, readable_errors, run_script, waits_for_lock
 from pyflowguard.errors import (
     DependencyMissing,
@@ -147,14 +149,20 @@ def deploy(
     accept_edits: bool = False,
     dry_run: bool = False,
     lock_timeout: timedelta = LOCK_TIMEOUT,
+    guard_lock_timeout: timedelta = online.LOCK_TIMEOUT,
+    guard_deadline: timedelta = online.DEADLINE,
     on_progress: ProgressHandler | None = None,
+    on_guard: online.ProgressHandler | None = None,
     on_notice: NoticeHandler | None = None,
 ) -> DeployResult:
     """Deploy the plan's pending changes in order, up to and including `to`; nothing pending is no error.
 
-    Each change is verified after it is deployed, and reverted if it does not verify. `log_only` records the changes as
-    deployed without running them (once they verify): for a database that another tool deployed. `accept_edits` takes
-    the scripts as they are now for those that were deployed. A dry run reads only, and takes no lock.
+    Before a script that asks for it by a remark (Plan.guard_remarks()), links are guarded online: a statement waits
+    `guard_lock_timeout` for its lock and is tried again until `guard_deadline` has passed; `on_guard` is told. What is
+    built then stays if the deployment stops there; the next one goes on. Each change is verified after it is deployed,
+    and reverted if it does not verify. `log_only` records the changes as deployed without running them (once they
+    verify): for a database that another tool deployed. `accept_edits` takes the scripts as they are now for those that
+    were deployed. A dry run reads only, and takes no lock.
 
     Raises UsageError for a `to` that the plan does not have, PlanDiverged, ScriptEdited, DependencyMissing,
     LockNotObtained, ScriptFailed, VerifyFailed, and what connecting raises.
@@ -166,7 +174,22 @@ def deploy(
         return runner.plan_deployment(end)
     with runner.registry(lock_timeout) as registry:
         recorded = runner.settle(registry)
-        return runner.deploy(registry, end, recorded, verify=verify, log_only=log_only, accept_edits=accept_edits)
+        return runner.deploy(
+            registry,
+            end,
+            recorded,
+            verify=verify,
+            log_only=log_only,
+            accept_edits=accept_edits,
+            guard_online=partial(
+                online.guard,
+                dsn,
+                lock_timeout=guard_lock_timeout,
+                deadline=guard_deadline,
+                on_progress=on_guard,
+                on_notice=on_notice,
+            ),
+        )
 
 
 def revert(
@@ -372,6 +395,7 @@ class _Runner:
         verify: bool,
         log_only: bool,
         accept_edits: bool,
+        guard_online: Callable[..., online.Guarded],
     ) -> DeployResult:
         """Deploy, or only record, what is pending before position `end`."""
         records = registry.records(self.plan.project)
@@ -394,6 +418,8 @@ class _Runner:
                     registry.mark_migrations(MigrationList([migration]))
                 continue
             with self.progress("deploy", change, number, len(pending)):
+                for remark in self.plan.guard_remarks(change):
+                    guard_online(remark.tables, link_column=remark.link_column)
                 registry.begin_attempt(self.plan, change, "deploy")
                 with registry.forgetting_a_clean_failure(change):
                     registry.apply_one(migration)
@@ -414,6 +440,7 @@ class _Runner:
         present = {record.change for record in records}
         for change in pending:
             self.plan.script_hash(change)  # raises before anything is run if there is no script
+            self.plan.guard_remarks(change)  # or one of its remarks cannot be read
             for dependency in change.requires + change.conflicts:
                 self._check_dependency(connection, change, dependency, present)
             present.add(change.name)

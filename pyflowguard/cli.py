@@ -70,6 +70,30 @@ def lock_option(command: _F) -> _F:
     )(command)
 
 
+def guard_lock_timeout_option(name: str) -> Callable[[_F], _F]:
+    """Add the option for how long a statement of guard waits to a command."""
+    return click.option(
+        name,
+        type=click.FloatRange(min=0.001),
+        default=online.LOCK_TIMEOUT.total_seconds(),
+        show_default=True,
+        metavar="SECONDS",
+        help="How long a statement that guards may wait for its lock, and writers behind it.",
+    )
+
+
+def guard_deadline_option(name: str) -> Callable[[_F], _F]:
+    """Add the option for how long a statement of guard is tried again to a command."""
+    return click.option(
+        name,
+        type=click.FloatRange(min=0),
+        default=online.DEADLINE.total_seconds(),
+        show_default=True,
+        metavar="SECONDS",
+        help="How long a statement that did not get its lock is tried again.",
+    )
+
+
 link_column_option = click.option(
     "--link-column", default="master_flow_id", show_default=True, metavar="COLUMN", help="Which link of TABLE."
 )
@@ -91,6 +115,8 @@ def cli() -> None:
 @click.option("--accept-edits", is_flag=True, help="Take edited scripts for those that were deployed.")
 @dry_run_option
 @lock_option
+@guard_lock_timeout_option("--guard-lock-timeout")
+@guard_deadline_option("--guard-deadline")
 @json_option
 def deploy(
     *,
@@ -102,6 +128,8 @@ def deploy(
     accept_edits: bool,
     dry_run: bool,
     lock_timeout: float,
+    guard_lock_timeout: float,
+    guard_deadline: float,
     as_json: bool,
 ) -> None:
     """Deploy the change sets that are not yet deployed, verifying each."""
@@ -115,7 +143,10 @@ def deploy(
             accept_edits=accept_edits,
             dry_run=dry_run,
             lock_timeout=timedelta(seconds=lock_timeout),
+            guard_lock_timeout=timedelta(seconds=guard_lock_timeout),
+            guard_deadline=timedelta(seconds=guard_deadline),
             on_progress=progress.show,
+            on_guard=progress.show_guard,
             on_notice=progress.notice,
         )
     for change in result.edited:
@@ -295,22 +326,8 @@ def check(context: click.Context, *, dsn: str, fail_on: str, ignore: tuple[str, 
 @dsn_option
 @click.argument("tables", nargs=-1, metavar="[TABLE]...")
 @link_column_option
-@click.option(
-    "--lock-timeout",
-    type=click.FloatRange(min=0.001),
-    default=online.LOCK_TIMEOUT.total_seconds(),
-    show_default=True,
-    metavar="SECONDS",
-    help="How long a statement may wait for its lock, and writers behind it.",
-)
-@click.option(
-    "--deadline",
-    type=click.FloatRange(min=0),
-    default=online.DEADLINE.total_seconds(),
-    show_default=True,
-    metavar="SECONDS",
-    help="How long a statement that did not get its lock is tried again.",
-)
+@guard_lock_timeout_option("--lock-timeout")
+@guard_deadline_option("--deadline")
 @dry_run_option
 @json_option
 def guard(

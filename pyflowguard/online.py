@@ -242,5 +242,6 @@ def _no_lock(waiting: Waiting, deadline: timedelta) -> LockNotObtained:
         f"{waiting.step.tries} tries.",
         detail=f"The statement is: {planned.statement}",
         hint=(f"These use the tables: {'; '.join(waiting.holders)}. " if waiting.holders else "")
-        + "What was done stays; end the transactions that are long, then run it again, or give it a longer --deadline.",
+        + "What was done stays; end the transactions that are long, then run it again, or give it more time by "
+        "--deadline (deploy: --guard-deadline).",
     )

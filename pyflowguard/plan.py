@@ -44,6 +44,11 @@ _DEPENDENCY = re.compile(
 )
 _OFFSET = re.compile(rf"(?<![{_PUNCTUATION}])(?P<sign>[~^])(?:(?P<twice>(?P=sign))|(?P<count>\d+))?$")
 _RESERVED = frozenset({"ROOT", "HEAD"})
+_GUARD_REMARK = re.compile(r"^-- pyflowguard guard\b(?P<rest>.*)$", re.MULTILINE)
+_GUARD_ARGUMENTS = re.compile(
+    r"(?:[ ]+--link-column[ ]+(?P<column>\S+))?(?P<tables>(?:[ ]+(?!-)(?:\"(?:[^\"]|\"\")+\"|[^\s\"])+)+)[ ]*"
+)
+_TABLE = re.compile(r"(?:\"(?:[^\"]|\"\")+\"|[^\s\"])+")
 _NOTE_ESCAPES = {r"\n": "\n", r"\r": "\r", r"\\": "\\"}
 
 
@@ -97,6 +102,14 @@ class Change:
 
 
 @dataclass(frozen=True)
+class GuardRemark:
+    """A remark of a deploy script: the links `link_column` of these tables are guarded online before it is sent."""
+
+    tables: tuple[str, ...]
+    link_column: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """The changes of one project in the order in which they are deployed, and where their scripts are."""
 
@@ -127,6 +140,25 @@ class Plan:
                 f"{self.directory / 'sqitch.plan'}:{change.line}: change {change.name} has no deploy script.",
                 detail=f"{file}: {error.strerror}.",
             ) from error
+
+    def guard_remarks(self, change: Change) -> tuple[GuardRemark, ...]:
+        """Give the lines `-- pyflowguard guard [--link-column COLUMN] TABLE…` of the deploy script, in order.
+
+        A table is written as in SQL. PlanError for such a line that cannot be read.
+        """
+        file = self.deploy_file(change)
+        found = []
+        for remark in _GUARD_REMARK.finditer(file.read_text(encoding="utf-8")):
+            arguments = _GUARD_ARGUMENTS.fullmatch(remark["rest"])
+            if arguments is None:
+                raise PlanError(
+                    f"{file}: cannot read the line {remark[0]!r}.",
+                    hint="Write -- pyflowguard guard [--link-column COLUMN] TABLE…, tables as in SQL.",
+                )
+            found.append(
+                GuardRemark(tuple(_TABLE.findall(arguments["tables"])), arguments["column"] or "master_flow_id")
+            )
+        return tuple(found)
 
     def index_of(self, reference: str) -> int:
         """Position of a change named as sqitch names it: NAME, NAME@TAG, @TAG, @HEAD, @ROOT, an id, any with ^ or ~.

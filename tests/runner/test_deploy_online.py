@@ -1,0 +1,143 @@
+"""`deploy` guards online what a script's remark asks for, before it sends the script."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import psycopg
+import pytest
+from changesets import ChangeSets
+from engine.postgres import Connection, one, rows, run
+from engine.tables import create, register
+
+from pyflowguard import changes, online
+from pyflowguard.errors import ExitCode, LockNotObtained, PlanError, UsageError
+from pyflowguard.plan import GuardRemark, read_plan
+
+SCRIPT = """
+BEGIN;
+CREATE TABLE seen AS SELECT statement FROM flowguard.guard_plan('child', 'flow');
+SELECT count(*) FROM flowguard.guard('child', 'flow');
+COMMIT;
+"""
+REMARK = "-- pyflowguard guard --link-column flow child"
+SOON = timedelta(seconds=0.1)
+
+
+@pytest.fixture
+def app(engine_db: str) -> Iterator[Connection]:
+    """Give the small application with its links registered, none guarded."""
+    with psycopg.connect(engine_db, autocommit=True) as connection:
+        create(connection)
+        register(connection)
+        yield connection
+
+
+@pytest.fixture
+def holder(app: Connection) -> Iterator[Connection]:
+    """Give a session with an open transaction that has written the child table."""
+    with psycopg.connect(app.info.dsn, application_name="the holder") as connection:
+        run(connection, "INSERT INTO child (id, tenant) VALUES (1, 1)")
+        yield connection
+
+
+def names(result: changes.DeployResult) -> list[str]:
+    return [change.name for change in result.deployed]
+
+
+def is_guarded(app: Connection) -> bool:
+    return not rows(app, "SELECT FROM flowguard.guard_plan('child', 'flow')")
+
+
+def test_the_script_finds_nothing_left_to_do(app: Connection, sets: ChangeSets) -> None:
+    sets.add_raw("guard", f"-- Deploy demo:guard to pg\n{REMARK}\n{SCRIPT}")
+    told: list[object] = []
+    assert names(changes.deploy(app.info.dsn, directory=sets.directory, on_guard=told.append)) == ["guard"]
+    assert rows(app, "TABLE seen") == []
+    assert is_guarded(app)
+    done = [event for event in told if isinstance(event, online.Step) and event.seconds is not None]
+    assert any("CREATE INDEX CONCURRENTLY" in step.planned.statement for step in done)
+
+
+def test_without_a_remark_the_script_does_it_all(app: Connection, sets: ChangeSets) -> None:
+    sets.add_raw("guard", f"-- Deploy demo:guard to pg\n--pyflowguard guard x\n{SCRIPT}\n -- pyflowguard guard x\n")
+    changes.deploy(app.info.dsn, directory=sets.directory)
+    assert rows(app, "TABLE seen") != []
+    assert is_guarded(app)
+
+
+def test_a_lock_that_is_not_had_ends_it_and_the_next_goes_on(
+    app: Connection, holder: Connection, sets: ChangeSets
+) -> None:
+    sets.add_raw("guard", f"{REMARK}\n{SCRIPT}")
+    with pytest.raises(LockNotObtained, match="no lock"):
+        changes.deploy(app.info.dsn, directory=sets.directory, guard_lock_timeout=SOON, guard_deadline=SOON * 5)
+    # The script was not sent, and nothing is left of an attempt.
+    assert one(app, "SELECT to_regclass('seen')") is None
+    (entry,) = changes.status(app.info.dsn, directory=sets.directory).changes
+    assert entry.state == "pending"
+    holder.rollback()
+    assert names(changes.deploy(app.info.dsn, directory=sets.directory)) == ["guard"]
+    assert is_guarded(app)
+
+
+def test_the_command_tells_the_steps_and_ends_with_4(
+    app: Connection,
+    holder: Connection,
+    sets: ChangeSets,
+    command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    sets.add_raw("guard", f"{REMARK}\n{SCRIPT}")
+    deploy = ("deploy", "--changes", sets.directory, "--dsn", app.info.dsn)
+    given_up = command(*deploy, "--guard-lock-timeout", "0.1", "--guard-deadline", "0.5")
+    assert given_up.returncode == ExitCode.FAILED, given_up
+    assert "the holder" in given_up.stderr
+    assert "Traceback" not in given_up.stderr
+    holder.rollback()
+    done = command(*deploy)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("  + guard .. ok\n")
+    assert "  + child.flow: CREATE INDEX CONCURRENTLY flowguard_child_flow_idx" in done.stdout
+
+
+def test_recording_only_guards_nothing(app: Connection, sets: ChangeSets) -> None:
+    sets.add_raw("guard", f"{REMARK}\n{SCRIPT}")
+    changes.deploy(app.info.dsn, directory=sets.directory, log_only=True)
+    assert not is_guarded(app)
+
+
+def test_a_table_that_is_not_there_is_named(app: Connection, sets: ChangeSets) -> None:
+    sets.add_raw("guard", "-- pyflowguard guard nowhere\nBEGIN;\nCOMMIT;\n")
+    with pytest.raises(UsageError, match="nowhere"):
+        changes.deploy(app.info.dsn, directory=sets.directory)
+    (entry,) = changes.status(app.info.dsn, directory=sets.directory).changes
+    assert entry.state == "pending"
+
+
+@pytest.mark.parametrize(
+    ("lines", "remarks"),
+    [
+        ("-- pyflowguard guard a", [GuardRemark(("a",), "master_flow_id")]),
+        ("-- pyflowguard guard a b.c  d ", [GuardRemark(("a", "b.c", "d"), "master_flow_id")]),
+        (
+            '-- pyflowguard guard --link-column job_id "A b"."c ""d"\n-- pyflowguard guard x\n',
+            [GuardRemark(('"A b"."c ""d"',), "job_id"), GuardRemark(("x",), "master_flow_id")],
+        ),
+        ("-- pyflowguard guards a\n  -- pyflowguard guard a\nSELECT 1; -- pyflowguard guard a", []),
+    ],
+)
+def test_remarks_are_read(sets: ChangeSets, lines: str, remarks: list[GuardRemark]) -> None:
+    sets.add_raw("guard", lines)
+    plan = read_plan(sets.directory)
+    assert list(plan.guard_remarks(plan.changes[0])) == remarks
+
+
+@pytest.mark.parametrize("rest", ["", " ", ' "a', " --link-column", " --link-column flow", ' a"'])
+def test_a_remark_that_cannot_be_read_stops_all(app: Connection, sets: ChangeSets, rest: str) -> None:
+    sets.add_table("first")
+    sets.add_raw("guard", f"-- pyflowguard guard{rest}\nBEGIN;\nCOMMIT;\n")
+    with pytest.raises(PlanError, match="cannot read the line"):
+        changes.deploy(app.info.dsn, directory=sets.directory)
+    assert one(app, "SELECT to_regclass('first')") is None
