@@ -625,16 +625,12 @@ REPAIRING = [
         tests=(REPAIR_BY_TIME,),
     ),
     Fault(
-        name="repair: a later reference is asked before its turn",
-        breaks="The second rule answers although the first has.",
+        name="repair: a later reference is not asked",
+        breaks="A row whose first reference gives nothing stays unlinked.",
         design="2 rule",
         file="repair.sql",
-        find="v_new := v_new || format(' WHEN %1$s IS NOT NULL THEN %1$s', v_row);\n"
-        "      v_rule := v_rule || format(' WHEN %s IS NOT NULL THEN %s', v_row, r_rule.\"position\");\n"
-        "      IF r_rule.agree",
-        replace="v_new := format(' WHEN %1$s IS NOT NULL THEN %1$s', v_row) || v_new;\n"
-        "      v_rule := v_rule || format(' WHEN %s IS NOT NULL THEN %s', v_row, r_rule.\"position\");\n"
-        "      IF r_rule.agree",
+        find="AND b.%5$I IS NOT NULL AND %12$s OFFSET 0) m%2$s ON true'",
+        replace="AND b.%5$I IS NOT NULL AND %12$s AND false OFFSET 0) m%2$s ON true'",
         tests=(REPAIR_BY_TIME,),
     ),
     Fault(
