@@ -133,7 +133,7 @@ def deploy(
     as_json: bool,
 ) -> None:
     """Deploy the change sets that are not yet deployed, verifying each."""
-    with _Progress(quiet=as_json).shown() as progress:
+    with _Progress(quiet=as_json, within_changes=True).shown() as progress:
         result = changes.deploy(
             dsn,
             to=to,
@@ -437,8 +437,9 @@ class _Progress:
 
     SIGNS: ClassVar[dict[str, str]] = {"deploy": "+", "record": "+", "revert": "-", "verify": "*"}
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, within_changes: bool = False) -> None:
         self.quiet = quiet
+        self.indent = "    " if within_changes else "  "  # of the steps of a guard
         self.console = Console(stderr=True)
         # rich takes over standard output too while it draws: not where that is a pipe
         on_terminal = self.console.is_terminal and sys.stdout.isatty()
@@ -471,14 +472,14 @@ class _Progress:
             if not self.quiet:
                 by = f", used by {'; '.join(event.holders)}" if event.holders else ""
                 lock = present.lock_of(event.step.planned)
-                click.echo(f"  . {event.step.link}: no {lock} yet{by}; trying again.", err=True)
+                click.echo(f"{self.indent}. {event.step.link}: no {lock} yet{by}; trying again.", err=True)
         elif event.seconds is None:
             if self.live:
                 self.live.update(f"{event.link}: {present.headline(event.planned.statement)}")
         elif not self.quiet:
             tries = f", {event.tries} tries" if event.tries > 1 else ""
-            click.echo(f"  + {event.link}: {present.headline(event.planned.statement)}")
-            click.echo(f"      {event.seconds:.1f} s{tries}; {present.lock_of(event.planned)}")
+            click.echo(f"{self.indent}+ {event.link}: {present.headline(event.planned.statement)}")
+            click.echo(f"{self.indent}    {event.seconds:.1f} s{tries}; {present.lock_of(event.planned)}")
 
     def notice(self, notice: Notice) -> None:
         click.echo(str(notice), err=True)

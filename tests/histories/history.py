@@ -426,11 +426,19 @@ class History:
                 old = before[table].get(key)
                 if old is not None and old["flow"] == row["flow"] and judgement.disagrees(link, old, before):
                     continue  # a link that differs is not followed
+                if old is not None and self.was_translated(landed, old, row, before):
+                    continue  # nor is one that was a key of the master already, though another than it is linked by
                 if self.guards[table].mode == "enforce" and row["tenant"] is None:
                     continue
                 assert self.disagrees_on_purpose(landed, table, key, row), (
                     f"{table} {row} was {old}, and has not followed the row that it refers to"
                 )
+
+    @staticmethod
+    def was_translated(landed: list[Unit], old: Row, row: Row, before: Content) -> bool:
+        """Say whether a repair put the key of a master in the place of its alias."""
+        master = before["flow"].get((row["flow"],))
+        return any(unit.kind == "repair" for unit in landed) and master is not None and master["alias"] == old["flow"]
 
     def disagrees_on_purpose(self, landed: list[Unit], table: str, key: Key, row: Row) -> bool:
         """Say whether somebody set this link, or a tenant on which it depends whether the two belong together."""
