@@ -506,7 +506,48 @@ $_is_for$;
 COMMENT ON FUNCTION flowguard._is_for(flowguard.link, text) IS
   'Whether an object was made for this link, or for none that is registered.';
 
-CREATE OR REPLACE FUNCTION flowguard._obsolete(p_link flowguard.link) RETURNS TABLE (statement text, lock text)
+CREATE OR REPLACE FUNCTION flowguard._lock_both(p_first regclass, p_second regclass, p_mode text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_lock_both$
+-- Locks two tables for a statement of an online plan, so that no writer who holds one and wants the other is ever the
+-- victim of a deadlock: who waits behind us began to wait later, so we are gone before its deadlock_timeout is over.
+-- Raises 55P03.
+DECLARE
+  v_begin    timestamptz := clock_timestamp();
+  v_may_wait text := current_setting('lock_timeout');
+  v_limit    numeric := (SELECT s.setting FROM pg_settings s WHERE s.name = 'lock_timeout')::numeric;
+  v_left     numeric;
+BEGIN
+  EXECUTE format('LOCK TABLE %s IN %s MODE', p_first, p_mode);
+  -- Who may only refer to a table may not lock it; the statement itself still does.
+  IF NOT has_table_privilege(p_second, 'UPDATE, DELETE, TRUNCATE') THEN
+    RETURN;
+  END IF;
+  v_left := floor(0.8 * (SELECT s.setting FROM pg_settings s WHERE s.name = 'deadlock_timeout')::numeric
+                  - 1000 * extract(epoch FROM clock_timestamp() - v_begin));
+  IF v_left < 1 THEN
+    EXECUTE format('LOCK TABLE %s IN %s MODE NOWAIT', p_second, p_mode);
+  ELSE
+    PERFORM set_config('lock_timeout', CASE WHEN v_limit > 0 THEN least(v_left, v_limit) ELSE v_left END || 'ms', true);
+    EXECUTE format('LOCK TABLE %s IN %s MODE', p_second, p_mode);
+    PERFORM set_config('lock_timeout', v_may_wait, true);
+  END IF;
+END;
+$_lock_both$;
+COMMENT ON FUNCTION flowguard._lock_both(regclass, regclass, text) IS
+  'Locks two tables and gives up before a writer in its way could be the victim of a deadlock.';
+
+CREATE OR REPLACE FUNCTION flowguard._locking_both(p_online boolean, p_first regclass, p_second regclass, p_mode text)
+RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_locking_both$
+-- In one transaction with others a statement needs no such beginning: what they locked stays locked anyway.
+  SELECT CASE WHEN p_online THEN format('SELECT flowguard._lock_both(%L, %L, %L); ', p_first, p_second, p_mode)
+              ELSE '' END;
+$_locking_both$;
+COMMENT ON FUNCTION flowguard._locking_both(boolean, regclass, regclass, text) IS
+  'The beginning of a statement of an online plan that locks two tables; otherwise empty.';
+
+CREATE OR REPLACE FUNCTION flowguard._obsolete(p_link flowguard.link, p_online boolean)
+RETURNS TABLE (statement text, lock text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
 -- Objects of ours that neither this link nor any guarded one needs, in the order in which they can go.
   WITH needing AS MATERIALIZED (
@@ -531,7 +572,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
              SELECT to_regprocedure(f.signature)::oid AS oid FROM flowguard._wanted_functions(n.link) f) w
                WHERE w.oid IS NOT NULL)
     UNION ALL
-    SELECT 3, format('ALTER TABLE %s DROP CONSTRAINT %I', c.conrelid::regclass, c.conname),
+    SELECT 3, flowguard._locking_both(p_online, c.conrelid, c.confrelid, 'ACCESS EXCLUSIVE')
+              || format('ALTER TABLE %s DROP CONSTRAINT %I', c.conrelid::regclass, c.conname),
            format('ACCESS EXCLUSIVE on %s and %s', c.conrelid::regclass, c.confrelid::regclass)
       FROM pg_constraint c
      WHERE c.contype = 'f' AND c.conparentid = 0 AND flowguard._is_ours(c.conname)
@@ -560,7 +602,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
   )
   SELECT g.statement, g.lock FROM gone g ORDER BY g.n, g.statement;
 $_obsolete$;
-COMMENT ON FUNCTION flowguard._obsolete(flowguard.link) IS
+COMMENT ON FUNCTION flowguard._obsolete(flowguard.link, boolean) IS
   'Statements that remove what no guarded link needs any more.';
 
 CREATE OR REPLACE FUNCTION flowguard._check_rights(p_link flowguard.link) RETURNS void
@@ -741,12 +783,14 @@ BEGIN
       INTO v_found
       FROM pg_constraint c WHERE c.conrelid = p_link.relation AND c.conname = r_wanted.name;
     IF FOUND AND NOT v_found.is_same THEN
-      RETURN QUERY SELECT 0, format('ALTER TABLE %s DROP CONSTRAINT %I', p_link.relation, r_wanted.name),
+      RETURN QUERY SELECT 0, flowguard._locking_both(p_online, p_link.relation, r_wanted.target, 'ACCESS EXCLUSIVE')
+                             || format('ALTER TABLE %s DROP CONSTRAINT %I', p_link.relation, r_wanted.name),
                           format('ACCESS EXCLUSIVE on %s and %s', p_link.relation, r_wanted.target), true;
     END IF;
     IF v_found.is_same IS DISTINCT FROM true THEN
-      RETURN QUERY SELECT 0, format('ALTER TABLE %s ADD CONSTRAINT %I %s%s', p_link.relation, r_wanted.name,
-                                    r_wanted.definition, CASE WHEN v_partitioned THEN '' ELSE ' NOT VALID' END),
+      RETURN QUERY SELECT 0, flowguard._locking_both(p_online, p_link.relation, r_wanted.target, 'SHARE ROW EXCLUSIVE')
+                             || format('ALTER TABLE %s ADD CONSTRAINT %I %s%s', p_link.relation, r_wanted.name,
+                                       r_wanted.definition, CASE WHEN v_partitioned THEN '' ELSE ' NOT VALID' END),
                           format('SHARE ROW EXCLUSIVE on %s and %s', p_link.relation, r_wanted.target), true;
     END IF;
     IF (v_found.is_same AND v_found.convalidated) IS DISTINCT FROM true AND NOT v_partitioned THEN
@@ -756,7 +800,8 @@ BEGIN
     END IF;
   END LOOP;
   RETURN QUERY
-    SELECT 0, format('SELECT flowguard._replace_key(%L, %L, %L)', p_link.relation, k.conname, p_link.link_column),
+    SELECT 0, flowguard._locking_both(p_online, p_link.relation, p_link.master, 'ACCESS EXCLUSIVE')
+              || format('SELECT flowguard._replace_key(%L, %L, %L)', p_link.relation, k.conname, p_link.link_column),
            format('ACCESS EXCLUSIVE on %s and %s', p_link.relation, p_link.master), true
       FROM flowguard._own_keys(p_link) k WHERE NOT k.kept;
 
@@ -793,7 +838,7 @@ BEGIN
      WHERE s.status <> 'installed';
 
   -- 5. what is not meant to be there any more
-  RETURN QUERY SELECT 0, o.statement, o.lock, true FROM flowguard._obsolete(p_link) o;
+  RETURN QUERY SELECT 0, o.statement, o.lock, true FROM flowguard._obsolete(p_link, p_online) o;
 END;
 $_plan$;
 COMMENT ON FUNCTION flowguard._plan(flowguard.link, boolean) IS
@@ -898,7 +943,7 @@ BEGIN
   UPDATE flowguard.link l SET guarded = false, paused = false
    WHERE l.relation = v_link.relation AND l.link_column = v_link.link_column AND l.guarded;
   v_link.guarded := false;
-  FOR v_statement IN SELECT o.statement FROM flowguard._obsolete(v_link) o LOOP
+  FOR v_statement IN SELECT o.statement FROM flowguard._obsolete(v_link, false) o LOOP
     RAISE DEBUG 'flowguard: %', v_statement;
     EXECUTE v_statement;
     RETURN NEXT v_statement;
@@ -974,10 +1019,11 @@ COMMENT ON FUNCTION flowguard._replace_functions(flowguard.link) IS
   'Brings the bodies of a link''s generated functions up to date without locking a table.';
 
 CREATE OR REPLACE FUNCTION flowguard.set_mode(
-  relation regclass, mode text, link_column name DEFAULT 'master_flow_id'
+  relation regclass, mode text, link_column name DEFAULT 'master_flow_id', online boolean DEFAULT false
 ) RETURNS flowguard.link
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $set_mode$
--- Changes the mode and, where the link is guarded, what depends on it. Writers wait while rows are counted for enforce.
+-- Changes the mode and, where the link is guarded and not online, what depends on it. Writers wait while rows are
+-- counted for enforce, but online.
 #variable_conflict use_column
 DECLARE
   p_mode  ALIAS FOR $2;
@@ -998,7 +1044,7 @@ BEGIN
         'Rows that others committed since the transaction began would not be counted.',
         'Call it after "BEGIN ISOLATION LEVEL READ COMMITTED".');
     END IF;
-    IF v_link.mode <> p_mode THEN
+    IF v_link.mode <> p_mode AND $4 IS NOT TRUE THEN
       EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', v_link.relation);
     END IF;
     v_count := flowguard._count_links(v_link);
@@ -1018,18 +1064,22 @@ BEGIN
   END IF;
   UPDATE flowguard.link l SET mode = p_mode WHERE l.relation = v_link.relation AND l.link_column = v_link.link_column;
   v_link.mode := p_mode;
-  IF v_link.guarded THEN
+  IF v_link.guarded AND $4 IS NOT TRUE THEN
     PERFORM flowguard.guard(v_link.relation, v_link.link_column);
   END IF;
   RETURN v_link;
 END;
 $set_mode$;
-COMMENT ON FUNCTION flowguard.set_mode(regclass, text, name) IS
+COMMENT ON FUNCTION flowguard.set_mode(regclass, text, name, boolean) IS
 'Sets the mode of a link and brings a guarded link up to date. For enforce it counts the rows first, and writers of
-the child table wait until commit.
+the child table wait until commit. With online nobody waits: the rows are counted, the mode is written down, and what
+depends on it is missing until the statements of guard_plan() have been run. Then let those who write meanwhile end
+("BEGIN; LOCK TABLE … IN SHARE MODE; COMMIT") and call set_mode() again: for a link that is enforced already it locks
+nothing and counts once more. pyflowguard set-mode does all this.
 relation: the child table.
 mode: observe, unlinked rows are accepted and listed; enforce, they are refused at commit.
 link_column: the column that holds the link.
+online: only write the mode down.
 Returns the link.
 Errors: FG104 no such mode, or enforce asked for at another isolation level than READ COMMITTED; FG107 no such link;
   FG113 rows are unlinked, dangling, mismatched or without a tenant; those of guard().';

@@ -36,7 +36,7 @@ from pyflowguard.errors import (
     UsageError,
     VerifyFailed,
 )
-from pyflowguard.plan import Change, Dependency, Plan, read_plan
+from pyflowguard.plan import Change, Dependency, OnlineRemark, Plan, read_plan
 
 LOCK_KEY = 75474063
 """The advisory lock that sqitch takes while it deploys, so that the two exclude each other too."""
@@ -157,12 +157,12 @@ def deploy(
 ) -> DeployResult:
     """Deploy the plan's pending changes in order, up to and including `to`; nothing pending is no error.
 
-    Before a script that asks for it by a remark (Plan.guard_remarks()), links are guarded online: a statement waits
-    `guard_lock_timeout` for its lock and is tried again until `guard_deadline` has passed; `on_guard` is told. What is
-    built then stays if the deployment stops there; the next one goes on. Each change is verified after it is deployed,
-    and reverted if it does not verify. `log_only` records the changes as deployed without running them (once they
-    verify): for a database that another tool deployed. `accept_edits` takes the scripts as they are now for those that
-    were deployed. A dry run reads only, and takes no lock.
+    Before a script that asks for it by a remark (Plan.online_remarks()), links are guarded or their mode is set online:
+    a statement waits `guard_lock_timeout` for its lock and is tried again until `guard_deadline` has passed; `on_guard`
+    is told. What is built then stays if the deployment stops there; the next one goes on. Each change is verified after
+    it is deployed, and reverted if it does not verify. `log_only` records the changes as deployed without running them
+    (once they verify): for a database that another tool deployed. `accept_edits` takes the scripts as they are now for
+    those that were deployed. A dry run reads only, and takes no lock.
 
     Raises UsageError for a `to` that the plan does not have, PlanDiverged, ScriptEdited, DependencyMissing,
     LockNotObtained, ScriptFailed, VerifyFailed, and what connecting raises.
@@ -181,14 +181,24 @@ def deploy(
             verify=verify,
             log_only=log_only,
             accept_edits=accept_edits,
-            guard_online=partial(
-                online.guard,
+            go_online=partial(
+                _go_online,
                 dsn,
                 lock_timeout=guard_lock_timeout,
                 deadline=guard_deadline,
                 on_progress=on_guard,
                 on_notice=on_notice,
             ),
+        )
+
+
+def _go_online(dsn: str, remark: OnlineRemark, **options: Any) -> None:  # noqa: ANN401  those of online
+    """Do what the remark of a script asks for; whether an incomplete link is an error is for the script to say."""
+    if remark.mode is None:
+        online.guard(dsn, remark.tables, link_column=remark.link_column, **options)
+    else:
+        online.set_mode(
+            remark.mode, dsn, remark.tables, link_column=remark.link_column, skip_incomplete=True, **options
         )
 
 
@@ -395,7 +405,7 @@ class _Runner:
         verify: bool,
         log_only: bool,
         accept_edits: bool,
-        guard_online: Callable[..., online.Guarded],
+        go_online: Callable[[OnlineRemark], None],
     ) -> DeployResult:
         """Deploy, or only record, what is pending before position `end`."""
         records = registry.records(self.plan.project)
@@ -418,8 +428,8 @@ class _Runner:
                     registry.mark_migrations(MigrationList([migration]))
                 continue
             with self.progress("deploy", change, number, len(pending)):
-                for remark in self.plan.guard_remarks(change):
-                    guard_online(remark.tables, link_column=remark.link_column)
+                for remark in self.plan.online_remarks(change):
+                    go_online(remark)
                 registry.begin_attempt(self.plan, change, "deploy")
                 with registry.forgetting_a_clean_failure(change):
                     registry.apply_one(migration)
@@ -440,7 +450,7 @@ class _Runner:
         present = {record.change for record in records}
         for change in pending:
             self.plan.script_hash(change)  # raises before anything is run if there is no script
-            self.plan.guard_remarks(change)  # or one of its remarks cannot be read
+            self.plan.online_remarks(change)  # or one of its remarks cannot be read
             for dependency in change.requires + change.conflicts:
                 self._check_dependency(connection, change, dependency, present)
             present.add(change.name)

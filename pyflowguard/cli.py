@@ -366,6 +366,52 @@ def guard(
 
 @cli.command()
 @dsn_option
+@click.argument("mode", type=click.Choice(["observe", "enforce"]))
+@click.argument("tables", nargs=-1, metavar="[TABLE]...")
+@link_column_option
+@click.option("--skip-incomplete", is_flag=True, help="Pass over a link with rows that enforce would refuse.")
+@guard_lock_timeout_option("--lock-timeout")
+@guard_deadline_option("--deadline")
+@json_option
+def set_mode(
+    *,
+    dsn: str,
+    mode: online.Mode,
+    tables: tuple[str, ...],
+    link_column: str,
+    skip_incomplete: bool,
+    lock_timeout: float,
+    deadline: float,
+    as_json: bool,
+) -> None:
+    """Enforce or observe the link of each TABLE, or every link, so that writers wait for moments only."""
+    with _Progress(quiet=as_json).shown() as progress:
+        result = online.set_mode(
+            mode,
+            dsn,
+            tables,
+            link_column=link_column,
+            skip_incomplete=skip_incomplete,
+            lock_timeout=timedelta(seconds=lock_timeout),
+            deadline=timedelta(seconds=deadline),
+            on_progress=progress.show_guard,
+            on_notice=progress.notice,
+        )
+    if as_json:
+        _print_json(
+            {
+                "mode": result.mode,
+                "links": [asdict(link) for link in result.links],
+                "incomplete": [{**asdict(link), "reason": reason} for link, reason in result.incomplete],
+                "steps": [_step(step) for step in result.steps],
+            }
+        )
+    else:
+        present.show_mode(present.new_console(), result)
+
+
+@cli.command()
+@dsn_option
 @click.argument("table", required=False)
 @link_column_option
 @click.option(

@@ -1,4 +1,4 @@
-"""Guards links while applications write: what is missing, a statement at a time, none waiting long for its lock.
+"""Guards and enforces links while applications write: a statement at a time, none waiting long for its lock.
 
 The database says what is missing (flowguard.guard_plan()). Here each statement is run in a transaction of its own, or
 in none where PostgreSQL forbids one, and tried again where another held its lock. Nothing is remembered between two
@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
+import psycopg
 from psycopg import errors as refusals
 from psycopg.rows import class_row
 
@@ -32,6 +33,9 @@ LOCK_KEY = 75474064
 """The advisory lock of who guards online, in a session; beside the one that deployers take."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds, before chance shortens them
+
+
+Mode: TypeAlias = Literal["observe", "enforce"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,16 @@ class Guarded:
     dry_run: bool
 
 
+@dataclass(frozen=True)
+class ModeSet:
+    """Links that have the mode now, what was done for it, and links that were passed over, each with the reason."""
+
+    mode: Mode
+    links: tuple[Link, ...]
+    steps: tuple[Step, ...]
+    incomplete: tuple[tuple[Link, str], ...]
+
+
 ProgressHandler: TypeAlias = Callable[[Step | Waiting], None]
 
 _LINKS = """
@@ -92,6 +106,14 @@ SELECT l.relation::pg_catalog.text AS relation, l.link_column::pg_catalog.text A
 """
 
 _PLAN = "SELECT statement, lock, in_transaction FROM flowguard.guard_plan(%s::pg_catalog.regclass, %s) ORDER BY step"
+
+_SET_MODE = "SELECT FROM flowguard.set_mode(%s::pg_catalog.regclass, %s, %s, online => true)"
+
+_STATE = """
+SELECT mode, guarded FROM flowguard.link WHERE relation = %s::pg_catalog.regclass AND link_column = %s
+"""
+
+_INCOMPLETE = "FG113"
 
 _HOLDERS = """
 SELECT DISTINCT ON (a.xact_start, a.pid) a.pid, a.application_name
@@ -136,6 +158,35 @@ def guard(
         for link in links:
             work.guard(link)
         return Guarded(tuple(work.done), tuple(work.not_valid), dry_run=False)
+
+
+def set_mode(
+    mode: Mode,
+    dsn: str = "",
+    tables: Sequence[str] = (),
+    *,
+    link_column: str = "master_flow_id",
+    lock_timeout: timedelta = LOCK_TIMEOUT,
+    deadline: timedelta = DEADLINE,
+    skip_incomplete: bool = False,
+    on_progress: ProgressHandler | None = None,
+    on_notice: NoticeHandler | None = None,
+) -> ModeSet:
+    """Let the link `link_column` of these tables, or every link, be enforced or observed, without stalling writers.
+
+    What the mode needs is made as guard() makes it. Rows are counted before and, when all who wrote meanwhile have
+    ended, once more, while nobody waits; a link that is not complete then is what it was before. It is passed over with
+    `skip_incomplete`, else refused, as StatementFailed with SQLSTATE FG113. Stopped anywhere, it goes on when called
+    again. Raises what guard() raises.
+    """
+    with engine(dsn, action="setting the mode", on_notice=on_notice) as connection:
+        links = _find_links(connection, tables, link_column)
+        work = _Work(connection, lock_timeout, deadline, on_progress)
+        work.take_turns()
+        refused = {link: work.set_mode(link, mode, skip_incomplete=skip_incomplete) for link in links}
+        incomplete = tuple((link, reason) for link, reason in refused.items() if reason is not None)
+        done = tuple(link for link, reason in refused.items() if reason is None)
+        return ModeSet(mode, done, tuple(work.done), incomplete)
 
 
 def _find_links(connection: Connection, tables: Sequence[str], link_column: str) -> list[Link]:
@@ -189,24 +240,67 @@ class _Work:
         given_up: set[str] = set()
         while missing := [p for p in _plan(self.connection, link) if p.statement not in given_up]:
             for planned in missing:
-                start, tries = tried.get(planned.statement, (time.monotonic(), 0))
-                tried[planned.statement] = (start, tries + 1)
-                step = Step(link, planned, tries=tries + 1)
-                self.tell(step)
                 try:
-                    self.send(planned, self.left(start))
+                    if not self.has_run(link, planned, tried):
+                        break
                 except refusals.ForeignKeyViolation as error:
                     if " VALIDATE CONSTRAINT " not in planned.statement:
                         raise
                     given_up.add(planned.statement)
-                    self.not_valid.append((step, str(error.diag.message_primary)))
-                except (refusals.LockNotAvailable, refusals.DeadlockDetected) as error:
-                    self.wait(step, start, error)
-                    break
-                else:
-                    del tried[planned.statement]
-                    self.done.append(replace(step, seconds=time.monotonic() - start))
-                    self.tell(self.done[-1])
+                    self.not_valid.append((Step(link, planned), str(error.diag.message_primary)))
+
+    def set_mode(self, link: Link, mode: Mode, *, skip_incomplete: bool) -> str | None:
+        """Let a link have the mode; say why it has not, if it is not complete and such links are to be passed over."""
+        try:
+            self.change_mode(link, mode)
+        except psycopg.Error as error:
+            if error.sqlstate != _INCOMPLETE or not skip_incomplete:
+                raise
+            return str(error.diag.message_detail)
+        return None
+
+    def change_mode(self, link: Link, mode: Mode) -> None:
+        """Write the mode down, run what it needs, and count again; a link that is not complete then goes back."""
+        name = [link.relation, link.link_column]
+        state = self.connection.execute(_STATE, name).fetchone()
+        assert state is not None  # noqa: S101 - _find_links() has just read it
+        before, is_guarded = state
+        self.connection.execute(_SET_MODE, [link.relation, mode, link.link_column])
+        if not is_guarded:
+            return
+        try:
+            self.guard(link)
+            if mode == "enforce":
+                # Whoever writes now began before and may have been let pass as before: they end first.
+                end_of_writers = Planned(f"LOCK TABLE {link.relation} IN SHARE MODE", f"SHARE on {link.relation}", True)
+                tried: dict[str, tuple[float, int]] = {}
+                while not self.has_run(link, end_of_writers, tried):
+                    pass
+                self.connection.execute(_SET_MODE, [link.relation, mode, link.link_column])
+        except psycopg.Error as error:
+            if error.sqlstate == _INCOMPLETE and before != mode:
+                self.connection.execute(_SET_MODE, [link.relation, before, link.link_column])
+                self.guard(link)
+            raise
+
+    def has_run(self, link: Link, planned: Planned, tried: dict[str, tuple[float, int]]) -> bool:
+        """Run a statement, or wait a while if it did not get its lock, and say which.
+
+        `tried` tells how often it was tried, and since when. Raises LockNotObtained when its time is over.
+        """
+        start, tries = tried.get(planned.statement, (time.monotonic(), 0))
+        tried[planned.statement] = (start, tries + 1)
+        step = Step(link, planned, tries=tries + 1)
+        self.tell(step)
+        try:
+            self.send(planned, self.left(start))
+        except (refusals.LockNotAvailable, refusals.DeadlockDetected) as error:
+            self.wait(step, start, error)
+            return False
+        del tried[planned.statement]
+        self.done.append(replace(step, seconds=time.monotonic() - start))
+        self.tell(self.done[-1])
+        return True
 
     def wait(self, step: Step, start: float, error: Exception) -> None:
         """Let others pass, a while that chance shortens: two in each other's way do not meet again at once."""

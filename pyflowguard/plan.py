@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from pyflowguard.errors import PlanError, UsageError
@@ -44,10 +45,16 @@ _DEPENDENCY = re.compile(
 )
 _OFFSET = re.compile(rf"(?<![{_PUNCTUATION}])(?P<sign>[~^])(?:(?P<twice>(?P=sign))|(?P<count>\d+))?$")
 _RESERVED = frozenset({"ROOT", "HEAD"})
-_GUARD_REMARK = re.compile(r"^-- pyflowguard guard\b(?P<rest>.*)$", re.MULTILINE)
-_GUARD_ARGUMENTS = re.compile(
+_ONLINE_REMARK = re.compile(r"^-- pyflowguard (?P<command>guard|set-mode)\b(?P<rest>.*)$", re.MULTILINE)
+_ONLINE_ARGUMENTS = re.compile(
+    r"(?:(?<=set-mode)[ ]+(?P<mode>enforce|observe)|(?<=guard))"
     r"(?:[ ]+--link-column[ ]+(?P<column>\S+))?(?P<tables>(?:[ ]+(?!-)(?:\"(?:[^\"]|\"\")+\"|[^\s\"])+)+)[ ]*"
 )
+_MODES: Mapping[str | None, Literal["observe", "enforce"] | None] = {
+    None: None,
+    "observe": "observe",
+    "enforce": "enforce",
+}
 _TABLE = re.compile(r"(?:\"(?:[^\"]|\"\")+\"|[^\s\"])+")
 _NOTE_ESCAPES = {r"\n": "\n", r"\r": "\r", r"\\": "\\"}
 
@@ -102,11 +109,15 @@ class Change:
 
 
 @dataclass(frozen=True)
-class GuardRemark:
-    """A remark of a deploy script: the links `link_column` of these tables are guarded online before it is sent."""
+class OnlineRemark:
+    """A remark of a deploy script: what is done online before it is sent, to the links `link_column` of these tables.
+
+    They are guarded, or have their `mode` set, those that are not complete passed over.
+    """
 
     tables: tuple[str, ...]
     link_column: str
+    mode: Literal["observe", "enforce"] | None = None
 
 
 @dataclass(frozen=True)
@@ -141,23 +152,23 @@ class Plan:
                 detail=f"{file}: {error.strerror}.",
             ) from error
 
-    def guard_remarks(self, change: Change) -> tuple[GuardRemark, ...]:
-        """Give the lines `-- pyflowguard guard [--link-column COLUMN] TABLE…` of the deploy script, in order.
+    def online_remarks(self, change: Change) -> tuple[OnlineRemark, ...]:
+        """Give the lines `-- pyflowguard guard|set-mode MODE [--link-column COLUMN] TABLE…` of the script, in order.
 
         A table is written as in SQL. PlanError for such a line that cannot be read.
         """
         file = self.deploy_file(change)
         found = []
-        for remark in _GUARD_REMARK.finditer(file.read_text(encoding="utf-8")):
-            arguments = _GUARD_ARGUMENTS.fullmatch(remark["rest"])
+        for remark in _ONLINE_REMARK.finditer(file.read_text(encoding="utf-8")):
+            arguments = _ONLINE_ARGUMENTS.fullmatch(remark[0], remark.end("command") - remark.start())
             if arguments is None:
+                usage = "guard" if remark["command"] == "guard" else "set-mode enforce|observe"
                 raise PlanError(
                     f"{file}: cannot read the line {remark[0]!r}.",
-                    hint="Write -- pyflowguard guard [--link-column COLUMN] TABLE…, tables as in SQL.",
+                    hint=f"Write -- pyflowguard {usage} [--link-column COLUMN] TABLE…, tables as in SQL.",
                 )
-            found.append(
-                GuardRemark(tuple(_TABLE.findall(arguments["tables"])), arguments["column"] or "master_flow_id")
-            )
+            tables = tuple(_TABLE.findall(arguments["tables"]))
+            found.append(OnlineRemark(tables, arguments["column"] or "master_flow_id", _MODES[arguments["mode"]]))
         return tuple(found)
 
     def index_of(self, reference: str) -> int:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyflowguard.health import Finding, Health, Level, LinkStatus, Violation
-from pyflowguard.online import Guarded, Planned
+from pyflowguard.online import Guarded, ModeSet, Planned
 from pyflowguard.repair import Run, Undone
 
 WIDTH = 100
@@ -21,6 +21,9 @@ WIDTH = 100
 
 _DETAILS = re.compile(r" (?:LANGUAGE plpgsql|FOREIGN KEY|FOR EACH ROW|DEFERRABLE|WHERE relation = )|; ")
 """Where the details of a statement of a plan begin."""
+
+_LOCKING = re.compile(r"^SELECT flowguard\._lock_both\(.*?\); (?=ALTER TABLE |SELECT )")
+"""What a statement that locks two tables begins with."""
 
 _STYLES: dict[Level, str] = {"ERROR": "bold red", "WARN": "yellow", "INFO": "cyan"}
 
@@ -116,6 +119,7 @@ def show_findings(console: Console, findings: Sequence[Finding]) -> None:
 
 def headline(statement: str) -> str:
     """Give the beginning of a statement of a plan, which says what it makes."""
+    statement = _LOCKING.sub("", statement)
     return textwrap.shorten(_DETAILS.split(statement, maxsplit=1)[0], WIDTH - 8, placeholder=" ...")
 
 
@@ -137,6 +141,16 @@ def show_guarded(console: Console, guarded: Guarded) -> None:
         console.print(f"{step.link}: a key stays NOT VALID, for present rows violate it: {reason}.")
     if guarded.not_valid:
         console.print("flowguard.violation lists them; `pyflowguard repair`, then guard again.")
+
+
+def show_mode(console: Console, result: ModeSet) -> None:
+    """Show which links have the mode now, and which were passed over."""
+    for link in result.links:
+        console.print(f"{link}: {result.mode}")
+    for link, reason in result.incomplete:
+        console.print(f"{link} stays as it is: {reason}")
+    if result.incomplete:
+        console.print("flowguard.violation lists them; `pyflowguard repair`, then set the mode again.")
 
 
 def show_run(console: Console, run: Run) -> None:

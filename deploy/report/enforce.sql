@@ -1,5 +1,7 @@
 -- Deploy pyflowguard:report/enforce to pg
--- Links of which every row is validly linked are enforced from now on; the others stay in observe and are listed.
+-- Links of which every row is validly linked are enforced from now on; the others stay in observe and are listed. The
+-- command has the complete ones enforced before, while applications write.
+-- pyflowguard set-mode enforce data_imports raw_import_records import_field_mappings discovery_flows assets
 
 BEGIN;
 

@@ -181,3 +181,123 @@ def test_a_session_that_is_ended_leaves_a_plan_that_goes_on(
         online.guard(app.info.dsn, on_progress=end)
     assert len(online.guard(app.info.dsn).steps) > 0
     assert difference(dump(guarded("observe"), postgresql), dump(app, postgresql)) == ""
+
+
+# --- The mode
+
+
+def mode(app: Connection, table: str) -> str:
+    return str(one(app, "SELECT mode FROM flowguard.link WHERE relation = %s::regclass", table))
+
+
+def test_setting_the_mode_there_and_back(app: Connection, guarded: Guarded, postgresql: Any) -> None:  # noqa: ANN401
+    online.guard(app.info.dsn)
+    observed = dump(app, postgresql)
+    result = online.set_mode("enforce", app.info.dsn)
+    assert (result.mode, result.incomplete) == ("enforce", ())
+    assert {link.relation for link in result.links} == set(LINKS)
+    assert difference(dump(guarded("enforce"), postgresql), dump(app, postgresql)) == ""
+    again = online.set_mode("enforce", app.info.dsn)
+    assert {step.planned.statement.split()[0] for step in again.steps} == {"LOCK"}
+    online.set_mode("observe", app.info.dsn)
+    assert difference(observed, dump(app, postgresql)) == ""
+
+
+def test_the_mode_of_a_link_that_nobody_guards_is_written_down(app: Connection) -> None:
+    result = online.set_mode("enforce", app.info.dsn, ["parent"], link_column="flow")
+    assert (mode(app, "parent"), result.steps) == ("enforce", ())
+
+
+def test_incomplete_links_are_refused_or_passed_over(app: Connection) -> None:
+    online.guard(app.info.dsn)
+    run(app, "INSERT INTO probe (id, tenant) VALUES (1, 1)")
+    with pytest.raises(StatementFailed, match="FG113") as caught:
+        online.set_mode("enforce", app.info.dsn, ["probe"], link_column="flow")
+    assert "1 are unlinked" in str(caught.value.detail)
+    result = online.set_mode("enforce", app.info.dsn, skip_incomplete=True)
+    assert [str(link) for link, _ in result.incomplete] == ["probe.flow"]
+    assert [mode(app, table) for table in LINKS] == ["enforce"] * 4 + ["observe"]
+
+
+def test_who_writes_meanwhile_is_counted_in_the_end(app: Connection, postgresql: Any) -> None:  # noqa: ANN401
+    """A row that a transaction under the old functions leaves unlinked: the link goes back to observe."""
+    online.guard(app.info.dsn)
+    observed = dump(app, postgresql)
+    wrote: list[bool] = []
+
+    def write(event: online.Step | online.Waiting) -> None:
+        if (
+            not wrote and " VALIDATE CONSTRAINT " in event.planned.statement
+            if isinstance(event, online.Step)
+            else False
+        ):
+            wrote.append(True)
+            run(app, "INSERT INTO child (id, tenant) VALUES (1, 1)")
+
+    with pytest.raises(StatementFailed, match="FG113"):
+        online.set_mode("enforce", app.info.dsn, ["child"], link_column="flow", on_progress=write)
+    assert wrote
+    assert mode(app, "child") == "observe"
+    assert difference(observed, dump(app, postgresql)) == ""
+    run(app, "INSERT INTO child (id, tenant) VALUES (2, 1)")
+
+
+def test_a_transaction_of_before_ends_before_the_last_count(app: Connection) -> None:
+    """It has looked at its row as at commit, by the function of before, and is not committed yet."""
+    online.guard(app.info.dsn)
+    with psycopg.connect(app.info.dsn) as writer:
+        waited: list[str] = []
+
+        def meet(event: online.Step | online.Waiting) -> None:
+            if isinstance(event, online.Waiting):
+                waited.append(event.step.planned.statement)
+                writer.commit()
+            elif event.seconds is None and "child_flow_commit()" in event.planned.statement and not waited:
+                writer.execute("INSERT INTO child (id, tenant) VALUES (1, 1)")
+                writer.execute("SET CONSTRAINTS ALL IMMEDIATE")
+
+        with pytest.raises(StatementFailed, match="FG113"):
+            online.set_mode(
+                "enforce", app.info.dsn, ["child"], link_column="flow", lock_timeout=SHORT, on_progress=meet
+            )
+    assert waited[0] == "LOCK TABLE child IN SHARE MODE"
+    assert mode(app, "child") == "observe"
+
+
+def test_setting_the_mode_goes_on_where_it_was_stopped(app: Connection) -> None:
+    online.guard(app.info.dsn)
+    with psycopg.connect(app.info.dsn) as holder:
+        holder.execute("LOCK TABLE child IN ROW EXCLUSIVE MODE")
+        with pytest.raises(LockNotObtained):
+            online.set_mode(
+                "enforce", app.info.dsn, ["child"], link_column="flow", lock_timeout=SHORT, deadline=2 * SHORT
+            )
+    assert plan(app, "child") != []
+    online.set_mode("enforce", app.info.dsn, ["child"], link_column="flow")
+    assert (mode(app, "child"), plan(app, "child")) == ("enforce", [])
+    with refused("FG001"):
+        run(app, "INSERT INTO child (id, tenant) VALUES (1, 1)")
+
+
+def test_no_writer_is_the_victim_of_a_deadlock(app: Connection) -> None:
+    """A writer holds the master and waits for the child behind us, longer than we may then wait for the master."""
+    online.guard(app.info.dsn, ["parent"], link_column="flow")
+    run(app, "ALTER TABLE parent DROP CONSTRAINT flowguard_parent_flow_tenant_fkey")
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'parent'::regclass"
+    with (
+        ThreadPoolExecutor(1) as pool,
+        psycopg.connect(app.info.dsn) as first,
+        psycopg.connect(app.info.dsn) as second,
+    ):
+        first.execute("INSERT INTO parent VALUES (1, 1, 1)")
+        second.execute("INSERT INTO flow VALUES (4, 1)")
+        with in_background(app, tables=["parent"], link_column="flow", deadline=timedelta(seconds=30)) as (result, _):
+            wait_until(lambda: one(app, waiting) == 1, "its wait for the child")
+            writing = pool.submit(second.execute, "INSERT INTO parent VALUES (2, 1, 4)")
+            wait_until(lambda: one(app, waiting) == 2, "the writer behind it")
+            time.sleep(0.7)  # of the second after which the writer looks for a deadlock
+            first.commit()
+            writing.result(PATIENCE)
+            second.commit()
+            assert result.result(PATIENCE).not_valid == ()
+    assert plan(app, "parent") == []

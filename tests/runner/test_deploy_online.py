@@ -14,7 +14,7 @@ from engine.tables import create, register
 
 from pyflowguard import changes, online
 from pyflowguard.errors import ExitCode, LockNotObtained, PlanError, UsageError
-from pyflowguard.plan import GuardRemark, read_plan
+from pyflowguard.plan import OnlineRemark, read_plan
 
 SCRIPT = """
 BEGIN;
@@ -102,6 +102,23 @@ def test_the_command_tells_the_steps_and_ends_with_4(
     assert "  + child.flow: CREATE INDEX CONCURRENTLY flowguard_child_flow_idx" in done.stdout
 
 
+def test_a_mode_is_set_before_and_incomplete_links_are_left_to_the_script(app: Connection, sets: ChangeSets) -> None:
+    online.guard(app.info.dsn)
+    run(
+        app,
+        "INSERT INTO parent VALUES (1, 1, 1); INSERT INTO probe (id, tenant) VALUES (1, 1)",
+    )
+    sets.add_raw(
+        "enforce",
+        "-- pyflowguard set-mode enforce --link-column flow parent probe\nBEGIN;\n"
+        "CREATE TABLE seen AS SELECT relation::text, mode FROM flowguard.link "
+        "WHERE relation IN ('parent'::regclass, 'probe'::regclass) ORDER BY 1;\nCOMMIT;\n",
+    )
+    changes.deploy(app.info.dsn, directory=sets.directory)
+    assert rows(app, "TABLE seen") == [("parent", "enforce"), ("probe", "observe")]
+    assert rows(app, "SELECT FROM flowguard.guard_plan('parent', 'flow')") == []
+
+
 def test_recording_only_guards_nothing(app: Connection, sets: ChangeSets) -> None:
     sets.add_raw("guard", f"{REMARK}\n{SCRIPT}")
     changes.deploy(app.info.dsn, directory=sets.directory, log_only=True)
@@ -119,19 +136,21 @@ def test_a_table_that_is_not_there_is_named(app: Connection, sets: ChangeSets) -
 @pytest.mark.parametrize(
     ("lines", "remarks"),
     [
-        ("-- pyflowguard guard a", [GuardRemark(("a",), "master_flow_id")]),
-        ("-- pyflowguard guard a b.c  d ", [GuardRemark(("a", "b.c", "d"), "master_flow_id")]),
+        ("-- pyflowguard guard a", [OnlineRemark(("a",), "master_flow_id")]),
+        ("-- pyflowguard guard a b.c  d ", [OnlineRemark(("a", "b.c", "d"), "master_flow_id")]),
         (
             '-- pyflowguard guard --link-column job_id "A b"."c ""d"\n-- pyflowguard guard x\n',
-            [GuardRemark(('"A b"."c ""d"',), "job_id"), GuardRemark(("x",), "master_flow_id")],
+            [OnlineRemark(('"A b"."c ""d"',), "job_id"), OnlineRemark(("x",), "master_flow_id")],
         ),
+        ("-- pyflowguard set-mode enforce a b", [OnlineRemark(("a", "b"), "master_flow_id", "enforce")]),
+        ("-- pyflowguard set-mode observe --link-column j a", [OnlineRemark(("a",), "j", "observe")]),
         ("-- pyflowguard guards a\n  -- pyflowguard guard a\nSELECT 1; -- pyflowguard guard a", []),
     ],
 )
-def test_remarks_are_read(sets: ChangeSets, lines: str, remarks: list[GuardRemark]) -> None:
+def test_remarks_are_read(sets: ChangeSets, lines: str, remarks: list[OnlineRemark]) -> None:
     sets.add_raw("guard", lines)
     plan = read_plan(sets.directory)
-    assert list(plan.guard_remarks(plan.changes[0])) == remarks
+    assert list(plan.online_remarks(plan.changes[0])) == remarks
 
 
 @pytest.mark.parametrize("rest", ["", " ", ' "a', " --link-column", " --link-column flow", ' a"'])
