@@ -366,7 +366,7 @@ def guard(
 
 @cli.command()
 @dsn_option
-@click.argument("mode", type=click.Choice(["observe", "enforce"]))
+@click.argument("mode", type=click.Choice(["observe", "enforce"]), metavar="observe|enforce")
 @click.argument("tables", nargs=-1, metavar="[TABLE]...")
 @link_column_option
 @click.option("--skip-incomplete", is_flag=True, help="Pass over a link with rows that enforce would refuse.")

@@ -59,3 +59,27 @@ def test_the_command_refuses_what_is_not_there(command: Run, app: Connection) ->
     with pytest.raises(UsageError):
         online.guard(app.info.dsn, ["child"])
     assert rows(app, "SELECT FROM flowguard.link WHERE guarded") == []
+
+
+def test_the_command_sets_the_mode(command: Run, app: Connection) -> None:
+    online.guard(app.info.dsn)
+    run(app, "INSERT INTO probe (id, tenant) VALUES (1, 1)")
+    where = ("--link-column", "flow", "--dsn", app.info.dsn)
+    done = command("set-mode", "enforce", "parent", *where)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("parent.flow: enforce\n")
+    assert "  + parent.flow: LOCK TABLE parent IN SHARE MODE\n" in done.stdout
+    refusal = failure(command("set-mode", "enforce", "probe", *where), ExitCode.FAILED)
+    assert "FG113" in refusal
+    assert "1 are unlinked" in refusal
+    passed_over = command("set-mode", "enforce", "probe", "child", "--skip-incomplete", *where)
+    assert passed_over.returncode == 0
+    assert "\nchild.flow: enforce\nprobe.flow stays as it is: Of 1 rows 1 are unlinked" in passed_over.stdout
+    said = json.loads(command("set-mode", "observe", "parent", "--json", *where).stdout)
+    assert said["mode"] == "observe"
+    assert said["links"] == [{"relation": "parent", "link_column": "flow"}]
+    assert said["incomplete"] == []
+    assert said["steps"]
+    unknown = command("set-mode", "strict", "parent", *where)
+    assert unknown.returncode == ExitCode.USAGE
+    assert "'strict' is not one of 'observe', 'enforce'" in unknown.stderr
