@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: test nightly lint demo docs bench mutants clean
+.PHONY: test nightly lint demo docs bench bench-rollout mutants clean
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
@@ -29,6 +29,11 @@ docs: $(VENV)/.dev
 # BENCH passes options on: make bench BENCH='--only single', BENCH='--write docs/costs.md'.
 bench: $(VENV)/.dev
 	$(VENV)/bin/python tests/benchmarks/bench.py $(BENCH)
+
+# What applications notice while the guard is rolled out beside them: ten minutes, on a machine at rest.
+# ROLLOUT passes options on: make bench-rollout ROLLOUT='--rows 100000 --write docs/roll-out.md'.
+bench-rollout: $(VENV)/.dev
+	PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.rollout $(ROLLOUT)
 
 # Shows that the tests fail on each of many deliberate faults of the engine: some minutes. MUTANTS passes options on:
 # make mutants MUTANTS='--only tie', MUTANTS=--markdown.

@@ -32,7 +32,6 @@ from pyflowguard.server import Server, throwaway_server, wheel_bindir
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 Step: TypeAlias = Callable[[Connection], None]
 
-BEGIN_MARK, END_MARK = "<!-- bench:begin -->", "<!-- bench:end -->"
 PROFILE = ("assets", "import_field_mappings", "discovery_flows", "raw_import_records", "data_imports")
 SETTINGS = {
     "shared_buffers": "1GB",
@@ -654,19 +653,23 @@ def markdown(results: Sequence[Results], size: Size) -> str:
         f"server's process worked; {size.singles} single transactions, by the time that passed. Ratios to the limit."
     )
     parts = [introduction]
-    for headings, lines in tables(results):
-        if lines:
-            rule = ["---", *["---:"] * (len(headings) - 1)]
-            parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *lines)))
+    parts += [as_markdown(headings, lines) for headings, lines in tables(results) if lines]
     return "\n\n".join(parts)
 
 
-def write(file: Path, text: str) -> None:
-    """Put the tables between their marks in a document."""
-    before, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN_MARK)
-    _, end, after = rest.partition(END_MARK)
+def as_markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Word a table whose first column is text and whose others are figures."""
+    rule = ["---", *["---:"] * (len(headings) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *lines))
+
+
+def write(file: Path, text: str, name: str = "bench") -> None:
+    """Put what a benchmark has measured between its marks in a document."""
+    begin_mark, end_mark = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, begin, rest = file.read_text(encoding="utf-8").partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
     if not begin or not end:
-        raise click.UsageError(f"{file} has no {BEGIN_MARK} … {END_MARK}")
+        raise click.UsageError(f"{file} has no {begin_mark} … {end_mark}")
     file.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 

@@ -20,14 +20,14 @@ HEADINGS = ("supplied: reference", "proximity, rows of the past", "session", "la
 
 def test_the_benchmark_runs_and_writes_its_table(tmp_path: Path) -> None:
     document = tmp_path / "costs.md"
-    document.write_text(f"before\n{bench.BEGIN_MARK}\nold\n{bench.END_MARK}\nafter\n")
+    document.write_text("before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n")
     result = CliRunner().invoke(
         bench.main, ["--quick", "--bindir", str(wheel_bindir()), "--write", str(document)], catch_exceptions=False
     )
     assert result.exit_code == 0, result.output
     text = document.read_text()
-    assert text.startswith(f"before\n{bench.BEGIN_MARK}\n`make bench BENCH='--rows 300 --rounds 1'`: ")
-    assert text.endswith(f"{bench.END_MARK}\nafter\n")
+    assert text.startswith("before\n<!-- bench:begin -->\n`make bench BENCH='--rows 300 --rounds 1'`: ")
+    assert text.endswith("<!-- bench:end -->\nafter\n")
     assert "old" not in text
     for heading in HEADINGS:
         assert f"\n| {heading} | " in text, heading

@@ -1,0 +1,273 @@
+"""Rolls the guard out on a database that applications write to, and measures what they notice of it.
+
+`make bench-rollout` runs it. The report's tables are filled, some of their links missing; pgbench writes and reads at
+a steady rate, and each of its transactions is timed from the moment at which it was due. First it is alone; then the
+guard is installed, links are guarded, repaired, validated and enforced, as `pyflowguard deploy` and the commands do it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import psycopg
+from benchmarks import bench
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from rich.console import Console
+
+from pyflowguard import changes, online
+from pyflowguard.database import connect, run_script
+from pyflowguard.plan import changeset_directory
+from pyflowguard.present import new_console, new_table
+from pyflowguard.repair import repair
+from pyflowguard.server import Server, throwaway_server, wheel_bindir
+
+SETTINGS = {"shared_buffers": "2GB", "max_wal_size": "8GB", "max_locks_per_transaction": "256"}
+ROLE = "application"
+P99_BUDGET = 1.5
+
+RECORD = r"""
+\set t random(1, :tenants)
+\set s random(2, :sources - 1)
+INSERT INTO migration.raw_import_records (data_import_id, client_account_id, engagement_id, row_number, raw_data)
+VALUES (benchmark.key('import', :t, :s), benchmark.key('client', :t), benchmark.key('engagement', :t), 1, '{}');
+"""
+ASSET = r"""
+\set t random(1, :tenants)
+\set s random(2, :sources - 1)
+INSERT INTO migration.assets (client_account_id, engagement_id, name, asset_type, created_at)
+VALUES (benchmark.key('client', :t), benchmark.key('engagement', :t), 'new', 'server', now() - :s * interval '1 min');
+"""
+UPDATE = r"""
+\set r random(1, :rows)
+UPDATE migration.assets SET status = 'seen' WHERE id = md5('asset ' || :r)::uuid;
+"""
+IMPORT = r"""
+\set t random(1, :tenants)
+SELECT benchmark.new_import(:t);
+"""
+READ = r"""
+\set r random(1, :rows)
+SELECT * FROM migration.raw_import_records r JOIN migration.data_imports i ON i.id = r.data_import_id
+ WHERE r.id = md5('record ' || :r)::uuid;
+"""
+SCRIPTS = ((6, RECORD), (6, ASSET), (6, UPDATE), (1, IMPORT), (6, READ))
+"""Each with its weight."""
+WRITES = tuple(number for number, (_, text) in enumerate(SCRIPTS) if text != READ)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much lies there, and how much is written beside."""
+
+    rows: int
+    tenants: int
+    sources: int
+    rate: int
+    clients: int
+    alone: float
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """When it ended, how long after it was due, and whether it wrote; `failed` where it was refused."""
+
+    end: float
+    seconds: float
+    script: int
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A step of the roll-out, from when to when."""
+
+    name: str
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Noticed:
+    """What the application noticed in a phase: transactions, of them refused, and times of the writes in seconds."""
+
+    phase: Phase
+    count: int
+    failed: int
+    median: float
+    p99: float
+    longest: float
+
+
+def build(server: Server, size: Size) -> str:
+    """Make a database with the report's tables, as an application without a guard left them; give its owner's DSN."""
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {ROLE} LOGIN")
+        admin.execute(f"CREATE DATABASE {ROLE} OWNER {ROLE}")
+    dsn = make_conninfo(server.dsn(ROLE, user=ROLE), options="-c search_path=migration,public")
+    directory = changeset_directory() / "sql"
+    with connect(dsn) as connection:
+        for script in ("report/schema.sql", "benchmark/load.sql", "benchmark/application.sql"):
+            run_script(connection, directory / script, action=f"loading {script}")
+        connection.execute("SELECT benchmark.load_sources(%s, %s)", (size.tenants, size.sources))
+        connection.execute("SELECT benchmark.load_rows(%s, %s, %s)", (size.tenants, size.sources, size.rows))
+        connection.execute("SELECT benchmark.load_application(%s)", (size.rows,))
+        connection.execute("VACUUM (FREEZE, ANALYZE)")
+    return dsn
+
+
+@contextmanager
+def load(dsn: str, size: Size, directory: Path) -> Iterator[None]:
+    """Let pgbench write and read while the block runs."""
+    scripts: list[str | Path] = []
+    for number, (weight, text) in enumerate(SCRIPTS):
+        file = directory / f"{number}.sql"
+        file.write_text(text, encoding="utf-8")
+        scripts += ["--file", f"{file}@{weight}"]
+    place = conninfo_to_dict(dsn)
+    command: list[str | Path] = [
+        wheel_bindir() / "pgbench", "--no-vacuum", "--protocol=prepared", f"--client={size.clients}", "--jobs=2",
+        "--time=86400", f"--rate={size.rate}", "--log", f"--log-prefix={directory / 'log'}", "--failures-detailed",
+        *(f"--define={name}={getattr(size, name)}" for name in ("tenants", "sources", "rows")), *scripts,
+        f"--host={place['host']}", f"--port={place['port']}", f"--username={ROLE}", ROLE,
+    ]  # fmt: skip
+    with (
+        (directory / "errors").open("w") as errors,
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors) as running,
+    ):
+        try:
+            yield
+            if running.poll() is not None:
+                raise click.ClickException(f"pgbench ended: {(directory / 'errors').read_text()}")
+        finally:
+            running.terminate()
+
+
+def transactions(directory: Path) -> Iterator[Transaction]:
+    """Read what pgbench has written of each transaction."""
+    for file in directory.glob("log.*"):
+        *lines, _torn = file.read_text(encoding="ascii").split("\n")
+        for line in lines:
+            _, _, took, script, seconds, microseconds, *_ = line.split()
+            failed = not took.isdigit()
+            yield Transaction(
+                int(seconds) + int(microseconds) / 1e6, 0.0 if failed else int(took) / 1e6, int(script), failed
+            )
+
+
+def notice(phases: Sequence[Phase], done: Sequence[Transaction]) -> list[Noticed]:
+    """Sort the transactions into the phases, each by its end."""
+    noticed = []
+    for phase in phases:
+        mine = [t for t in done if phase.begin <= t.end < phase.end]
+        writes = sorted(t.seconds for t in mine if t.script in WRITES and not t.failed)
+        if len(writes) >= 2:  # a phase of a moment says nothing
+            p99 = statistics.quantiles(writes, n=100, method="inclusive")[98]
+            failed = sum(t.failed for t in mine)
+            noticed.append(Noticed(phase, len(mine), failed, statistics.median(writes), p99, writes[-1]))
+    return noticed
+
+
+def roll_out(dsn: str, size: Size, console: Console) -> list[Phase]:
+    """Do what a DBA does, a phase after the other; the first is nothing at all."""
+    phases: list[Phase] = []
+
+    def phase(name: str, work: Callable[[], object]) -> None:
+        begin = time.time()
+        work()
+        phases.append(Phase(name, begin, time.time()))
+        console.print(f"{name}: {phases[-1].end - begin:.1f} s")
+
+    phase("alone", lambda: time.sleep(size.alone))
+    phase("deploy the engine and register", lambda: changes.deploy(dsn, to="report/links"))
+    phase("clean up and back-fill", lambda: changes.deploy(dsn, to="report/data_import_sessions"))
+    phase("guard and validate", lambda: changes.deploy(dsn, to="report/guard"))
+    # What was written between back-fill and guard has no link yet.
+    phase("repair", lambda: repair(dsn))
+    phase("enforce", lambda: online.set_mode("enforce", dsn))
+    phase("guarded and enforced", lambda: time.sleep(size.alone))
+    return phases
+
+
+def table(noticed: Sequence[Noticed]) -> tuple[list[str], list[list[str]]]:
+    """Word what was noticed."""
+    alone = noticed[0]
+    headings = ["phase", "seconds", "transactions", "refused", "median, ms", "99 %, ms", "ratio", "longest, ms"]
+    lines = [
+        [
+            one.phase.name,
+            f"{one.phase.end - one.phase.begin:.0f}",
+            f"{one.count:,}",
+            str(one.failed),
+            f"{1000 * one.median:.1f}",
+            f"{1000 * one.p99:.1f}",
+            "" if one is alone else f"{one.p99 / alone.p99:.2f}",
+            f"{1000 * one.longest:.0f}",
+        ]
+        for one in noticed
+    ]
+    return headings, lines
+
+
+def misses(noticed: Sequence[Noticed]) -> Iterator[str]:
+    """Say what the roll-out may not do and did."""
+    alone, *others = noticed
+    for one in others:
+        if one.failed:
+            yield f"{one.phase.name}: {one.failed} transactions were refused"
+        if one.p99 > P99_BUDGET * alone.p99:
+            yield f"{one.phase.name}: 99 % within {one.p99 / alone.p99:.2f} times what it was, of {P99_BUDGET}"
+        if one.longest > online.LOCK_TIMEOUT.total_seconds() + alone.longest:
+            yield f"{one.phase.name}: a write took {one.longest:.1f} s"
+
+
+@click.command()
+@click.option("--bindir", type=click.Path(exists=True, path_type=Path), help="Programs of a PostgreSQL.")
+@click.option("--rows", default=1_000_000, show_default=True, help="Rows of each of the three large tables.")
+@click.option("--rate", default=100, show_default=True, help="Transactions a second.")
+@click.option("--clients", default=8, show_default=True, help="Connections of the application.")
+@click.option("--alone", default=60.0, show_default=True, help="Seconds before and after the roll-out.")
+@click.option("--write", "document", type=click.Path(exists=True, path_type=Path), help="Document to update.")
+def main(*, bindir: Path | None, rows: int, rate: int, clients: int, alone: float, document: Path | None) -> None:
+    """Roll the guard out beside an application; exit code 1 where it notices more than it may."""
+    console = new_console()
+    sources = max(3, min(1000, rows // 100))
+    size = Size(rows, tenants=10 if rows >= 10_000 else 2, sources=sources, rate=rate, clients=clients, alone=alone)
+    with (
+        throwaway_server(bindir=bindir, settings=SETTINGS, fsync=True) as server,
+        tempfile.TemporaryDirectory() as name,
+    ):
+        dsn = build(server, size)
+        directory = Path(name)
+        with load(dsn, size, directory):
+            phases = roll_out(dsn, size, console)
+        done = list(transactions(directory))
+        with connect(dsn) as connection:
+            left = connection.execute(
+                "SELECT relation::text FROM flowguard.link_status WHERE mode <> 'enforce' OR linked < total"
+            ).fetchall()
+    noticed = notice(phases, done)
+    headings, lines = table(noticed)
+    shown = new_table(*headings, right=headings[1:])
+    for cells in lines:
+        shown.add_row(*cells)
+    console.print(shown)
+    if document is not None:
+        command = f"`make bench-rollout ROLLOUT='--rows {rows} --rate {rate} --clients {clients} --alone {alone:g}'`"
+        bench.write(document, f"{command}\n\n{bench.as_markdown(headings, lines)}", "rollout")
+    wrong = [*misses(noticed), *(f"{table} is not enforced and linked" for (table,) in left)]
+    for line in wrong:
+        console.print(f"Missed: {line}.")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The roll-out beside an application: nothing is refused, and all is enforced in the end. No time is looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from benchmarks import rollout
+from click.testing import CliRunner
+
+PHASES = ("alone", "deploy the engine and register", "guard and validate", "enforce", "guarded and enforced")
+
+
+def test_an_application_is_refused_nothing(tmp_path: Path) -> None:
+    document = tmp_path / "roll-out.md"
+    document.write_text("before\n<!-- rollout:begin -->\nold\n<!-- rollout:end -->\nafter\n")
+    options = ["--rows", "600", "--rate", "60", "--clients", "4", "--alone", "1", "--write", str(document)]
+    result = CliRunner().invoke(rollout.main, options, catch_exceptions=False)
+    assert "were refused" not in result.output
+    assert "not enforced" not in result.output
+    text = document.read_text()
+    assert text.startswith("before\n<!-- rollout:begin -->\n`make bench-rollout ROLLOUT='--rows 600 --rate 60 ")
+    assert "old" not in text
+    for phase in PHASES:
+        assert f"\n| {phase} | " in text, phase
+
+
+@pytest.mark.parametrize(
+    ("failed", "p99", "longest", "said"),
+    [(0, 0.015, 2.1, []), (3, 0.01, 0.1, ["refused"]), (0, 0.016, 0.1, ["1.60"]), (0, 0.01, 2.2, ["took 2.2 s"])],
+)
+def test_what_counts_as_noticed(failed: int, p99: float, longest: float, said: list[str]) -> None:
+    alone = rollout.Noticed(rollout.Phase("alone", 0, 1), 100, 0, 0.005, 0.01, 0.1)
+    guard = rollout.Noticed(rollout.Phase("guard", 1, 2), 100, failed, 0.005, p99, longest)
+    found = list(rollout.misses([alone, guard]))
+    assert len(found) == len(said)
+    assert all(word in line for word, line in zip(said, found, strict=True))
+
+
+def test_a_transaction_belongs_to_the_phase_in_which_it_ends(tmp_path: Path) -> None:
+    (tmp_path / "log.1").write_text("0 1 4000 0 10 500000 7\n0 2 8000 4 10 600000 7\n0 3 failed 0 11 0 7\n0 4 9000 0 1")
+    done = list(rollout.transactions(tmp_path))
+    assert [(t.end, t.seconds, t.script, t.failed) for t in done] == [
+        (10.5, 0.004, 0, False),
+        (10.6, 0.008, 4, False),
+        (11.0, 0.0, 0, True),
+    ]
+    done += [rollout.Transaction(10.7, 0.006, 1, failed=False), rollout.Transaction(11.2, 0.01, 2, failed=False)]
+    (first,) = rollout.notice([rollout.Phase("a", 10, 11), rollout.Phase("b", 11, 12)], done)
+    assert (first.phase.name, first.count, first.failed, first.longest) == ("a", 3, 0, 0.006)
