@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: test nightly lint demo docs bench mutants clean
+.PHONY: test nightly lint demo docs bench mutants faults matrix clean
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
@@ -34,6 +34,11 @@ bench: $(VENV)/.dev
 # make mutants MUTANTS='--only tie', MUTANTS=--markdown.
 mutants: $(VENV)/.dev
 	PYTHONPATH=tests $(VENV)/bin/python -m mutants.run $(MUTANTS)
+
+# Kills a server at random moments while an application writes and links are guarded, repaired and undone: about ten
+# minutes. FAULTS passes options on: make faults FAULTS='--kills 200', FAULTS='--seed 7 --only undo'.
+faults: $(VENV)/.dev
+	PYTHONPATH=tests $(VENV)/bin/python -m faults.run $(FAULTS)
 
 clean:
 	rm -rf $(VENV) build dist
