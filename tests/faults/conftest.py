@@ -1,0 +1,33 @@
+"""The small application of engine/tables.py, registered and guarded or not, in a database of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from engine.postgres import Connection
+from engine.tables import create, guard, register
+
+
+@pytest.fixture
+def registered(engine_db: str) -> Iterator[Connection]:
+    """Give the application with its links registered, none guarded."""
+    with psycopg.connect(engine_db, autocommit=True) as connection:
+        create(connection)
+        register(connection)
+        yield connection
+
+
+@pytest.fixture
+def app(registered: Connection) -> Connection:
+    """Give the application with its links guarded in observe."""
+    guard(registered)
+    return registered
+
+
+@pytest.fixture
+def admin(as_role: Callable[[str, str], str], engine_db: str) -> Iterator[Connection]:
+    """Connect to the same database as a superuser, who sees every session."""
+    with psycopg.connect(as_role(engine_db, "postgres"), autocommit=True) as connection:
+        yield connection
