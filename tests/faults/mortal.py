@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -29,12 +29,13 @@ PATIENCE = 20
 class Mortal:
     """The server, its lives one after the other."""
 
-    def __init__(self, bindir: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, bindir: Path, settings: Mapping[str, str] | None = None, *, initdb: Sequence[str] = ()) -> None:
         # fsync stays on; in memory it costs nothing, and what a killed process wrote is there as it is on a disk.
         self.cluster = server.new_cluster(
             bindir, {"max_prepared_transactions": "20", **(settings or {})}, parent=memory_directory()
         )
         self.order = self.cluster.order
+        self.order["prepare"][0].extend(initdb)
         self.life = ExitStack()
         self.port = self.postmaster = 0
 
@@ -68,15 +69,15 @@ class Mortal:
 
 
 @contextmanager
-def mortal(bindir: Path, settings: Mapping[str, str] | None = None, *, to: str = "@engine") -> Iterator[Mortal]:
+def mortal(bindir: Path, settings: Mapping[str, str] | None = None, *, initdb: Sequence[str] = ()) -> Iterator[Mortal]:
     """Start a server with a database `app` that belongs to app_owner, an ordinary role, and has the engine in it."""
-    made = Mortal(bindir, settings)
+    made = Mortal(bindir, settings, initdb=initdb)
     try:
         made.start()
         with psycopg.connect(made.dsn("postgres", "postgres"), autocommit=True) as admin:
             admin.execute(f"CREATE ROLE {OWNER} LOGIN NOSUPERUSER".encode())
             admin.execute(f"CREATE DATABASE app OWNER {OWNER}".encode())
-        changes.deploy(made.dsn(), to=to)
+        changes.deploy(made.dsn(), to="@engine")
         yield made
     finally:
         made.end()
