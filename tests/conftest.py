@@ -165,7 +165,7 @@ def tool() -> Callable[[str], str]:
     """
 
     def find(name: str) -> str:
-        path = shutil.which(name)
+        path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
         if path is not None:
             return path
         if os.environ.get("PYFLOWGUARD_REQUIRE_ALL"):
