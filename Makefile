@@ -40,6 +40,10 @@ mutants: $(VENV)/.dev
 faults: $(VENV)/.dev
 	PYTHONPATH=tests $(VENV)/bin/python -m faults.run $(FAULTS)
 
+# The tests on PostgreSQL 14 to 18. MATRIX passes options on: make matrix MATRIX='--only 15 tests/engine'.
+matrix: $(VENV)/.dev
+	PYTHONPATH=tests $(VENV)/bin/python -m matrix.run $(MATRIX)
+
 clean:
 	rm -rf $(VENV) build dist
 
