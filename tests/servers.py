@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from functools import cache
 from pathlib import Path
 
 from pyflowguard import server
@@ -13,6 +15,15 @@ def chosen_bindir() -> Path:
     """Where the programs are: PYFLOWGUARD_TEST_BINDIR (/usr/lib/postgresql/15/bin, say), or the wheel."""
     chosen = os.environ.get("PYFLOWGUARD_TEST_BINDIR")
     return Path(chosen) if chosen else server.wheel_bindir()
+
+
+@cache
+def chosen_version() -> int:
+    """Major version of these programs."""
+    told = subprocess.run(
+        [chosen_bindir() / "postgres", "--version"], check=True, capture_output=True, text=True
+    ).stdout
+    return int(told.split()[2].partition(".")[0])
 
 
 def memory_directory() -> Path | None:
