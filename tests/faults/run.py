@@ -63,7 +63,7 @@ class Report:
         return (
             f"seed {self.seed}: {sum(self.kills.values())} kills ({during})\n"
             f"{self.acknowledged} transactions acknowledged, {self.in_doubt} cut off at their end, {self.rows} rows "
-            f"written, {self.links} links written by repair, {self.restored} put back by undo\n"
+            f"written\n{self.links} links written by repair, {self.restored} put back by undo\n"
             f"{self.lost} lost, {len(self.problems) - self.lost} invariants broken"
         )
 
