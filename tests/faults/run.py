@@ -125,7 +125,7 @@ class Keeper:
             again(lambda: repair.repair(self.dsn, batch_size=self.random.choice([5, 20, 200])))
 
     def undo(self, connection: Connection) -> None:
-        """Take the latest run back that wrote something, a few links at a time."""
+        """Take the latest run back that wrote something, some links at a time."""
         found = rows(
             connection,
             "SELECT run_id FROM flowguard.run WHERE status <> 'undone' "
@@ -139,7 +139,8 @@ class Keeper:
         self.doing = "undo"
         remaining = 1
         while remaining:
-            remaining = again(lambda: repair.undo(found[0][0], self.dsn, max_rows=10)).remaining
+            some = self.random.choice([10, 100, 1000])
+            remaining = again(partial(repair.undo, found[0][0], self.dsn, max_rows=some)).remaining
 
     def put_on(self) -> None:
         self.doing = "guard"
@@ -175,6 +176,8 @@ class Harness:
         self.report = Report(seed)
         self.round = 0
         self.transactions: list[Transaction] = []
+        self.first_token = 0
+        self.restored: set[int] = set()
         self.loosened: set[str] = set()
 
     # --- The rounds
@@ -198,6 +201,7 @@ class Harness:
     def live(self, theme: str) -> None:
         """Let everybody work for a while, then kill the server."""
         seed = f"{self.seed}-{self.round}"
+        self.first_token = next(self.facts.tokens)
         writers = [Writer(self.facts, number, seed) for number in range(WRITERS)]
         keeper = Keeper(theme, self.facts, seed)
         workers: list[Writer | Keeper] = [*writers, keeper]
@@ -219,11 +223,17 @@ class Harness:
         self.transactions = [transaction for writer in writers for transaction in writer.transactions]
 
     def look(self, strict: set[str]) -> None:
-        """Check what recovery has brought back."""
+        """Check what recovery has brought back, and go on with what was being undone."""
         with psycopg.connect(self.server.dsn(user="postgres"), autocommit=True) as admin:
             resolve(admin, self.facts, self.transactions, self.random)
         with self.owner() as app:
-            self.facts.problems += Database(app, self.facts).problems(strict)
+            database = Database(app, self.facts)
+            self.facts.problems += database.problems(strict)
+            self.facts.problems += database.not_restored(self.restored, self.first_token)
+            if self.undo_to_the_end(app):
+                database = Database(app, self.facts)
+                self.facts.problems += database.not_restored(self.restored, self.first_token)
+            self.restored = database.restored()
         self.note()
 
     def go_on(self, *, listed: bool) -> None:
@@ -245,6 +255,15 @@ class Harness:
             if running:
                 self.facts.problems.append(f"runs that are over are still called running: {running}")
         self.note()
+
+    def undo_to_the_end(self, app: Connection) -> bool:
+        """Go on with an undo that was interrupted; whether there was one."""
+        found = rows(app, "SELECT run_id FROM flowguard.run WHERE status = 'undoing'")
+        for (run_id,) in found:
+            first, second = repair.undo(run_id, self.server.dsn()), repair.undo(run_id, self.server.dsn())
+            if first.remaining or second.restored or second.skipped or second.remaining:
+                self.facts.problems.append(f"undo of run {run_id} does not come to its end: {first} {second}")
+        return bool(found)
 
     def agree(self, app: Connection) -> None:
         """Mend what repair leaves to people: records that disagree with their import since there was no guard."""

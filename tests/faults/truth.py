@@ -30,8 +30,8 @@ COLUMNS = {
     "asset": ("tenant", "token", "flow", "at"),
 }
 LEDGER = """
-SELECT table_name, (row_key ->> 'id')::int, run_id, old_link::int, new_link::int, undone
-  FROM flowguard.repair_change ORDER BY change_id
+SELECT table_name, (row_key ->> 'id')::int, change_id, old_link::int, new_link::int, undone
+  FROM flowguard.run_change ORDER BY change_id
 """
 QUARANTINE = """
 SELECT table_name, (row_key ->> 'id')::int, column_names, column_values FROM flowguard.quarantine
@@ -59,7 +59,7 @@ Key = tuple[str, int]
 class Change:
     """A link that a run wrote, and whether it was put back."""
 
-    run: int
+    id: int
     old: int | None
     new: int | None
     undone: str | None
@@ -194,6 +194,23 @@ class Database:
             )
             for key, flow, said in rows(self.app, query):
                 yield f"{table} {key} has link {flow}; the transaction that wrote it says {said} in the ledger"
+
+    def restored(self) -> set[int]:
+        """Give the changes that were put back."""
+        return {c.id for changes in self.ledger.values() for c in changes if c.undone == "restored"}
+
+    def not_restored(self, before: Collection[int], first_token: int) -> Iterator[str]:
+        """Find rows that are not what they were before the changes that were put back since `before`.
+
+        Of rows that no transaction of the application has written since, and no repair; links are unguarded meanwhile.
+        """
+        for (table, key), changes in self.ledger.items():
+            found = self.rows[table].get(key)
+            back = [c for c in changes if c.undone == "restored" and c.id not in before]
+            if not back or found is None or int(found["token"][1:]) >= first_token:
+                continue
+            if changes[-1].undone is not None and found["flow"] != back[0].old:
+                yield f"untold: {table} {key} has link {found['flow']}, and was put back to {back[0].old}: {changes}"
 
     # --- Invariants 1 to 4
 
