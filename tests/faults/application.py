@@ -45,7 +45,8 @@ TENANTS = (1, 2, 3)
 WINDOW = 3600  # seconds
 DAYS = 400 * 24 * 3600  # seconds over which times are spread
 WRITERS = 4
-PAUSE = 0.006  # seconds that a writer rests at most after a transaction
+PAUSE = 0.01  # seconds that a writer rests at most after a transaction
+WAYS = {"commit": 85, "prepare": 9, "roll back": 6}  # how transactions end, of a hundred
 ALIAS = 100_000_000  # what an alias is larger by than the key
 NOWHERE = 900_000_000  # no key and no alias
 
@@ -176,7 +177,7 @@ class Writer:
         self.now = Transaction(f"t{next(self.facts.tokens)}")
         self.transactions.append(self.now)
         level = self.random.choice(["READ COMMITTED"] * 8 + ["REPEATABLE READ", "SERIALIZABLE"])
-        way = self.random.choices(["commit", "prepare", "roll back"], [85, 9, 6])[0]
+        way = self.random.choices([*WAYS], [*WAYS.values()])[0]
         try:
             run(self.connection, f"BEGIN ISOLATION LEVEL {level}")
             work()

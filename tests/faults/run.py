@@ -35,6 +35,7 @@ from pyflowguard.errors import FlowguardError
 
 THEMES = ("write", "guard", "repair", "undo")
 LONGEST = 1.0  # seconds that a theme goes on before the kill
+LEAST = 50  # transactions before it
 PATIENCE = 60  # seconds after which what must begin has not
 LOST_RACES = ("40P01", "55P03", "40001")
 T = TypeVar("T")
@@ -189,6 +190,8 @@ class Harness:
             before = self.schema()
             run(app, REGISTRATION)
         online.guard(self.server.dsn())
+        with psycopg.connect(self.server.dsn(user="postgres"), autocommit=True) as admin:
+            admin.execute("CHECKPOINT")  # what was set up is not what a careless server may lose
         for self.round in range(1, kills + 1):
             self.live(themes[self.round % len(themes)])
             self.server.start()
@@ -209,6 +212,9 @@ class Harness:
             each.start(self.server.dsn())
         if not keeper.is_at_it.wait(PATIENCE):
             self.facts.problems.append(f"{theme} does not begin")
+        deadline = time.monotonic() + PATIENCE
+        while sum(len(writer.transactions) for writer in writers) < LEAST and time.monotonic() < deadline:
+            time.sleep(0.01)
         time.sleep(self.random.uniform(0, LONGEST))
         doing = keeper.doing
         self.server.kill()
