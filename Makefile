@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: test nightly lint demo docs bench bench-rollout mutants clean
+.PHONY: test nightly lint demo docs bench bench-rollout mutants faults matrix clean
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
@@ -39,6 +39,15 @@ bench-rollout: $(VENV)/.dev
 # make mutants MUTANTS='--only tie', MUTANTS=--markdown.
 mutants: $(VENV)/.dev
 	PYTHONPATH=tests $(VENV)/bin/python -m mutants.run $(MUTANTS)
+
+# Kills a server at random moments while an application writes and links are guarded, repaired and undone: about ten
+# minutes. FAULTS passes options on: make faults FAULTS='--kills 200', FAULTS='--seed 7 --only undo'.
+faults: $(VENV)/.dev
+	PYTHONPATH=tests $(VENV)/bin/python -m faults.run $(FAULTS)
+
+# The tests on PostgreSQL 14 to 18. MATRIX passes options on: make matrix MATRIX='--only 15 tests/engine'.
+matrix: $(VENV)/.dev
+	PYTHONPATH=tests $(VENV)/bin/python -m matrix.run $(MATRIX)
 
 clean:
 	rm -rf $(VENV) build dist

@@ -363,9 +363,14 @@ COMMENT ON FUNCTION flowguard._other_master_query(flowguard.link, flowguard.rule
 
 CREATE OR REPLACE FUNCTION flowguard._window_sql(p_rule flowguard.rule) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_window_sql$
-  SELECT format('INTERVAL %L', trim_scale(extract(epoch FROM p_rule.within)) || ' seconds');
+-- In seconds; beyond 68 years, which PostgreSQL 14 does not read in seconds, with hours before them.
+  SELECT format('INTERVAL %L', CASE WHEN w.seconds >= 2 ^ 31
+                                 THEN div(w.seconds, 3600) || ' hours ' ELSE '' END
+                               || trim_scale(CASE WHEN w.seconds >= 2 ^ 31
+                                               THEN mod(w.seconds, 3600) ELSE w.seconds END) || ' seconds')
+    FROM (SELECT extract(epoch FROM p_rule.within)) AS w (seconds);
 $_window_sql$;
-COMMENT ON FUNCTION flowguard._window_sql(flowguard.rule) IS 'The window of a proximity rule for SQL text, in seconds.';
+COMMENT ON FUNCTION flowguard._window_sql(flowguard.rule) IS 'The window of a proximity rule for SQL text.';
 
 CREATE OR REPLACE FUNCTION flowguard._master_query(p_link flowguard.link, p_style text, p_key text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_master_query$

@@ -346,6 +346,14 @@ BEGIN
              p_mode, p_on_orphan, p_on_master_delete, flowguard._choose_stem(p_relation, p_link_column), false, false);
   PERFORM flowguard._check_read(p_relation, v_link.tenant_columns, true);
   IF flowguard._find_index(v_master.relation, ARRAY[v_master.key_column], true, false) IS NULL THEN
+    IF p_on_master_delete = 'set null' AND current_setting('server_version_num')::integer < 150000 THEN
+      PERFORM flowguard._refuse_argument(
+        format('on_master_delete ''set null'' needs PostgreSQL 15 where key %I of master %s is unique only within a '
+               'tenant', v_master.key_column, v_master.relation),
+        'A foreign key of PostgreSQL 14 would set the tenant NULL as well.',
+        format('Pass on_master_delete => ''refuse'' or ''cascade'', or run "%s".',
+               flowguard._unique_index_sql(v_master.relation, ARRAY[v_master.key_column])));
+    END IF;
     -- The key is unique per tenant only: a row that does not know its tenant could not be kept from dangling.
     FOREACH v_column IN ARRAY v_link.tenant_columns LOOP
       IF v_column IS NULL OR NOT flowguard._is_not_null(p_relation, v_column) THEN

@@ -32,6 +32,10 @@ DEADLINE = timedelta(minutes=10)
 LOCK_KEY = 75474064
 """The advisory lock of who guards online, in a session; beside the one that deployers take."""
 
+_HOW_TO_END_PREPARED = (
+    " A prepared transaction is ended by COMMIT PREPARED or ROLLBACK PREPARED, by whoever prepared it."
+)
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds, before chance shortens them
 
 
@@ -71,7 +75,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A step did not get its lock in time and is tried again; `holders` are processes and their applications."""
+    """A step did not get its lock in time and is tried again; `holders` are processes and prepared transactions."""
 
     step: Step
     holders: tuple[str, ...]
@@ -116,15 +120,19 @@ SELECT mode, guarded FROM flowguard.link WHERE relation = %s::pg_catalog.regclas
 _INCOMPLETE = "FG113"
 
 _HOLDERS = """
-SELECT DISTINCT ON (a.xact_start, a.pid) a.pid, a.application_name
+SELECT DISTINCT ON (coalesce(a.xact_start, p.prepared), l.virtualtransaction) a.pid, a.application_name, p.gid
   FROM pg_catalog.pg_locks l
-  JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
- WHERE l.locktype = 'relation' AND l.granted AND a.pid <> pg_catalog.pg_backend_pid()
+  LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+  LEFT JOIN pg_catalog.pg_locks t ON l.pid IS NULL AND t.pid IS NULL AND t.virtualtransaction = l.virtualtransaction
+                                 AND t.locktype = 'transactionid'
+  LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = t.transactionid
+ WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
+   AND coalesce(a.pid::pg_catalog.text, p.gid) IS NOT NULL
    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
    AND l.relation IN (SELECT pg_catalog.unnest(ARRAY[k.relation, k.master, r.source])
                         FROM flowguard.link k LEFT JOIN flowguard.rule r USING (relation, link_column)
                        WHERE k.relation = %(table)s::pg_catalog.regclass)
- ORDER BY a.xact_start, a.pid
+ ORDER BY coalesce(a.xact_start, p.prepared), l.virtualtransaction
  LIMIT 3
 """
 
@@ -326,7 +334,10 @@ class _Work:
 
     def holders(self, link: Link) -> tuple[str, ...]:
         """Give the oldest transactions that use the link's tables at this moment."""
-        return tuple(str(Holder(*row)) for row in self.connection.execute(_HOLDERS, {"table": link.relation}))
+        return tuple(
+            str(Holder(pid, application)) if prepared is None else f"prepared transaction '{prepared}'"
+            for pid, application, prepared in self.connection.execute(_HOLDERS, {"table": link.relation})
+        )
 
 
 def _no_lock(waiting: Waiting, deadline: timedelta) -> LockNotObtained:
@@ -337,5 +348,6 @@ def _no_lock(waiting: Waiting, deadline: timedelta) -> LockNotObtained:
         detail=f"The statement is: {planned.statement}",
         hint=(f"These use the tables: {'; '.join(waiting.holders)}. " if waiting.holders else "")
         + "What was done stays; end the transactions that are long, then run it again, or give it more time by "
-        "--deadline (deploy: --guard-deadline).",
+        "--deadline (deploy: --guard-deadline)."
+        + (_HOW_TO_END_PREPARED if any(holder.startswith("prepared ") for holder in waiting.holders) else ""),
     )

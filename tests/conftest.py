@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from servers import chosen_bindir, memory_directory
 from testing.postgresql import Postgresql
 
 from pyflowguard import changes, database, server
@@ -31,14 +32,6 @@ SETTINGS = {
     "max_locks_per_transaction": "256",
 }
 SQL = Path(__file__).parents[1] / "sql"
-
-
-def memory_directory() -> Path | None:
-    """Where to keep the server's files in memory, if there is room: a database is made in a tenth of the time."""
-    memory = Path("/dev/shm")  # noqa: S108 - mkdtemp() makes a safe directory in it
-    if os.access(memory, os.W_OK | os.X_OK) and shutil.disk_usage(memory).free > 4 * 2**30:
-        return memory
-    return None
 
 
 class TestPostgresql(Postgresql):  # type: ignore[misc]
@@ -106,8 +99,7 @@ class Databases:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[TestPostgresql]:
     """The session's server, with the role `app_owner` on it."""
-    chosen = os.environ.get("PYFLOWGUARD_TEST_BINDIR")
-    bindir = Path(chosen) if chosen else server.wheel_bindir()
+    bindir = chosen_bindir()
     with TestPostgresql(initdb=str(bindir / "initdb"), postgres=str(bindir / "postgres")) as running:
         with psycopg.connect(running.conninfo(), autocommit=True) as admin:
             admin.execute(sql.SQL("CREATE ROLE {} LOGIN NOSUPERUSER").format(sql.Identifier(OWNER)))
@@ -173,7 +165,7 @@ def tool() -> Callable[[str], str]:
     """
 
     def find(name: str) -> str:
-        path = shutil.which(name)
+        path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
         if path is not None:
             return path
         if os.environ.get("PYFLOWGUARD_REQUIRE_ALL"):

@@ -546,6 +546,8 @@ def test_on_conflict_and_merge_are_filled_too(app: Connection) -> None:
         "ON CONFLICT (id) DO UPDATE SET parent = excluded.parent",
     )
     assert links(app, "child") == {20: 2, 21: 2}
+    if app.info.server_version < 150000:
+        return
     run(
         app,
         "MERGE INTO child c USING (VALUES (21, 10), (22, 10)) AS v (id, parent) ON c.id = v.id "

@@ -53,8 +53,9 @@ def register(connection: Connection, **options: object) -> None:
     run(connection, "SELECT flowguard.add_link('probe', 'flow')")
     run(
         connection,
-        "SELECT flowguard.add_proximity_rule('probe', 'event', '1 hour', 'at', 'at', 'flow', link_column => 'flow', "
+        "SELECT flowguard.add_proximity_rule('probe', 'event', %s, 'at', 'at', 'flow', link_column => 'flow', "
         "source_filter => %s, on_ambiguous => %s)",
+        options.get("within", "1 hour"),
         options.get("source_filter", "status <> 'deleted'"),
         options.get("on_ambiguous", "nearest"),
     )
@@ -138,4 +139,12 @@ def test_two_masters_in_the_window_are_left_alone(
     register(db, on_ambiguous="leave")
     for event in events:
         write_event(db, event)
+    assert probe(db) == expected
+
+
+@pytest.mark.parametrize(("distance", "expected"), [("-1000000:00:00", 1), ("-1000000:00:00.000001", None)])
+def test_a_window_of_a_hundred_years_is_as_exact(db: Connection, distance: str, expected: int | None) -> None:
+    """PostgreSQL 14 reads no interval of so many seconds."""
+    register(db, within="1000000 hours")
+    write_event(db, (50, distance, 1))
     assert probe(db) == expected

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from hashlib import md5
-from typing import Any
+from typing import Any, Literal
 
 from engine.oracle import Link, Master, Proximity, Reference, Session, Table
+from servers import chosen_version
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -310,7 +311,11 @@ OWNER = ("owner",)
 
 
 def keys_within_tenant(*, partitioned: bool = False) -> World:
-    """Every key is of tenant and number: the same number in another tenant is another master."""
+    """Every key is of tenant and number: the same number in another tenant is another master.
+
+    Only from 15 on can a key set the link NULL and leave the tenant.
+    """
+    action: Literal["set null", "cascade"] = "set null" if chosen_version() >= 15 else "cascade"
     ddl = """
 CREATE TABLE project (owner integer, number bigint, PRIMARY KEY (owner, number)) #;
 CREATE TABLE batch (owner integer, id bigint, project bigint, at timestamp, PRIMARY KEY (owner, id)) #;
@@ -325,9 +330,9 @@ CREATE TABLE item (owner integer, id bigint, project bigint, batch bigint, at ti
         )
     registration = """
 SELECT flowguard.add_master('project', 'number', '{owner}', created_at_column => NULL);
-SELECT flowguard.add_link('batch', 'project', on_master_delete => 'set null');
+SELECT flowguard.add_link('batch', 'project', on_master_delete => 'ACTION');
 SELECT flowguard.add_session_rule('batch', 'project');
-SELECT flowguard.add_link('item', 'project', on_master_delete => 'set null');
+SELECT flowguard.add_link('item', 'project', on_master_delete => 'ACTION');
 SELECT flowguard.add_reference_rule('item', 'batch', 'batch', source_link => 'project', link_column => 'project');
 SELECT flowguard.add_proximity_rule('item', 'batch', '90 minutes', 'at', 'at', 'project', on_ambiguous => 'leave',
                                     link_column => 'project');
@@ -335,14 +340,14 @@ SELECT flowguard.add_proximity_rule('item', 'batch', '90 minutes', 'at', 'at', '
     return World(
         name="keys within the tenant" + (", partitioned" if partitioned else ""),
         ddl=ddl,
-        registration=registration,
+        registration=registration.replace("ACTION", action),
         tables=[
             Table("project", ("owner", "number")),
             Table("batch", ("owner", "id")),
             Table("item", ("owner", "id"), (("batch", "batch", "id"),)),
         ],
         links=[
-            Link("batch", "project", PROJECT, OWNER, (Session(),), on_master_delete="set null"),
+            Link("batch", "project", PROJECT, OWNER, (Session(),), on_master_delete=action),
             Link(
                 "item",
                 "project",
@@ -352,7 +357,7 @@ SELECT flowguard.add_proximity_rule('item', 'batch', '90 minutes', 'at', 'at', '
                     Reference("batch", "batch", "id", "project", OWNER),
                     Proximity("at", "batch", "at", "project", OWNER, 90 * MINUTE, leave=True),
                 ),
-                on_master_delete="set null",
+                on_master_delete=action,
             ),
         ],
         shapes=[

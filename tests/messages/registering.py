@@ -464,6 +464,20 @@ CASES = [
         """,
     ),
     Case(
+        name="PostgreSQL 14 is to set a link NULL whose key names the tenant",
+        before=150000,
+        reaches=(("add_link", "needs PostgreSQL 15"),),
+        setup="SELECT flowguard.add_master('per_tenant', 'id', '{tenant}')",
+        call="SELECT flowguard.add_link('child', 'flow', on_master_delete => 'set null')",
+        says="""
+            ERROR: FG104: flowguard: on_master_delete 'set null' needs PostgreSQL 15 where key id of master
+                public.per_tenant is unique only within a tenant
+            DETAIL: A foreign key of PostgreSQL 14 would set the tenant NULL as well.
+            HINT: Pass on_master_delete => 'refuse' or 'cascade', or run "CREATE UNIQUE INDEX CONCURRENTLY ON
+                public.per_tenant (id)".
+        """,
+    ),
+    Case(
         name="a linked table has none of the master's tenant columns by name",
         reaches=(("add_link", "has not all tenant columns"),),
         world="known",

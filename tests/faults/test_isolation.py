@@ -1,0 +1,78 @@
+"""Writers at REPEATABLE READ and SERIALIZABLE beside a repair, and a repair at these levels: a race ends in 40001.
+
+What is lost by that is a try: the transaction that is sent again, the command that is called again, goes through.
+"""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from concurrency.invariants import LEDGER, State
+from concurrency.stage import REPEATABLE_READ, SERIALIZABLE
+from engine.postgres import Connection, one, refused, rows, run
+from engine.tables import links
+from faults.waiting import PATIENCE, beside, waiting
+from psycopg import IsolationLevel
+from psycopg.conninfo import make_conninfo
+from runner.test_interruption import wait_until
+
+from pyflowguard import repair
+from pyflowguard.errors import ExitCode, StatementFailed
+
+LEVELS = pytest.mark.parametrize("level", [REPEATABLE_READ, SERIALIZABLE], ids=lambda level: level.name)
+CHILDREN = range(20, 40)
+
+
+@pytest.fixture
+def unlinked(registered: Connection) -> Connection:
+    """Give the application, not guarded, with a linked parent and children that have no link yet."""
+    run(registered, "INSERT INTO parent VALUES (10, 1, 2)")
+    run(registered, "INSERT INTO child (id, tenant, parent) SELECT n, 1, 10 FROM generate_series(20, 39) n")
+    return registered
+
+
+def holds(app: Connection) -> None:
+    """Check that nothing is wrong, and that the ledger is sane."""
+    assert set(State(app).kinds().values()) <= {"linked"}
+    assert rows(app, LEDGER) == []
+
+
+@LEVELS
+def test_a_writer_whose_row_was_repaired_sends_it_again(unlinked: Connection, level: IsolationLevel) -> None:
+    app = unlinked
+    with psycopg.connect(app.info.dsn) as writer:
+        writer.isolation_level = level
+        assert one(writer, "SELECT count(*) FROM child WHERE flow IS NULL") == len(CHILDREN)
+        assert repair.repair(app.info.dsn, batch_size=3).linked == len(CHILDREN)
+        with refused("40001"):
+            writer.execute("UPDATE child SET note = 'mine', flow = NULL WHERE id = 30")
+        writer.rollback()
+        writer.execute("UPDATE child SET note = 'mine' WHERE id = 30")
+        writer.commit()
+    assert links(app, "child") == dict.fromkeys(CHILDREN, 2)
+    holds(app)
+
+
+@LEVELS
+def test_a_repair_that_loses_the_race_is_called_again(
+    unlinked: Connection, admin: Connection, level: IsolationLevel
+) -> None:
+    """Ten tries of a batch see the same snapshot of before, so the command gives up; what it committed stays."""
+    app = unlinked
+    setting = f"-c default_transaction_isolation={level.name.replace('_', chr(92) + ' ').lower()}"
+    dsn = make_conninfo(app.info.dsn, options=setting)
+    with psycopg.connect(app.info.dsn) as writer:
+        writer.execute("UPDATE child SET flow = 2, note = 'mine' WHERE id = 30")
+        with beside(lambda: repair.repair(dsn, batch_size=2)) as mending:
+            wait_until(lambda: bool(waiting(admin, "flowguard.repair")), "repair to wait")
+            writer.commit()
+            with pytest.raises(StatementFailed, match="40001") as caught:
+                mending.result(PATIENCE)
+    assert caught.value.exit_code is ExitCode.FAILED
+    assert one(app, "SELECT count(*) FROM flowguard.run_change") == 10
+    assert {key for key, flow in links(app, "child").items() if flow} == {*range(20, 31)}
+    assert repair.repair(dsn, batch_size=2).remaining == 0
+    assert links(app, "child") == dict.fromkeys(CHILDREN, 2)
+    assert one(app, "SELECT count(*) FROM flowguard.run_change") == len(CHILDREN) - 1
+    assert one(app, "SELECT note FROM child WHERE id = 30") == "mine"
+    holds(app)

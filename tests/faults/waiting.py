@@ -1,0 +1,43 @@
+"""Ways to see that something waits, and to do it beside the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from engine.postgres import Connection, rows
+
+T = TypeVar("T")
+PATIENCE = 60
+"""Seconds after which something that must happen has not."""
+
+
+@contextmanager
+def beside(call: Callable[[], T]) -> Iterator[Future[T]]:
+    """Do it in a thread while the block runs."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(call)
+
+
+def waiting(admin: Connection, statement: str) -> list[int]:
+    """Give the sessions of this database whose statement contains this text and which wait for a lock."""
+    found = rows(
+        admin,
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+        "AND state = 'active' AND wait_event_type = 'Lock' AND position(%s IN query) > 0",
+        statement,
+    )
+    return [pid for (pid,) in found]
+
+
+def working(admin: Connection, statement: str) -> list[int]:
+    """Give the sessions of this database that are at a statement which contains this text."""
+    found = rows(
+        admin,
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+        "AND state = 'active' AND position(%s IN query) > 0",
+        statement,
+    )
+    return [pid for (pid,) in found]
