@@ -85,6 +85,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_repair_query$
 -- keys and links.
 -- The steps: the batch; of it what is unlinked or dangling; what each rule and each alternate key says of that, by
 -- joins; what to do; the writing, where the link is still what was judged; the ledger.
+-- The text is the same as long as the link is repaired in the same way: a stopped run goes on only then.
 DECLARE
   v_master   flowguard.master := flowguard._master(p_link.master);
   v_key      name[] := flowguard._row_key(p_link.relation);
@@ -113,7 +114,8 @@ BEGIN
           '     WHERE EXISTS (SELECT FROM broken b WHERE b.%4$I %5$s s.%6$I%7$s)\n       FOR KEY SHARE OF s\n  )',
           r_rule."position",
           flowguard._columns_sql(ARRAY(SELECT DISTINCT x FROM unnest(
-            array_remove(r_rule.source_tenant_columns, NULL) || r_rule.source_key || r_rule.source_link) x), 's.'),
+            array_remove(r_rule.source_tenant_columns, NULL) || r_rule.source_key || r_rule.source_link) x ORDER BY x),
+            's.'),
           r_rule.source, r_rule.via_column, flowguard._equal(r_rule.source, r_rule.source_key), r_rule.source_key,
           flowguard._match_tenants(r_rule.source, r_rule.source_tenant_columns, 's.', p_link.relation,
                                    p_link.tenant_columns, flowguard._row_refs(p_link, p_link.tenant_columns, 'b'),
@@ -242,7 +244,7 @@ BEGIN
             FROM decided d) d
 $query$,
     flowguard._columns_sql(ARRAY(SELECT DISTINCT x FROM unnest(v_key || p_link.link_column
-      || flowguard._read_columns(p_link)) x), 'c.'),
+      || flowguard._read_columns(p_link)) x ORDER BY x), 'c.'),
     p_link.relation, flowguard._key_bound(p_link.relation, 'c', 5, '$2'), flowguard._key_bound(p_link.relation, 'c', 2,
       '$3'),
     flowguard._columns_sql(v_key, 'c.'), p_link.link_column, v_master.relation, v_master.key_column, v_equal,

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TimeRemainingColumn
 from rich.text import Text
 
 from pyflowguard import __version__, changes, online, present
@@ -378,7 +378,9 @@ def guard(
     metavar="ROWS",
     help="Rows looked at in one transaction.",
 )
-@click.option("--max-rate", type=click.IntRange(1, 2**31 - 1), metavar="ROWS", help="Rows looked at in a second at most.")
+@click.option(
+    "--max-rate", type=click.IntRange(1, 2**31 - 1), metavar="ROWS", help="Rows looked at in a second at most."
+)
 @click.option(
     "--max-lag",
     type=click.FloatRange(min=0, min_open=True),
@@ -530,22 +532,20 @@ class _Bar:
     """Shows how many rows are done, of how many, how fast and how long yet, on a terminal; notices on stderr."""
 
     def __init__(self, action: str, *, quiet: bool) -> None:
+        self.action = action
+        self.passes = 1
+        self.task: TaskID | None = None
+        columns: tuple[str | ProgressColumn, ...] = (
+            "{task.description}",
+            BarColumn(bar_width=None),
+            "{task.completed:,.0f} of {task.total:,.0f} rows",
+            _Rate(),
+            TimeRemainingColumn(compact=True),
+        )
         console = Console(stderr=True)
         # rich takes over standard output too while it draws: not where that is a pipe
         on_terminal = console.is_terminal and sys.stdout.isatty()
-        self.live = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.completed:,.0f} of {task.fields[about]}{task.total:,.0f}"),
-            _Rate(),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-            disable=not on_terminal or quiet,
-        ) if on_terminal and not quiet else None
-        self.action = action
-        self.task: Any = None
-        self.passes = 1
+        self.live = Progress(*columns, console=console, transient=True) if on_terminal and not quiet else None
 
     @contextmanager
     def shown(self) -> Iterator[_Bar]:
@@ -553,19 +553,28 @@ class _Bar:
             yield self
 
     def show_repair(self, progress: repairs.Progress) -> None:
-        if progress.passes > self.passes:
+        if progress.passes > self.passes and self.live and self.task is not None:
             self.passes = progress.passes
-            self.begin(f"{self.action}, round {self.passes}", 0, progress.total, "about ")
+            self.live.reset(self.task)
         done = progress.linked + progress.translated + progress.quarantined + progress.unlinked
-        what = "counting what remains" if progress.scanned >= progress.total else f"{self.action}: {done:,} mended"
-        self.show(what, progress.scanned, progress.total, "about ")
+        is_over = progress.scanned >= progress.total
+        self._show(
+            "counting what remains" if is_over else f"{self.action}: {done:,} mended", progress.scanned, progress.total
+        )
 
     def show_undo(self, undone: repairs.Undone) -> None:
         done = undone.restored + undone.skipped
-        self.show(self.action, done, done + undone.remaining)
+        self._show(self.action, done, done + undone.remaining)
 
     def notice(self, notice: Notice) -> None:
         click.echo(str(notice), err=True)
+
+    def _show(self, what: str, completed: int, total: int) -> None:
+        if self.live is None:
+            return
+        if self.task is None:
+            self.task = self.live.add_task(what, total=total)
+        self.live.update(self.task, description=what, completed=completed, total=total)
 
 
 def _names(given: tuple[Change, ...]) -> list[str]:

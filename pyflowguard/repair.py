@@ -116,8 +116,7 @@ def repair(
             "max_lag": max_lag,
             "resume": resume,
         }
-        # A process that is killed closes its connection without a word. A server that cannot see that goes on to the end
-        # of the run, which does no harm.
+        # A client that is killed says nothing. A server that cannot see it go carries the run to its end all the same.
         with suppress(InvalidParameterValue):
             connection.execute(_NOTICE_A_LOST_CLIENT)
         with (
