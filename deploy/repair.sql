@@ -1126,15 +1126,17 @@ BEGIN
        AND c.link_column OPERATOR(pg_catalog.=) %3$L
   ), rows AS MATERIALIZED (
     SELECT c.row_key, (pg_catalog.array_agg(c.old_link ORDER BY c.change_id))[1] AS old_link,
-           (pg_catalog.array_agg(c.new_link ORDER BY c.change_id DESC))[1] AS new_link
+           (pg_catalog.array_agg(c.new_link ORDER BY c.change_id DESC))[1] AS new_link,
+           pg_catalog.array_agg(c.change_id) AS change_ids
       FROM changes c GROUP BY c.row_key
   ), written AS (
     UPDATE %4$s c SET %3$I = r.old_link::%5$s FROM rows r
      WHERE %6$s AND (r.new_link IS NULL AND c.%3$I IS NULL OR c.%3$I %7$s r.new_link::%5$s)
-    RETURNING r.row_key
+    RETURNING r.change_ids
   ), marked AS (
     UPDATE flowguard.repair_change c
-       SET undone = CASE WHEN EXISTS (SELECT FROM written w WHERE w.row_key OPERATOR(pg_catalog.=) x.row_key)
+       SET undone = CASE WHEN c.change_id OPERATOR(pg_catalog.=) ANY (
+                                SELECT pg_catalog.unnest(w.change_ids) FROM written w)
                       THEN 'restored' ELSE 'skipped' END
       FROM changes x
      WHERE c.run_id OPERATOR(pg_catalog.=) $1 AND c.change_id OPERATOR(pg_catalog.>=) $2

@@ -661,12 +661,12 @@ def markdown(results: Sequence[Results], size: Size) -> str:
     return "\n\n".join(parts)
 
 
-def write(file: Path, text: str) -> None:
+def write(file: Path, text: str, begin_mark: str = BEGIN_MARK, end_mark: str = END_MARK) -> None:
     """Put the tables between their marks in a document."""
-    before, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN_MARK)
-    _, end, after = rest.partition(END_MARK)
+    before, begin, rest = file.read_text(encoding="utf-8").partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
     if not begin or not end:
-        raise click.UsageError(f"{file} has no {BEGIN_MARK} … {END_MARK}")
+        raise click.UsageError(f"{file} has no {begin_mark} … {end_mark}")
     file.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 

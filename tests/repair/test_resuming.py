@@ -157,7 +157,7 @@ def test_statement_timeout_after_statement_timeout_it_gets_done(app: Connection)
 
 def test_a_client_that_is_killed(app: Connection) -> None:
     """With -9: its server process notices, and the next client goes on."""
-    command = [COMMAND, "repair", "child", "--link-column", "flow", "--batch-size", "2", "--dsn", app.info.dsn]
+    command = [str(COMMAND), "repair", "child", "--link-column", "flow", "--batch-size", "2", "--dsn", app.info.dsn]
     with subprocess.Popen(
         [*command, "--max-rate", "20"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as client:
