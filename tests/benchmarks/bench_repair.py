@@ -26,7 +26,9 @@ from pyflowguard.server import wheel_bindir
 BEGIN_MARK, END_MARK = "<!-- bench-repair:begin -->", "<!-- bench-repair:end -->"
 SIZES = (10**4, 10**5, 10**6)
 ROUNDS = {10**4: 5, 10**5: 3}
-"""How many rounds the median is taken of; one where there are more rows."""
+"""How many rounds the median is taken of; one for other numbers of rows."""
+QUICK = (300,)
+"""Shows that the benchmark runs; its figures mean nothing."""
 UNDO = "SELECT remaining FROM flowguard.undo((SELECT max(run_id) FROM flowguard.run), %s)"
 _SAMPLE_INTERVAL = 0.005  # seconds
 
@@ -102,13 +104,15 @@ def undo(lab: Laboratory, case: Case, batch_size: int) -> Undone:
 
 
 def measure(
-    bindir: Path, sizes: Sequence[int], clock: str, batch_size: int, tell: Callable[[Line], None]
+    bindir: Path, sizes: Sequence[int], clock: str, batch_size: int, tell: Callable[[Line], None], *, quick: bool
 ) -> tuple[str, list[Line]]:
     """Measure each number of rows on a server of these binaries; gives its version too."""
     found: list[Line] = []
     version = 0
     for rows in sizes:
-        size = Size(rows=rows, rounds=ROUNDS.get(rows, 1), singles=0, repaired=rows)
+        like = bench.QUICK if quick else bench.FULL
+        rounds = ROUNDS.get(rows, 1)
+        size = Size(rows, rounds, singles=0, tenants=like.tenants, sources=like.sources, repaired=rows)
         with bench.laboratory(bindir, size, bench.CLOCKS[clock]) as lab:
             bench.build(lab, GUARD, size.tenants, size.sources, rows, narrow=False)
             bench.copy(lab, GUARD, LIMIT, bench.COPIES[LIMIT])
@@ -149,8 +153,8 @@ def markdown(version: str, found: Sequence[Line], command: str) -> str:
     return "\n".join(
         [
             f"`{command}`, PostgreSQL {version}: repair, and undo in batches, as ratios to the ideal UPDATE of",
-            "the same rows; the time that repair takes for a row, as a ratio to the first line; and the most memory of its",
-            "own that the server process had.",
+            "the same rows; the time that repair takes for a row, as a ratio to the first line; and the most memory of",
+            "its own that the server process had.",
             "",
             *(f"| {' | '.join(row)} |" for row in table),
         ]
@@ -166,8 +170,11 @@ def markdown(version: str, found: Sequence[Line], command: str) -> str:
 @click.option("--clock", type=click.Choice(list(bench.CLOCKS)), default="cpu", show_default=True,
               help="Time that the server's process worked (Linux), or time that passed.")  # fmt: skip
 @click.option("--batch-size", default=BATCH_SIZE, show_default=True, help="Links put back by one call of undo.")
+@click.option("--quick", is_flag=True, help="Small sizes: shows that it runs; the figures mean nothing.")
 @click.option("--write", "document", type=click.Path(exists=True, path_type=Path), help="Document to update.")
-def main(bindir: Path | None, sizes: tuple[int, ...], clock: str, batch_size: int, document: Path | None) -> None:
+def main(
+    bindir: Path | None, sizes: tuple[int, ...], clock: str, batch_size: int, *, quick: bool, document: Path | None
+) -> None:
     """Measure how repair and undo grow; exit code 1 where a budget is missed."""
     console = new_console()
 
@@ -175,7 +182,7 @@ def main(bindir: Path | None, sizes: tuple[int, ...], clock: str, batch_size: in
         parts = [f"{answer.title} {bench.ratio(answer)} of {answer.budget:.2f}" for answer in line.answers]
         console.print(f"{line.rows:,} rows: {', '.join(parts)}")
 
-    version, found = measure(bindir or wheel_bindir(), sizes, clock, batch_size, tell)
+    version, found = measure(bindir or wheel_bindir(), QUICK if quick else sizes, clock, batch_size, tell, quick=quick)
     table = new_table(*HEADINGS, right=[name for name in HEADINGS if name != "repair"])
     for line in found:
         for row in cells(line, found[0]):
@@ -186,7 +193,7 @@ def main(bindir: Path | None, sizes: tuple[int, ...], clock: str, batch_size: in
         command = "make bench-repair" + (f" BENCH='{options.strip()}'" if options else "")
         bench.write(document, markdown(version, found, command), BEGIN_MARK, END_MARK)
     missed = [f"{answer.title} at {line.rows:,} rows" for line in found for answer in line.answers if answer.is_missed]
-    if missed:
+    if missed and not quick:
         console.print(f"Missed: {', '.join(missed)}.")
         sys.exit(1)
 

@@ -15,11 +15,15 @@ import psycopg
 import pytest
 from engine.postgres import Connection, one, refused, rows, run
 from engine.tables import add_reference, create, links
-from repair.calls import Run, repair, run_row, undo
+from repair.calls import Run, dump, repair, run_row, undo
 
 COMMAND = Path(sys.executable).with_name("pyflowguard")
 Session = Callable[[], Connection]
 COUNT = 60
+SLOW = """
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.01); RETURN NEW; END $$;
+CREATE TRIGGER slow BEFORE UPDATE ON child FOR EACH ROW EXECUTE FUNCTION slow()
+"""
 PROGRESS = "SELECT relation, pass, scanned, total FROM flowguard.repair_progress WHERE run_id = %s"
 
 
@@ -135,11 +139,7 @@ def test_a_session_that_outlives_its_call_is_no_running_run(app: Connection, ses
 
 
 def test_statement_timeout_after_statement_timeout_it_gets_done(app: Connection) -> None:
-    run(
-        app,
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(0.01); RETURN NEW; END$$",
-    )
-    run(app, "CREATE TRIGGER slow BEFORE UPDATE ON child FOR EACH ROW EXECUTE FUNCTION slow()")
+    run(app, SLOW)
     run(app, "SET statement_timeout = '250ms'")
     calls = 0
     done = None
@@ -168,6 +168,26 @@ def test_a_client_that_is_killed(app: Connection) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.startswith(f"Run 1: {COUNT} linked, 0 translated, 0 quarantined, 0 unlinked, 0 remaining.\n")
     assert "NOTICE:  run 1 of " in result.stderr
+
+
+def test_an_undo_whose_client_is_killed(app: Connection) -> None:
+    """Each batch stays, and the next call goes on."""
+    before = dump(app, "parent", "child")
+    assert again(app).linked == COUNT
+    run(app, SLOW)
+    command = [str(COMMAND), "undo", "1", "--batch-size", "2", "--dsn", app.info.dsn]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+        wait_until(lambda: rows(app, "SELECT FROM flowguard.run WHERE restored > 5") != [])
+        client.send_signal(signal.SIGKILL)
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    wait_until(lambda: one(app, others) == 0)
+    said = run_row(app, 1)
+    assert (said["status"], 5 < said["restored"] < COUNT) == ("undoing", True)
+    left = COUNT - said["restored"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == f"Run 1: {left} restored, 0 skipped, 0 remaining.\n"
+    assert (run_row(app, 1)["status"], run_row(app, 1)["restored"]) == ("undone", COUNT)
+    assert dump(app, "parent", "child") == before
 
 
 # --- When a new run begins instead
