@@ -778,7 +778,7 @@ BEGIN
   END IF;
   IF p_max_lag IS NOT NULL AND NOT pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') THEN
     RAISE EXCEPTION 'flowguard: % may not see how far replication is behind', current_user
-      USING ERRCODE = '42501', DETAIL = 'max_lag reads pg_stat_replication, which hides its figures from this role.',
+      USING ERRCODE = 'FG110', DETAIL = 'max_lag reads pg_stat_replication, which hides its figures from this role.',
             HINT = pg_catalog.format('Have a superuser run "GRANT pg_read_all_stats TO %I", or leave max_lag out.',
               current_user);
   END IF;
@@ -901,8 +901,8 @@ translated: links that held an alternate key and now hold the key.
 quarantined: orphans taken out, without the rows that went with them.
 unlinked: dangling links set to NULL.
 remaining: rows left unlinked or dangling.
-Errors: FG104 batch_size or max_rate is less than 1, or max_lag not positive; FG107 no such link; 2D000 called inside a
-  transaction; 42501 row security would hide rows, or max_lag is given and the role may not see replication.';
+Errors: FG104 batch_size or max_rate is less than 1, or max_lag not positive; FG107 no such link; FG110 max_lag is given
+  and the role may not see replication; 2D000 called inside a transaction; 42501 row security would hide rows.';
 
 CREATE OR REPLACE FUNCTION flowguard._forbidding_keys(p_run bigint, p_from bigint DEFAULT 0)
 RETURNS TABLE (relation regclass, conname name, link_column name, definition text, validated boolean, comment text)

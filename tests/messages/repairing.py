@@ -84,7 +84,7 @@ CASES = [
         reaches=(("repair", "may not see how far"),),
         call="CALL flowguard.repair(max_lag => '5 seconds')",
         says="""
-            ERROR: 42501: flowguard: app_owner may not see how far replication is behind
+            ERROR: FG110: flowguard: app_owner may not see how far replication is behind
             DETAIL: max_lag reads pg_stat_replication, which hides its figures from this role.
             HINT: Have a superuser run "GRANT pg_read_all_stats TO app_owner", or leave max_lag out.
         """,

@@ -149,7 +149,7 @@ def test_it_waits_for_a_standby_and_says_so_once(primary: Server, standby: Conne
         fill(owner, 60)
         heard: list[tuple[str, str]] = []
         owner.add_notice_handler(lambda said: heard.append((said.message_primary or "", said.message_hint or "")))
-        with refused("42501") as refusal:
+        with refused("FG110") as refusal:
             repair(owner, max_lag="1 second")
         run(admin, statements(refusal.hint)[0])
         run(standby, "SELECT pg_wal_replay_pause()")
