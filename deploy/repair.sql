@@ -687,20 +687,17 @@ COMMENT ON FUNCTION flowguard._lagging(interval, pg_lsn) IS 'Standbys and subscr
 
 CREATE OR REPLACE PROCEDURE flowguard._hold_back(p_seconds double precision, p_max_lag interval, INOUT has_said boolean)
 LANGUAGE plpgsql AS $_hold_back$
--- Waits between two batches: so many seconds, and until replication is near enough. Nothing is locked meanwhile, and a
--- transaction, with the snapshot that VACUUM would have to respect, lasts a second at most.
+-- Waits between two batches: so many seconds, one at most, and until replication is near enough. Nothing is locked
+-- meanwhile, and no snapshot that VACUUM would have to respect lasts longer than such a second.
 -- No SET clause: a procedure that commits may not have one.
 DECLARE
-  v_until   pg_catalog.timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+)
-                           pg_catalog.make_interval(secs => greatest(p_seconds, 0.0::pg_catalog.float8));
   v_written pg_catalog.pg_lsn;
   v_lagging pg_catalog.text;
 BEGIN
-  WHILE pg_catalog.clock_timestamp() OPERATOR(pg_catalog.<) v_until LOOP
-    PERFORM pg_catalog.pg_sleep(least(1.0::pg_catalog.float8, pg_catalog.date_part('epoch',
-      v_until OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp())));
+  IF p_seconds OPERATOR(pg_catalog.>) 0::pg_catalog.float8 THEN
+    PERFORM pg_catalog.pg_sleep(p_seconds);
     COMMIT;
-  END LOOP;
+  END IF;
   IF p_max_lag IS NULL THEN
     RETURN;
   END IF;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from messages.conftest import DEPUTY
 from messages.stage import Case
 
 REGISTERED = """
@@ -82,14 +83,16 @@ CASES = [
     Case(
         name="the lag of replication is hidden from the caller",
         reaches=(("repair", "may not see how far"),),
+        admin=f"GRANT USAGE ON SCHEMA flowguard TO {DEPUTY}; GRANT ALL ON ALL TABLES IN SCHEMA flowguard TO {DEPUTY}; "
+        f"GRANT EXECUTE ON ALL ROUTINES IN SCHEMA flowguard TO {DEPUTY}",
         call="CALL flowguard.repair(max_lag => '5 seconds')",
+        by=DEPUTY,
         says="""
-            ERROR: FG110: flowguard: app_owner may not see how far replication is behind
+            ERROR: FG110: flowguard: messages_deputy may not see how far replication is behind
             DETAIL: max_lag reads pg_stat_replication, which hides its figures from this role.
-            HINT: Have a superuser run "GRANT pg_read_all_stats TO app_owner", or leave max_lag out.
+            HINT: Have a superuser run "GRANT pg_read_all_stats TO messages_deputy", or leave max_lag out.
         """,
-        take=(),  # the grant is for the whole server; tests/repair/test_pace.py makes it on one of its own
-        then="CALL flowguard.repair()",
+        follow_by="postgres",
     ),
     Case(
         name="a run that was stopped goes on",

@@ -90,7 +90,7 @@ def test_between_two_batches_nothing_is_held(db: Connection, session: Callable[[
     with repairing(connection, batch_size=2, max_rate=2):
         asleep = (
             "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep' AND backend_xid IS NULL "
-            "AND xact_start > now() - interval '1.5 seconds'"
+            "AND xact_start > query_start"
         )
         wait_until(lambda: bool(one(db, asleep, connection.info.backend_pid)))
         locks = "SELECT relation::regclass::text FROM pg_locks WHERE pid = %s AND relation = 'probe'::regclass"
