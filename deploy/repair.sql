@@ -598,24 +598,21 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_begin_links$
     JOIN pg_class c ON c.oid = l.relation
     JOIN pg_namespace n ON n.oid = c.relnamespace
   ON CONFLICT (run_id, schema_name, table_name, link_column) DO UPDATE
-     SET last_key = excluded.last_key, estimated = excluded.estimated, scanned_before = k.scanned, started_at = NULL;
+     SET "position" = excluded."position", last_key = excluded.last_key, estimated = excluded.estimated,
+         scanned_before = k.scanned, started_at = NULL;
 $_begin_links$;
 COMMENT ON FUNCTION flowguard._begin_links(bigint, flowguard.link[]) IS 'Writes down what a run is to look at.';
 
-CREATE OR REPLACE FUNCTION flowguard._link_place(p_run bigint, p_link flowguard.link, OUT after_key jsonb,
+CREATE OR REPLACE FUNCTION flowguard._link_place(p_run bigint, p_position integer, OUT after_key jsonb,
   OUT last_key jsonb)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_link_place$
-  SELECT k.after_key, k.last_key
-    FROM pg_class c
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN flowguard.repair_link k ON k.run_id = p_run AND k.schema_name = n.nspname AND k.table_name = c.relname
-                                AND k.link_column = p_link.link_column
-   WHERE c.oid = p_link.relation;
+-- By its position, which a table keeps that is renamed meanwhile.
+  SELECT k.after_key, k.last_key FROM flowguard.repair_link k WHERE k.run_id = p_run AND k."position" = p_position;
 $_link_place$;
-COMMENT ON FUNCTION flowguard._link_place(bigint, flowguard.link) IS
+COMMENT ON FUNCTION flowguard._link_place(bigint, integer) IS
   'The keys between which a run has yet to look at a link.';
 
-CREATE OR REPLACE FUNCTION flowguard._count_batch(p_run bigint, p_link flowguard.link, p_counts jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION flowguard._count_batch(p_run bigint, p_position integer, p_counts jsonb) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_count_batch$
 -- In the transaction of the batch: what is done and where to go on are never apart.
   UPDATE flowguard.repair_run r
@@ -630,13 +627,9 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_count_batch$
          held = k.held + coalesce((p_counts ->> 'held')::bigint, 0),
          taken = k.taken + coalesce((p_counts ->> 'quarantined')::bigint, 0),
          started_at = coalesce(k.started_at, now()), last_batch_at = clock_timestamp()
-    FROM pg_class c
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-   WHERE c.oid = p_link.relation
-     AND k.run_id = p_run AND k.schema_name = n.nspname AND k.table_name = c.relname
-     AND k.link_column = p_link.link_column;
+   WHERE k.run_id = p_run AND k."position" = p_position;
 $_count_batch$;
-COMMENT ON FUNCTION flowguard._count_batch(bigint, flowguard.link, jsonb) IS 'Adds a batch to what its run has done.';
+COMMENT ON FUNCTION flowguard._count_batch(bigint, integer, jsonb) IS 'Adds a batch to what its run has done.';
 
 CREATE OR REPLACE FUNCTION flowguard._next_pass(p_run bigint) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_next_pass$
@@ -800,8 +793,9 @@ BEGIN
   END IF;
 
   LOOP
-    FOREACH v_link IN ARRAY v_links LOOP
-      SELECT p.after_key, p.last_key INTO v_after, v_last FROM flowguard._link_place(run_id, v_link) p;
+    FOR v_position IN 1 .. pg_catalog.cardinality(v_links) LOOP
+      v_link := v_links[v_position];
+      SELECT p.after_key, p.last_key INTO v_after, v_last FROM flowguard._link_place(run_id, v_position) p;
       CONTINUE WHEN v_last IS NULL;
       v_query := flowguard._repair_query(v_link);
       v_size := v_batch_size;
@@ -844,7 +838,7 @@ BEGIN
         IF v_singly OPERATOR(pg_catalog.<=) 0 THEN
           v_size := v_batch_size;
         END IF;
-        PERFORM flowguard._count_batch(run_id, v_link, v_counts);
+        PERFORM flowguard._count_batch(run_id, v_position, v_counts);
         IF NOT p_dry_run THEN
           COMMIT;
         END IF;

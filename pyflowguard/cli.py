@@ -557,10 +557,8 @@ class _Bar:
             self.passes = progress.passes
             self.live.reset(self.task)
         done = progress.linked + progress.translated + progress.quarantined + progress.unlinked
-        is_over = progress.scanned >= progress.total
-        self._show(
-            "counting what remains" if is_over else f"{self.action}: {done:,} mended", progress.scanned, progress.total
-        )
+        what = "counting what remains" if progress.is_over else f"{self.action}: {done:,} mended"
+        self._show(what, progress.scanned, progress.total)
 
     def show_undo(self, undone: repairs.Undone) -> None:
         done = undone.restored + undone.skipped

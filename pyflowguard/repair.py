@@ -39,7 +39,7 @@ class Progress:
     """How far a run has come, with the batches committed so far.
 
     Of about `total` rows `scanned` were looked at in this `passes`-th round, of which some were linked, translated,
-    quarantined or unlinked. Then it counts what remains, and there is no more to scan.
+    quarantined or unlinked. When it `is_over` what remains is counted.
     """
 
     linked: int
@@ -49,6 +49,7 @@ class Progress:
     scanned: int
     total: int
     passes: int
+    is_over: bool
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ CALL flowguard.repair(%(table)s::pg_catalog.regclass, batch_size => %(batch_size
 
 _HOW_FAR = """
 SELECT r.linked, r.translated, r.quarantined, r.unlinked, sum(p.scanned)::bigint AS scanned,
-       sum(p.total)::bigint AS total, max(p.pass) AS passes
+       sum(p.total)::bigint AS total, max(p.pass) AS passes,
+       NOT EXISTS (SELECT FROM flowguard.repair_link k
+                    WHERE k.run_id = r.run_id AND k.after_key IS DISTINCT FROM k.last_key) AS is_over
   FROM flowguard.repair_run r
   JOIN flowguard.repair_progress p USING (run_id)
  WHERE r.pid = %s AND r.status = 'running'
