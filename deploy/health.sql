@@ -512,10 +512,9 @@ BEGIN
   RETURN QUERY
     SELECT 'run_stopped', 'WARN', r.relation, format('run %s ended before it was done', r.run_id),
            format('%s linked, %s translated, %s quarantined', r.linked, r.translated, r.quarantined),
-           'CALL flowguard.repair()', 'run_stopped:' || r.run_id
+           flowguard._repair_call(r), 'run_stopped:' || r.run_id
       FROM flowguard.repair_run r
-     WHERE (r.status = 'stopped'
-            OR r.status = 'running' AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = r.pid))
+     WHERE (r.status = 'stopped' OR r.status = 'running' AND NOT flowguard._is_running(r))
        AND NOT EXISTS (SELECT FROM flowguard.repair_run f
                         WHERE f.run_id > r.run_id AND f.status = 'finished'
                           AND (f.relation IS NULL OR (f.relation, f.link_column) = (r.relation, r.link_column)));

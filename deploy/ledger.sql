@@ -16,6 +16,7 @@ CREATE TABLE IF NOT EXISTS flowguard.repair_run (
   note        text,
   started_by  text        NOT NULL DEFAULT session_user,
   pid         integer     NOT NULL DEFAULT pg_backend_pid(),
+  called_at   timestamptz NOT NULL DEFAULT statement_timestamp(),
   linked      bigint      NOT NULL DEFAULT 0,
   translated  bigint      NOT NULL DEFAULT 0,
   quarantined bigint      NOT NULL DEFAULT 0,
@@ -23,9 +24,33 @@ CREATE TABLE IF NOT EXISTS flowguard.repair_run (
   followed    bigint      NOT NULL DEFAULT 0,
   remaining   bigint,
   restored    bigint      NOT NULL DEFAULT 0,
-  skipped     bigint      NOT NULL DEFAULT 0
+  skipped     bigint      NOT NULL DEFAULT 0,
+  undone_from bigint,
+  undo_left   bigint
 );
 COMMENT ON TABLE flowguard.repair_run IS 'Runs of flowguard.repair(); read it through the view flowguard.run.';
+
+CREATE TABLE IF NOT EXISTS flowguard.repair_link (
+  run_id         bigint      NOT NULL,
+  schema_name    text        NOT NULL,
+  table_name     text        NOT NULL,
+  link_column    text        NOT NULL,
+  "position"     integer     NOT NULL,
+  query_hash     text        NOT NULL,
+  after_key      jsonb,
+  last_key       jsonb,
+  pass           integer     NOT NULL DEFAULT 1,
+  scanned        bigint      NOT NULL DEFAULT 0,
+  estimated      bigint      NOT NULL,
+  held           bigint      NOT NULL DEFAULT 0,
+  taken          bigint      NOT NULL DEFAULT 0,
+  scanned_before bigint      NOT NULL DEFAULT 0,
+  started_at     timestamptz,
+  last_batch_at  timestamptz,
+  PRIMARY KEY (run_id, schema_name, table_name, link_column)
+);
+COMMENT ON TABLE flowguard.repair_link IS
+  'How far a run has come with each link; read it through the view flowguard.repair_progress.';
 
 -- No foreign key to the run: it would be looked at for each link that is written, which is a tenth of what a repair
 -- costs, and nothing deletes a run.
@@ -63,7 +88,7 @@ CREATE TABLE IF NOT EXISTS flowguard.quarantined_row (
 COMMENT ON TABLE flowguard.quarantined_row IS
   'Rows that a run took out, and columns that their removal set; read it through the view flowguard.quarantine.';
 CREATE INDEX IF NOT EXISTS quarantined_row_run_id_quarantine_id_idx ON flowguard.quarantined_row (run_id,
-  quarantine_id);
+  quarantine_id) WHERE restored_at IS NULL;
 
 CREATE TABLE IF NOT EXISTS flowguard.privileged_transaction (
   id         bigint      NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -89,6 +114,8 @@ COMMENT ON COLUMN flowguard.repair_run.link_column IS 'The link that was asked f
 COMMENT ON COLUMN flowguard.repair_run.note IS 'What the caller said it was for.';
 COMMENT ON COLUMN flowguard.repair_run.started_by IS 'The session''s user.';
 COMMENT ON COLUMN flowguard.repair_run.pid IS 'The server process that ran it.';
+COMMENT ON COLUMN flowguard.repair_run.called_at IS
+  'When the statement that runs it was sent: with pid it tells whether that still goes on.';
 COMMENT ON COLUMN flowguard.repair_run.linked IS 'Rows that a rule linked.';
 COMMENT ON COLUMN flowguard.repair_run.translated IS 'Links that held an alternate key and now hold the key.';
 COMMENT ON COLUMN flowguard.repair_run.quarantined IS 'Orphans taken out, without the rows that went with them.';
@@ -98,6 +125,27 @@ COMMENT ON COLUMN flowguard.repair_run.remaining IS 'Rows that were left unlinke
 COMMENT ON COLUMN flowguard.repair_run.restored IS 'Links and rows that undo() put back.';
 COMMENT ON COLUMN flowguard.repair_run.skipped IS
   'Links that undo() left, since they are no longer what the run wrote.';
+COMMENT ON COLUMN flowguard.repair_run.undone_from IS 'undo() has been at the changes from this one on; NULL: at none.';
+COMMENT ON COLUMN flowguard.repair_run.undo_left IS 'Changes that undo() has yet to come to, once it has begun.';
+COMMENT ON COLUMN flowguard.repair_link.run_id IS 'The run.';
+COMMENT ON COLUMN flowguard.repair_link.schema_name IS 'Schema of the table at that time.';
+COMMENT ON COLUMN flowguard.repair_link.table_name IS 'Name of the table at that time.';
+COMMENT ON COLUMN flowguard.repair_link.link_column IS 'The link.';
+COMMENT ON COLUMN flowguard.repair_link."position" IS 'Order in which the run comes to its links.';
+COMMENT ON COLUMN flowguard.repair_link.query_hash IS
+  'Hash of the statement that repairs a batch: a run whose rules have changed since is not gone on with.';
+COMMENT ON COLUMN flowguard.repair_link.after_key IS 'Rows up to this key are done; NULL: none.';
+COMMENT ON COLUMN flowguard.repair_link.last_key IS
+  'The last key when the call began: later rows are not looked at; NULL: there was no row.';
+COMMENT ON COLUMN flowguard.repair_link.pass IS
+  'How often the run came to the table; again only where rows were held by others that it took out.';
+COMMENT ON COLUMN flowguard.repair_link.scanned IS 'Rows looked at in this pass.';
+COMMENT ON COLUMN flowguard.repair_link.estimated IS 'Rows of the table, as the planner estimated when the call began.';
+COMMENT ON COLUMN flowguard.repair_link.held IS 'Rows that could not be written or taken out in this pass.';
+COMMENT ON COLUMN flowguard.repair_link.taken IS 'Orphans taken out in this pass.';
+COMMENT ON COLUMN flowguard.repair_link.scanned_before IS 'Rows of this pass that an earlier call looked at.';
+COMMENT ON COLUMN flowguard.repair_link.started_at IS 'When this call came to the table in this pass.';
+COMMENT ON COLUMN flowguard.repair_link.last_batch_at IS 'When the last batch was done.';
 COMMENT ON COLUMN flowguard.repair_change.change_id IS 'Order of the changes.';
 COMMENT ON COLUMN flowguard.repair_change.run_id IS 'The run.';
 COMMENT ON COLUMN flowguard.repair_change.schema_name IS 'Schema of the table at that time.';
@@ -137,11 +185,42 @@ COMMENT ON COLUMN flowguard.privileged_transaction.run_id IS 'The run, for repai
 COMMENT ON COLUMN flowguard.privileged_transaction.reason IS 'The reason given to bypass().';
 COMMENT ON COLUMN flowguard.privileged_transaction.done_by IS 'The session''s user.';
 
+CREATE OR REPLACE FUNCTION flowguard._is_running(p_run flowguard.repair_run) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_running$
+-- Whether the call that runs it still goes on. A session outlives a call that failed, and a process number may be given
+-- out again, so the statement counts, where it may be seen; where not, it goes on as long as there is such a process.
+  SELECT p_run.status = 'running'
+     AND EXISTS (SELECT FROM pg_stat_activity a
+                  WHERE a.pid = p_run.pid
+                    AND (a.query_start IS NULL OR a.query_start = p_run.called_at AND a.state = 'active'));
+$_is_running$;
+COMMENT ON FUNCTION flowguard._is_running(flowguard.repair_run) IS 'Whether the call of a run still goes on.';
+
 CREATE OR REPLACE VIEW flowguard.run AS
-  SELECT r.run_id, r.started_at, r.finished_at, r.status, r.linked, r.translated, r.quarantined, r.unlinked, r.followed,
+  SELECT r.run_id, r.started_at, r.finished_at,
+         CASE WHEN r.status = 'running' AND NOT flowguard._is_running(r) THEN 'stopped' ELSE r.status END AS status,
+         r.linked, r.translated, r.quarantined, r.unlinked, r.followed,
          r.remaining, r.restored, r.skipped, r.relation, r.link_column, r.note, r.started_by
     FROM flowguard.repair_run r;
 COMMENT ON VIEW flowguard.run IS 'Runs of flowguard.repair() with what each did.';
+
+CREATE OR REPLACE VIEW flowguard.repair_progress AS
+  SELECT r.run_id, r.status, p.relation, p.link_column, p.pass, p.scanned, p.total, p.rate, p.started_at,
+         p.last_batch_at,
+         CASE WHEN r.status = 'running' AND p.rate > 0
+           THEN make_interval(secs => round((p.total - p.scanned) / p.rate)::double precision) END AS time_left
+    FROM flowguard.run r
+    JOIN (SELECT k.run_id, k."position", format('%I.%I', k.schema_name, k.table_name) AS relation, k.link_column,
+                 k.pass, k.scanned,
+                 CASE WHEN k.last_key IS NULL OR k.after_key = k.last_key THEN k.scanned
+                      ELSE greatest(k.estimated, k.scanned) END AS total,
+                 round((k.scanned - k.scanned_before)
+                       / nullif(extract(epoch FROM k.last_batch_at - k.started_at)::numeric, 0), 1) AS rate,
+                 k.started_at, k.last_batch_at
+            FROM flowguard.repair_link k) AS p ON p.run_id = r.run_id
+   ORDER BY r.run_id, p."position";
+COMMENT ON VIEW flowguard.repair_progress IS
+  'How far runs have come with each of their links, as batches are committed: for any session that wants to watch.';
 
 CREATE OR REPLACE VIEW flowguard.run_change AS
   SELECT c.run_id, c.change_id, c.schema_name, c.table_name, c.link_column, c.row_key, c.kind, c.rule, c.old_link,
@@ -173,6 +252,19 @@ COMMENT ON COLUMN flowguard.run.relation IS 'The table that was asked for; NULL 
 COMMENT ON COLUMN flowguard.run.link_column IS 'The link that was asked for; NULL for all.';
 COMMENT ON COLUMN flowguard.run.note IS 'What the caller said it was for.';
 COMMENT ON COLUMN flowguard.run.started_by IS 'The session''s user.';
+COMMENT ON COLUMN flowguard.repair_progress.run_id IS 'The run.';
+COMMENT ON COLUMN flowguard.repair_progress.status IS 'As flowguard.run shows it.';
+COMMENT ON COLUMN flowguard.repair_progress.relation IS 'The table.';
+COMMENT ON COLUMN flowguard.repair_progress.link_column IS 'The link.';
+COMMENT ON COLUMN flowguard.repair_progress.pass IS
+  'How often the run came to the table; again only where rows were held by others that it took out.';
+COMMENT ON COLUMN flowguard.repair_progress.scanned IS 'Rows looked at in this pass.';
+COMMENT ON COLUMN flowguard.repair_progress.total IS
+  'Rows to look at, as the planner estimates them; those that were, once the table is done.';
+COMMENT ON COLUMN flowguard.repair_progress.rate IS 'Rows a second, since this call came to the table.';
+COMMENT ON COLUMN flowguard.repair_progress.started_at IS 'When this call came to the table; NULL: not yet.';
+COMMENT ON COLUMN flowguard.repair_progress.last_batch_at IS 'When the last batch was done.';
+COMMENT ON COLUMN flowguard.repair_progress.time_left IS 'How long the rest of the table takes at this rate.';
 COMMENT ON COLUMN flowguard.run_change.run_id IS 'The run.';
 COMMENT ON COLUMN flowguard.run_change.change_id IS 'Order of the changes.';
 COMMENT ON COLUMN flowguard.run_change.schema_name IS 'Schema of the table at that time.';

@@ -14,7 +14,8 @@ BEGIN
     -- A view's functions are called with the rights of whoever reads it.
     GRANT EXECUTE ON FUNCTION flowguard.health_score(), flowguard.check_all(), flowguard.version(),
       flowguard._link_status(),
-                              flowguard._violations(), flowguard._health(), flowguard._round_score(numeric)
+                              flowguard._violations(), flowguard._health(), flowguard._round_score(numeric),
+                              flowguard._is_running(flowguard.repair_run)
        TO flowguard_viewer;
     RETURN NEXT 'flowguard_viewer';
   END IF;

@@ -81,10 +81,11 @@ COMMENT ON FUNCTION flowguard._may_write(flowguard.link, text) IS
 CREATE OR REPLACE FUNCTION flowguard._repair_query(p_link flowguard.link) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_repair_query$
 -- One batch of a link as one statement. Parameters: $1 run, $2 key after which to begin (NULL: the start), $3 last key,
--- $4 rows to look at, $5 schema, $6 table. Result: last_key, scanned, linked, translated, unlinked, remaining, and the
--- orphans' keys and links.
+-- $4 rows to look at, $5 schema, $6 table. Result: last_key, scanned, linked, translated, unlinked, and the orphans'
+-- keys and links.
 -- The steps: the batch; of it what is unlinked or dangling; what each rule and each alternate key says of that, by
 -- joins; what to do; the writing, where the link is still what was judged; the ledger.
+-- The text is the same as long as the link is repaired in the same way: a stopped run goes on only then.
 DECLARE
   v_master   flowguard.master := flowguard._master(p_link.master);
   v_key      name[] := flowguard._row_key(p_link.relation);
@@ -113,7 +114,8 @@ BEGIN
           '     WHERE EXISTS (SELECT FROM broken b WHERE b.%4$I %5$s s.%6$I%7$s)\n       FOR KEY SHARE OF s\n  )',
           r_rule."position",
           flowguard._columns_sql(ARRAY(SELECT DISTINCT x FROM unnest(
-            array_remove(r_rule.source_tenant_columns, NULL) || r_rule.source_key || r_rule.source_link) x), 's.'),
+            array_remove(r_rule.source_tenant_columns, NULL) || r_rule.source_key || r_rule.source_link) x ORDER BY x),
+            's.'),
           r_rule.source, r_rule.via_column, flowguard._equal(r_rule.source, r_rule.source_key), r_rule.source_key,
           flowguard._match_tenants(r_rule.source, r_rule.source_tenant_columns, 's.', p_link.relation,
                                    p_link.tenant_columns, flowguard._row_refs(p_link, p_link.tenant_columns, 'b'),
@@ -232,19 +234,17 @@ BEGIN
   )
   SELECT (SELECT %21$s FROM batch b ORDER BY %22$s LIMIT 1) AS last_key,
          (SELECT pg_catalog.count(*) FROM batch) AS scanned, w.linked, w.translated, w.unlinked,
-         d.broken OPERATOR(pg_catalog.-) w.linked OPERATOR(pg_catalog.-) w.translated AS remaining, d.orphans,
-           d.orphan_links
+         d.orphans, d.orphan_links
     FROM (SELECT pg_catalog.count(*) FILTER (WHERE kind OPERATOR(pg_catalog.=) 'linked') AS linked,
                  pg_catalog.count(*) FILTER (WHERE kind OPERATOR(pg_catalog.=) 'translated') AS translated,
                  pg_catalog.count(*) FILTER (WHERE kind OPERATOR(pg_catalog.=) 'unlinked') AS unlinked FROM written) w,
-         (SELECT pg_catalog.count(*) AS broken,
-                 pg_catalog.array_agg(%23$s) FILTER (WHERE kind OPERATOR(pg_catalog.=) 'orphan') AS orphans,
+         (SELECT pg_catalog.array_agg(%23$s) FILTER (WHERE kind OPERATOR(pg_catalog.=) 'orphan') AS orphans,
                  pg_catalog.array_agg(old_link::pg_catalog.text)
                    FILTER (WHERE kind OPERATOR(pg_catalog.=) 'orphan') AS orphan_links
             FROM decided d) d
 $query$,
     flowguard._columns_sql(ARRAY(SELECT DISTINCT x FROM unnest(v_key || p_link.link_column
-      || flowguard._read_columns(p_link)) x), 'c.'),
+      || flowguard._read_columns(p_link)) x ORDER BY x), 'c.'),
     p_link.relation, flowguard._key_bound(p_link.relation, 'c', 5, '$2'), flowguard._key_bound(p_link.relation, 'c', 2,
       '$3'),
     flowguard._columns_sql(v_key, 'c.'), p_link.link_column, v_master.relation, v_master.key_column, v_equal,
@@ -290,10 +290,11 @@ COMMENT ON FUNCTION flowguard._row_values(regclass, jsonb, text[]) IS
   'Columns of a row and their values as output text under pinned settings.';
 
 CREATE OR REPLACE FUNCTION flowguard._keep_row(
-  p_run bigint, p_relation regclass, p_row_key jsonb, p_link_column name, p_reason text
+  p_run bigint, p_relation regclass, p_row_key jsonb, p_link_column name, p_reason text, p_after bigint
 ) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off AS $_keep_row$
--- Writes a row into the quarantine, and whatever its delete would delete or set in other tables, all the way down.
+-- Writes a row into the quarantine, and whatever its delete would delete or set in other tables, all the way down. A
+-- row that several ways lead to is kept once: after the entry that was the last when its removal began.
 DECLARE
   v_schema text;
   v_table  text;
@@ -305,7 +306,7 @@ BEGIN
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_relation;
   IF EXISTS (SELECT FROM flowguard.quarantined_row q
               WHERE q.run_id = p_run AND q.schema_name = v_schema AND q.table_name = v_table AND q.row_key = p_row_key
-                AND q.action = 'deleted') THEN
+                AND q.action = 'deleted' AND q.restored_at IS NULL AND q.quarantine_id > p_after) THEN
     RETURN;
   END IF;
   INSERT INTO flowguard.quarantined_row (run_id, schema_name, table_name, row_key, action, column_names, column_values,
@@ -334,7 +335,7 @@ BEGIN
     FOREACH v_child IN ARRAY coalesce(v_keys, '{}') LOOP
       IF r_key.action = 'c' THEN
         PERFORM flowguard._keep_row(p_run, r_key.child, v_child, NULL, format('went with row %s of %s', p_row_key,
-          p_relation));
+          p_relation), p_after);
       ELSE
         INSERT INTO flowguard.quarantined_row (run_id, schema_name, table_name, row_key, action, column_names,
           column_values, reason)
@@ -351,7 +352,7 @@ BEGIN
   END LOOP;
 END;
 $_keep_row$;
-COMMENT ON FUNCTION flowguard._keep_row(bigint, regclass, jsonb, name, text) IS
+COMMENT ON FUNCTION flowguard._keep_row(bigint, regclass, jsonb, name, text, bigint) IS
   'Writes a row, and what its delete would touch, into the quarantine.';
 
 CREATE OR REPLACE FUNCTION flowguard._is_still_there(p_run bigint, p_after bigint) RETURNS boolean
@@ -364,7 +365,7 @@ BEGIN
   FOR r_row IN
     SELECT format('%I.%I', q.schema_name, q.table_name)::regclass AS relation, q.row_key
       FROM flowguard.quarantined_row q
-     WHERE q.run_id = p_run AND q.quarantine_id > p_after AND q.action = 'deleted'
+     WHERE q.run_id = p_run AND q.restored_at IS NULL AND q.quarantine_id > p_after AND q.action = 'deleted'
   LOOP
     IF (flowguard._row_values(r_row.relation, r_row.row_key, NULL)).column_values IS NOT NULL THEN
       RETURN true;
@@ -386,7 +387,7 @@ DECLARE
   v_hint   pg_catalog.text;
   v_gone   bigint;
   v_before bigint := (SELECT coalesce(pg_catalog.max(q.quarantine_id), 0) FROM flowguard.quarantined_row q
-                       WHERE q.run_id OPERATOR(pg_catalog.=) p_run);
+                       WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL);
 BEGIN
   EXECUTE pg_catalog.format('SELECT true FROM %s c WHERE %s AND c.%I::pg_catalog.text OPERATOR(pg_catalog.=) $2 FOR '
     'UPDATE',
@@ -398,7 +399,7 @@ BEGIN
   END IF;
   PERFORM flowguard._keep_row(p_run, p_link.relation, p_row_key, p_link.link_column,
                               pg_catalog.format('%I = %s is no key of a master, and nothing leads to one',
-                                p_link.link_column, p_old_link));
+                                p_link.link_column, p_old_link), v_before);
   EXECUTE pg_catalog.format('DELETE FROM %s c WHERE %s', p_link.relation::pg_catalog.text,
                             flowguard._key_sql_match(p_link.relation, 'c', '$1'))
     USING p_row_key;
@@ -455,7 +456,6 @@ DECLARE
   v_linked      bigint;
   v_translated  bigint;
   v_unlinked    bigint;
-  v_remaining   bigint;
   v_orphans     pg_catalog.jsonb[];
   v_links       pg_catalog.text[];
   v_quarantined bigint := 0;
@@ -467,7 +467,7 @@ BEGIN
     JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
    WHERE c.oid OPERATOR(pg_catalog.=) p_link.relation;
   PERFORM flowguard._mark_transaction('repair', p_run, NULL);
-  EXECUTE p_query INTO v_last_key, v_scanned, v_linked, v_translated, v_unlinked, v_remaining, v_orphans, v_links
+  EXECUTE p_query INTO v_last_key, v_scanned, v_linked, v_translated, v_unlinked, v_orphans, v_links
     USING p_run, p_after, p_last, p_size, v_schema, v_table;
   FOR v_index IN 1 .. coalesce(pg_catalog.cardinality(v_orphans), 0) LOOP
     IF flowguard._quarantine_row(p_run, p_link, v_orphans[v_index], v_links[v_index]) THEN
@@ -480,10 +480,9 @@ BEGIN
   SET CONSTRAINTS ALL DEFERRED;
   PERFORM flowguard._unmark_transaction('repair');
   RETURN pg_catalog.jsonb_build_object(
-    'after', CASE WHEN v_scanned OPERATOR(pg_catalog.>=) p_size THEN v_last_key END,
+    'after', CASE WHEN v_scanned OPERATOR(pg_catalog.>=) p_size THEN v_last_key END, 'scanned', v_scanned,
     'linked', v_linked, 'translated', v_translated, 'unlinked', v_unlinked, 'quarantined', v_quarantined,
-    'held', coalesce(pg_catalog.cardinality(v_orphans), 0)::pg_catalog.int8 OPERATOR(pg_catalog.-) v_quarantined,
-    'remaining', v_remaining OPERATOR(pg_catalog.-) v_quarantined);
+    'held', coalesce(pg_catalog.cardinality(v_orphans), 0)::pg_catalog.int8 OPERATOR(pg_catalog.-) v_quarantined);
 END;
 $_repair_batch$;
 COMMENT ON FUNCTION flowguard._repair_batch(bigint, flowguard.link, text, jsonb, jsonb, integer) IS
@@ -508,37 +507,152 @@ COMMENT ON FUNCTION flowguard._next_key(flowguard.link, jsonb, jsonb) IS
   'The row key of a link''s table after another one.';
 
 CREATE OR REPLACE FUNCTION flowguard._begin_run(p_relation regclass, p_link_column name, p_note text) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_begin_run$
--- A new run; earlier ones whose session is gone are marked as stopped.
-DECLARE
-  v_run bigint;
-BEGIN
-  UPDATE flowguard.repair_run r SET status = 'stopped'
-   WHERE r.status = 'running'
-     AND (r.pid = pg_backend_pid() OR NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = r.pid));
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_begin_run$
   INSERT INTO flowguard.repair_run (relation, link_column, note)
   VALUES (p_relation::text, CASE WHEN p_relation IS NOT NULL THEN p_link_column END, p_note)
-  RETURNING run_id INTO v_run;
-  RETURN v_run;
-END;
+  RETURNING run_id;
 $_begin_run$;
 COMMENT ON FUNCTION flowguard._begin_run(regclass, name, text) IS 'Writes a new run into the ledger.';
 
-CREATE OR REPLACE FUNCTION flowguard._count_batch(p_run bigint, p_counts jsonb, p_is_last boolean) RETURNS void
+CREATE OR REPLACE FUNCTION flowguard._repair_call(p_run flowguard.repair_run, p_more text DEFAULT NULL) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_repair_call$
+-- The note is a part of it: a run is gone on with by the arguments that it was called with.
+  SELECT format('CALL flowguard.repair(%s)',
+                concat_ws(', ', quote_literal(p_run.relation), 'link_column => ' || quote_literal(p_run.link_column),
+                          'note => ' || quote_literal(p_run.note), p_more));
+$_repair_call$;
+COMMENT ON FUNCTION flowguard._repair_call(flowguard.repair_run, text) IS
+  'The statement that goes on with a stopped run, or one with more arguments.';
+
+CREATE OR REPLACE FUNCTION flowguard._resume_run(
+  p_relation regclass, p_link_column name, p_note text, p_links flowguard.link[], p_resume boolean
+) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_resume_run$
+-- Marks runs whose call is gone as stopped; takes up the last one with these arguments, if no later run came to all its
+-- rows and its links are repaired now as they were then. NULL: there is none. Of two that call at once one gets it.
+DECLARE
+  v_run  flowguard.repair_run;
+  v_done text;
+BEGIN
+  UPDATE flowguard.repair_run r SET status = 'stopped' WHERE r.status = 'running' AND NOT flowguard._is_running(r);
+  IF NOT p_resume THEN
+    RETURN NULL;
+  END IF;
+  UPDATE flowguard.repair_run r
+     SET status = 'running', pid = pg_backend_pid(), called_at = statement_timestamp()
+   WHERE r.status = 'stopped'
+     AND r.run_id = (
+       SELECT max(e.run_id) FROM flowguard.repair_run e
+        WHERE e.relation IS NULL
+           OR (e.relation, e.link_column) = (p_relation::text, p_link_column::text))
+     AND (r.relation, r.link_column, r.note) IS NOT DISTINCT FROM
+         (p_relation::text, CASE WHEN p_relation IS NOT NULL THEN p_link_column::text END, p_note)
+     AND (SELECT count(*) FROM flowguard.repair_link k WHERE k.run_id = r.run_id) = cardinality(p_links)
+     AND NOT EXISTS (
+       SELECT FROM unnest(p_links) AS l
+         JOIN pg_class c ON c.oid = l.relation
+         JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE NOT EXISTS (
+          SELECT FROM flowguard.repair_link k
+           WHERE (k.run_id, k.schema_name, k.table_name, k.link_column)
+                 = (r.run_id, n.nspname::text, c.relname::text, l.link_column::text)
+             AND k.query_hash = md5(flowguard._repair_query(l))))
+  RETURNING r.* INTO v_run;
+  IF v_run.run_id IS NULL THEN
+    RETURN NULL;
+  END IF;
+  SELECT string_agg(format('%s of %s rows of %s', p.scanned, p.total, p.relation), ', ') INTO v_done
+    FROM flowguard.repair_progress p WHERE p.run_id = v_run.run_id AND p.last_batch_at IS NOT NULL;
+  RAISE NOTICE 'run % of % goes on where it was stopped: %', v_run.run_id,
+    to_char(v_run.started_at, 'YYYY-MM-DD HH24:MI'), coalesce(v_done, 'at the start')
+    USING HINT = format('To look at all rows again, run "%s" instead.', flowguard._repair_call(v_run,
+      'resume => false'));
+  RETURN v_run.run_id;
+END;
+$_resume_run$;
+COMMENT ON FUNCTION flowguard._resume_run(regclass, name, text, flowguard.link[], boolean) IS
+  'Takes up a stopped run with the same arguments; NULL where there is none.';
+
+CREATE OR REPLACE FUNCTION flowguard._estimate_rows(p_relation regclass) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off AS $_estimate_rows$
+-- As the planner does it: by the size that the table has now, partitions included, analysed or not.
+DECLARE
+  v_plan json;
+BEGIN
+  EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s', p_relation) INTO v_plan;
+  RETURN (v_plan -> 0 -> 'Plan' ->> 'Plan Rows')::numeric;
+END;
+$_estimate_rows$;
+COMMENT ON FUNCTION flowguard._estimate_rows(regclass) IS 'About how many rows a table has.';
+
+CREATE OR REPLACE FUNCTION flowguard._begin_links(p_run bigint, p_links flowguard.link[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_begin_links$
+-- Fixes the last key of each table: rows that come later are the guard's, or the next call's. A run that goes on keeps
+-- its place.
+  INSERT INTO flowguard.repair_link AS k (run_id, schema_name, table_name, link_column, "position", query_hash,
+                                          last_key, estimated)
+  SELECT p_run, n.nspname, c.relname, l.link_column, l."position", md5(flowguard._repair_query(l.link)),
+         flowguard._last_key(l.link), flowguard._estimate_rows(l.relation)
+    FROM (SELECT u AS link, u.relation, u.link_column, row_number() OVER () AS "position"
+            FROM unnest(p_links) AS u) AS l
+    JOIN pg_class c ON c.oid = l.relation
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+  ON CONFLICT (run_id, schema_name, table_name, link_column) DO UPDATE
+     SET "position" = excluded."position", last_key = excluded.last_key, estimated = excluded.estimated,
+         scanned_before = k.scanned, started_at = NULL;
+$_begin_links$;
+COMMENT ON FUNCTION flowguard._begin_links(bigint, flowguard.link[]) IS 'Writes down what a run is to look at.';
+
+CREATE OR REPLACE FUNCTION flowguard._link_place(p_run bigint, p_position integer, OUT after_key jsonb,
+  OUT last_key jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_link_place$
+-- By its position, which a table keeps that is renamed meanwhile.
+  SELECT k.after_key, k.last_key FROM flowguard.repair_link k WHERE k.run_id = p_run AND k."position" = p_position;
+$_link_place$;
+COMMENT ON FUNCTION flowguard._link_place(bigint, integer) IS
+  'The keys between which a run has yet to look at a link.';
+
+CREATE OR REPLACE FUNCTION flowguard._count_batch(p_run bigint, p_position integer, p_counts jsonb) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_count_batch$
+-- In the transaction of the batch: what is done and where to go on are never apart.
   UPDATE flowguard.repair_run r
      SET linked = r.linked + coalesce((p_counts ->> 'linked')::bigint, 0),
          translated = r.translated + coalesce((p_counts ->> 'translated')::bigint, 0),
          unlinked = r.unlinked + coalesce((p_counts ->> 'unlinked')::bigint, 0),
-         quarantined = r.quarantined + coalesce((p_counts ->> 'quarantined')::bigint, 0),
-         remaining = coalesce(r.remaining, 0) + coalesce((p_counts ->> 'remaining')::bigint, 0),
-         followed = CASE WHEN p_is_last THEN (SELECT count(*) FROM flowguard.repair_change c
-                                               WHERE c.run_id = p_run AND c.kind = 'followed') ELSE r.followed END,
-         status = CASE WHEN p_is_last THEN 'finished' ELSE r.status END,
-         finished_at = CASE WHEN p_is_last THEN clock_timestamp() END
+         quarantined = r.quarantined + coalesce((p_counts ->> 'quarantined')::bigint, 0)
    WHERE r.run_id = p_run;
+  UPDATE flowguard.repair_link k
+     SET after_key = coalesce(nullif(p_counts -> 'after', 'null'), k.last_key),
+         scanned = k.scanned + (p_counts ->> 'scanned')::bigint,
+         held = k.held + coalesce((p_counts ->> 'held')::bigint, 0),
+         taken = k.taken + coalesce((p_counts ->> 'quarantined')::bigint, 0),
+         started_at = coalesce(k.started_at, now()), last_batch_at = clock_timestamp()
+   WHERE k.run_id = p_run AND k."position" = p_position;
 $_count_batch$;
-COMMENT ON FUNCTION flowguard._count_batch(bigint, jsonb, boolean) IS 'Adds a batch to the counts of its run.';
+COMMENT ON FUNCTION flowguard._count_batch(bigint, integer, jsonb) IS 'Adds a batch to what its run has done.';
+
+CREATE OR REPLACE FUNCTION flowguard._next_pass(p_run bigint) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_next_pass$
+-- A row that another one held by a key, an orphan or one that its children had to follow, may be free once that one
+-- has gone.
+BEGIN
+  UPDATE flowguard.repair_link k
+     SET after_key = NULL, pass = k.pass + 1, scanned = 0, scanned_before = 0, held = 0, taken = 0, started_at = NULL
+   WHERE k.run_id = p_run
+     AND (SELECT sum(o.held) > 0 AND sum(o.taken) > 0 FROM flowguard.repair_link o WHERE o.run_id = p_run);
+  RETURN FOUND;
+END;
+$_next_pass$;
+COMMENT ON FUNCTION flowguard._next_pass(bigint) IS 'Sends a run through its links again, where that may help.';
+
+CREATE OR REPLACE FUNCTION flowguard._end_run(p_run bigint) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_end_run$
+  UPDATE flowguard.repair_run r
+     SET followed = (SELECT count(*) FROM flowguard.repair_change c WHERE c.run_id = p_run AND c.kind = 'followed'),
+         status = 'finished', finished_at = clock_timestamp()
+   WHERE r.run_id = p_run;
+$_end_run$;
+COMMENT ON FUNCTION flowguard._end_run(bigint) IS 'Writes down that a run has come to its end.';
 
 CREATE OR REPLACE FUNCTION flowguard._count_remaining(p_run bigint, p_links flowguard.link[]) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp SET row_security = off AS $_count_remaining$
@@ -551,9 +665,57 @@ $_count_remaining$;
 COMMENT ON FUNCTION flowguard._count_remaining(bigint, flowguard.link[]) IS
   'Writes into a run how many rows of its links are unlinked or dangling.';
 
+CREATE OR REPLACE FUNCTION flowguard._lagging(p_max_lag interval, p_written pg_lsn) RETURNS text
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $_lagging$
+-- Standbys and subscribers that are too far behind; NULL: none. One that still catches up tells no lag. One that has
+-- taken all that was written when the wait began is not behind, though its last lag is still shown.
+  SELECT string_agg(format('%s (%s)', coalesce(nullif(s.application_name, ''), 'process ' || s.pid),
+                           coalesce(to_char(s.replay_lag, 'HH24:MI:SS'), s.state)), ', '
+                    ORDER BY s.application_name, s.pid)
+    FROM pg_stat_replication s
+   WHERE (s.replay_lag > p_max_lag OR s.state = 'catchup')
+     AND (s.replay_lsn IS NULL OR s.replay_lsn < p_written);
+$_lagging$;
+COMMENT ON FUNCTION flowguard._lagging(interval, pg_lsn) IS 'Standbys and subscribers that are too far behind.';
+
+CREATE OR REPLACE PROCEDURE flowguard._hold_back(p_seconds double precision, p_max_lag interval, INOUT has_said boolean)
+LANGUAGE plpgsql AS $_hold_back$
+-- Waits between two batches: so many seconds, one at most, and until replication is near enough. Nothing is locked
+-- meanwhile, and no snapshot that VACUUM would have to respect lasts longer than such a second.
+-- No SET clause: a procedure that commits may not have one.
+DECLARE
+  v_written pg_catalog.pg_lsn;
+  v_lagging pg_catalog.text;
+BEGIN
+  IF p_seconds OPERATOR(pg_catalog.>) 0::pg_catalog.float8 THEN
+    PERFORM pg_catalog.pg_sleep(p_seconds);
+    COMMIT;
+  END IF;
+  IF p_max_lag IS NULL THEN
+    RETURN;
+  END IF;
+  v_written := pg_catalog.pg_current_wal_insert_lsn();
+  LOOP
+    v_lagging := flowguard._lagging(p_max_lag, v_written);
+    EXIT WHEN v_lagging IS NULL;
+    IF NOT has_said THEN
+      has_said := true;
+      RAISE NOTICE 'repair waits for replication: % behind by more than %', v_lagging, p_max_lag
+        USING HINT = 'It goes on by itself when "SELECT application_name, replay_lag FROM pg_stat_replication" shows '
+          'less; later waits are not told.';
+    END IF;
+    PERFORM pg_catalog.pg_sleep(0.5);
+    COMMIT;
+  END LOOP;
+END;
+$_hold_back$;
+COMMENT ON PROCEDURE flowguard._hold_back(double precision, interval, boolean) IS
+  'Waits between two batches of a repair.';
+
 CREATE OR REPLACE PROCEDURE flowguard.repair(
   relation regclass DEFAULT NULL, batch_size integer DEFAULT 5000, dry_run boolean DEFAULT false,
-  link_column name DEFAULT 'master_flow_id', note text DEFAULT NULL,
+  link_column name DEFAULT 'master_flow_id', note text DEFAULT NULL, max_rate integer DEFAULT NULL,
+  max_lag interval DEFAULT NULL, resume boolean DEFAULT true,
   INOUT run_id bigint DEFAULT NULL, INOUT linked bigint DEFAULT NULL, INOUT translated bigint DEFAULT NULL,
   INOUT quarantined bigint DEFAULT NULL, INOUT unlinked bigint DEFAULT NULL, INOUT remaining bigint DEFAULT NULL
 )
@@ -566,6 +728,9 @@ DECLARE
   p_dry_run     ALIAS FOR $3;
   p_link_column ALIAS FOR $4;
   p_note        ALIAS FOR $5;
+  p_max_rate    ALIAS FOR $6;
+  p_max_lag     ALIAS FOR $7;
+  p_resume      ALIAS FOR $8;
   v_links       flowguard.link[];
   v_link        flowguard.link;
   v_query       pg_catalog.text;
@@ -575,8 +740,10 @@ DECLARE
   v_tries       integer;
   v_size        integer;
   v_singly      integer := 0;
-  v_held        bigint;
-  v_taken       bigint;
+  v_batch_size  integer;
+  v_batch_start pg_catalog.timestamptz;
+  v_pause       pg_catalog.float8 := 0;
+  v_has_said    boolean := false;
 BEGIN
   IF p_batch_size IS NULL OR p_batch_size OPERATOR(pg_catalog.<) 1 THEN
     PERFORM flowguard._refuse_argument(
@@ -587,26 +754,56 @@ BEGIN
     PERFORM flowguard._refuse_argument('dry_run NULL says neither', 'true does it all and takes it back.',
                                        'Pass dry_run => true or false.');
   END IF;
+  IF p_resume IS NULL THEN
+    PERFORM flowguard._refuse_argument('resume NULL says neither', 'true goes on with a run that was stopped.',
+                                       'Pass resume => true or false.');
+  END IF;
+  IF p_max_rate OPERATOR(pg_catalog.<) 1 THEN
+    PERFORM flowguard._refuse_argument(pg_catalog.format('max_rate %s is not positive', p_max_rate),
+      'It is the number of rows that are looked at in a second.', 'Leave it out for as many as can be.');
+  END IF;
+  IF p_max_lag OPERATOR(pg_catalog.<=) '0'::pg_catalog.interval THEN
+    PERFORM flowguard._refuse_argument(pg_catalog.format('max_lag %s is not positive', p_max_lag),
+      'It is how far standbys and subscribers may be behind.', 'Leave it out to wait for none.');
+  END IF;
+  IF p_max_lag IS NOT NULL AND NOT pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') THEN
+    RAISE EXCEPTION 'flowguard: % may not see how far replication is behind', current_user
+      USING ERRCODE = 'FG110', DETAIL = 'max_lag reads pg_stat_replication, which hides its figures from this role.',
+            HINT = pg_catalog.format('Have a superuser run "GRANT pg_read_all_stats TO %I", or leave max_lag out.',
+              current_user);
+  END IF;
   IF p_relation IS NULL THEN
     v_links := ARRAY(SELECT l FROM flowguard._link_order() l);
   ELSE
     v_links := ARRAY[flowguard._link(p_relation, p_link_column)];
   END IF;
-  run_id := flowguard._begin_run(p_relation, p_link_column, p_note);
+  -- A second's rows at most, so that the rate holds from second to second.
+  v_batch_size := least(p_batch_size, p_max_rate);
+  IF NOT p_dry_run THEN
+    run_id := flowguard._resume_run(p_relation, p_link_column, p_note, v_links, p_resume);
+  ELSE
+    run_id := NULL;
+  END IF;
+  IF run_id IS NULL THEN
+    run_id := flowguard._begin_run(p_relation, p_link_column, p_note);
+  END IF;
+  PERFORM flowguard._begin_links(run_id, v_links);
   IF NOT p_dry_run THEN
     COMMIT;
   END IF;
 
   LOOP
-    v_held := 0;
-    v_taken := 0;
-    FOREACH v_link IN ARRAY v_links LOOP
-      v_query := flowguard._repair_query(v_link);
-      v_after := NULL;
-      v_last := flowguard._last_key(v_link);
+    FOR v_position IN 1 .. pg_catalog.cardinality(v_links) LOOP
+      v_link := v_links[v_position];
+      SELECT p.after_key, p.last_key INTO v_after, v_last FROM flowguard._link_place(run_id, v_position) p;
       CONTINUE WHEN v_last IS NULL;
-      v_size := p_batch_size;
+      v_query := flowguard._repair_query(v_link);
+      v_size := v_batch_size;
       LOOP
+        IF NOT p_dry_run THEN
+          CALL flowguard._hold_back(v_pause, p_max_lag, v_has_said);
+        END IF;
+        v_batch_start := pg_catalog.clock_timestamp();
         v_tries := 0;
         LOOP
           BEGIN
@@ -625,10 +822,10 @@ BEGIN
               -- is done again row by row, without that one.
               IF v_size OPERATOR(pg_catalog.>) 1 THEN
                 v_size := 1;
-                v_singly := p_batch_size;
+                v_singly := v_batch_size;
               ELSE
                 v_counts := pg_catalog.jsonb_build_object('after', flowguard._next_key(v_link, v_after, v_last),
-                  'remaining', 1, 'held', 1);
+                  'scanned', 1, 'held', 1);
                 RAISE NOTICE 'row % of table % stays as it is: %', v_counts OPERATOR(pg_catalog.->) 'after',
                   v_link.relation, SQLERRM
                   USING HINT = pg_catalog.format('Mend what it says, then run "CALL flowguard.repair(%L, link_column '
@@ -639,25 +836,26 @@ BEGIN
         END LOOP;
         v_singly := v_singly OPERATOR(pg_catalog.-) 1;
         IF v_singly OPERATOR(pg_catalog.<=) 0 THEN
-          v_size := p_batch_size;
+          v_size := v_batch_size;
         END IF;
-        v_held := v_held OPERATOR(pg_catalog.+) coalesce((v_counts OPERATOR(pg_catalog.->>) 'held')::bigint, 0);
-        v_taken := v_taken OPERATOR(pg_catalog.+) coalesce((v_counts OPERATOR(pg_catalog.->>) 'quarantined')::bigint,
-          0);
-        PERFORM flowguard._count_batch(run_id, v_counts, false);
+        PERFORM flowguard._count_batch(run_id, v_position, v_counts);
         IF NOT p_dry_run THEN
           COMMIT;
+        END IF;
+        IF p_max_rate IS NOT NULL THEN
+          v_pause := (v_counts OPERATOR(pg_catalog.->>) 'scanned')::pg_catalog.float8
+                       OPERATOR(pg_catalog./) p_max_rate::pg_catalog.float8
+                     OPERATOR(pg_catalog.-) pg_catalog.date_part('epoch',
+                       pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) v_batch_start);
         END IF;
         v_after := v_counts OPERATOR(pg_catalog.->) 'after';
         EXIT WHEN pg_catalog.jsonb_typeof(v_after) OPERATOR(pg_catalog.=) 'null';
       END LOOP;
     END LOOP;
-    -- A row that another one held by a key, an orphan or one that its children had to follow, may be free once that
-    -- one has gone.
-    EXIT WHEN v_held OPERATOR(pg_catalog.=) 0 OR v_taken OPERATOR(pg_catalog.=) 0;
+    EXIT WHEN NOT flowguard._next_pass(run_id);
   END LOOP;
 
-  PERFORM flowguard._count_batch(run_id, '{}', true);
+  PERFORM flowguard._end_run(run_id);
   PERFORM flowguard._count_remaining(run_id, v_links);
   PERFORM flowguard._note_violations(CASE WHEN p_relation IS NOT NULL THEN v_links END);
   SELECT r.linked, r.translated, r.quarantined, r.unlinked, r.remaining
@@ -673,29 +871,34 @@ BEGIN
 END;
 $repair$;
 COMMENT ON PROCEDURE flowguard.repair(
-  regclass, integer, boolean, name, text, bigint, bigint, bigint, bigint, bigint, bigint) IS
+  regclass, integer, boolean, name, text, integer, interval, boolean, bigint, bigint, bigint, bigint, bigint, bigint) IS
 'Links rows that are unlinked or dangling: translates alternate keys, asks the rules but the session''s, sources before
 what takes a link from them, and treats orphans as on_orphan says. Each batch is a transaction of its own, so it
-cannot be called inside one. Stopped, it keeps what was committed; called again, it goes on. Every value that it
-writes is in flowguard.run_change.
+cannot be called inside one. Rows beyond the last key that is there when it is called are not looked at. Stopped, it
+keeps what was committed; called again with the same relation, link_column and note, the same run goes on after the last
+row that it came to. Every value that it writes is in flowguard.run_change; how far it is, in flowguard.repair_progress.
 relation: the child table; NULL for every link.
 batch_size: rows looked at in one transaction.
 dry_run: true does it all in one transaction and takes it back.
 link_column: the column that holds the link; not asked where relation is NULL.
 note: kept with the run, to tell runs apart.
+max_rate: rows looked at in a second at most. Left out: as many as can be. Not asked in a dry run, nor is max_lag.
+max_lag: how far standbys and subscribers may be behind, as pg_stat_replication shows it: while one is further behind,
+  no batch begins. Left out: they are not looked at.
+resume: false begins a new run, though one with the same arguments was stopped.
 run_id: number of the run, for undo(); NULL for a dry run. Its argument, as of those below, is not read.
 linked: rows that a rule linked.
 translated: links that held an alternate key and now hold the key.
 quarantined: orphans taken out, without the rows that went with them.
 unlinked: dangling links set to NULL.
 remaining: rows left unlinked or dangling.
-Errors: FG104 batch_size is less than 1; FG107 no such link; 2D000 called inside a transaction; 42501 row security
-  would hide rows.';
+Errors: FG104 batch_size or max_rate is less than 1, or max_lag not positive; FG107 no such link; FG110 max_lag is given
+  and the role may not see replication; 2D000 called inside a transaction; 42501 row security would hide rows.';
 
-CREATE OR REPLACE FUNCTION flowguard._forbidding_keys(p_run bigint)
+CREATE OR REPLACE FUNCTION flowguard._forbidding_keys(p_run bigint, p_from bigint DEFAULT 0)
 RETURNS TABLE (relation regclass, conname name, link_column name, definition text, validated boolean, comment text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_forbidding_keys$
--- Foreign keys, of whoever, that what a run took or wrote would violate if it were put back now.
+-- Foreign keys, of whoever, that what a run took, or wrote from some change on, would violate if it were put back now.
 #variable_conflict use_column
 DECLARE
   r_key      record;
@@ -703,15 +906,18 @@ DECLARE
 BEGIN
   FOR r_key IN
     WITH touched AS (
-      SELECT DISTINCT to_regclass(format('%I.%I', q.schema_name, q.table_name)) AS relation, NULL::name AS link_column
-        FROM flowguard.quarantined_row q WHERE q.run_id = p_run AND q.restored_at IS NULL
-      UNION ALL
-      SELECT DISTINCT to_regclass(format('%I.%I', c.schema_name, c.table_name)), c.link_column::name
-        FROM flowguard.repair_change c WHERE c.run_id = p_run AND c.undone IS NULL AND c.old_link IS NOT NULL
+      SELECT to_regclass(format('%I.%I', x.schema_name, x.table_name)) AS relation, x.*
+        FROM (SELECT DISTINCT q.schema_name, q.table_name, NULL::name AS link_column
+                FROM flowguard.quarantined_row q WHERE q.run_id = p_run AND q.restored_at IS NULL
+              UNION ALL
+              SELECT DISTINCT c.schema_name, c.table_name, c.link_column::name
+                FROM flowguard.repair_change c
+               WHERE c.run_id = p_run AND c.change_id >= p_from AND c.undone IS NULL AND c.old_link IS NOT NULL) AS x
     )
     SELECT DISTINCT ON (c.oid, t.link_column) c.oid, c.conrelid::regclass AS child, c.conname,
       c.confrelid::regclass AS target,
-           t.link_column, c.convalidated, regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', '') AS definition,
+           t.link_column, t.schema_name, t.table_name, c.convalidated,
+           regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', '') AS definition,
            obj_description(c.oid, 'pg_constraint') AS comment,
            ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS k (n, i)
                    JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.n ORDER BY k.i) AS columns,
@@ -753,8 +959,8 @@ BEGIN
     ELSE
       EXECUTE format(
         'SELECT EXISTS (SELECT FROM flowguard.repair_change x JOIN %1$s c ON %2$s '
-        'WHERE x.run_id = $1 AND x.undone IS NULL AND x.old_link IS NOT NULL AND x.link_column = %3$L '
-        'AND to_regclass(format(''%%I.%%I'', x.schema_name, x.table_name)) = %1$L::regclass '
+        'WHERE x.run_id = $1 AND x.change_id >= $2 AND x.undone IS NULL AND x.old_link IS NOT NULL '
+        'AND x.link_column = %3$L AND x.schema_name = %7$L AND x.table_name = %8$L '
         'AND num_nulls(%4$s) = 0 AND NOT EXISTS (SELECT FROM %5$s t WHERE %6$s))',
         r_key.child, flowguard._key_sql_match(r_key.child, 'c', 'x.row_key'), r_key.link_column,
         (SELECT string_agg(CASE WHEN k.name = r_key.link_column THEN 'x.old_link' ELSE format('c.%I', k.name) END, ', '
@@ -767,8 +973,9 @@ BEGIN
                                       FROM flowguard._column(r_key.target, t.name) c))
                                     ELSE format('c.%I', k.name) END), ' AND ' ORDER BY k.n)
            FROM unnest(r_key.columns) WITH ORDINALITY AS k (name, n)
-           JOIN unnest(r_key.target_columns) WITH ORDINALITY AS t (name, n) USING (n)))
-        INTO v_violated USING p_run;
+           JOIN unnest(r_key.target_columns) WITH ORDINALITY AS t (name, n) USING (n)),
+        r_key.schema_name, r_key.table_name)
+        INTO v_violated USING p_run, p_from;
     END IF;
     IF v_violated THEN
       relation := r_key.child;
@@ -782,8 +989,8 @@ BEGIN
   END LOOP;
 END;
 $_forbidding_keys$;
-COMMENT ON FUNCTION flowguard._forbidding_keys(bigint) IS
-  'Foreign keys that what a run took or wrote would violate if it were put back now.';
+COMMENT ON FUNCTION flowguard._forbidding_keys(bigint, bigint) IS
+  'Foreign keys that what a run took, or wrote from some change on, would violate if it were put back now.';
 
 CREATE OR REPLACE FUNCTION flowguard._restore_sql(p_relation regclass, p_columns text[], p_values text[]) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_restore_sql$
@@ -851,33 +1058,43 @@ $_restore_row$;
 COMMENT ON FUNCTION flowguard._restore_row(flowguard.quarantined_row) IS
   'Puts a quarantined row back exactly; raises FG204 where the application changes it.';
 
-CREATE OR REPLACE FUNCTION flowguard._undo_links(p_run bigint, p_max_rows bigint, OUT restored bigint,
-  OUT skipped bigint)
+CREATE OR REPLACE FUNCTION flowguard._undo_start(p_run flowguard.repair_run, p_max_rows bigint) RETURNS bigint
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_undo_start$
+-- The first of the last changes, at most so many, that undo() has not been at. It goes from the end of the run to its
+-- beginning, so that all before that are still to do.
+  SELECT min(b.change_id)
+    FROM (SELECT c.change_id FROM flowguard.repair_change c
+           WHERE c.run_id = p_run.run_id AND c.change_id < coalesce(p_run.undone_from, 9223372036854775807)
+           ORDER BY c.change_id DESC LIMIT p_max_rows) b;
+$_undo_start$;
+COMMENT ON FUNCTION flowguard._undo_start(flowguard.repair_run, bigint) IS
+  'The first of the changes that one call of undo() puts back.';
+
+CREATE OR REPLACE FUNCTION flowguard._undo_links(p_run bigint, p_from bigint, OUT restored bigint, OUT skipped bigint,
+  OUT changes bigint)
 LANGUAGE plpgsql SET row_security = off AS $_undo_links$
--- Puts back the links that a run wrote, the latest first. A row that the run wrote more than once goes from its last
--- value to its first. Rows whose link is another by now are skipped.
+-- Puts back the links that a run wrote from a change on and that are not undone yet. A row that the run wrote more than
+-- once goes from its last value to its first. Rows whose link is another by now are skipped.
 DECLARE
-  v_from     bigint;
   v_restored bigint;
   v_skipped  bigint;
+  v_changes  bigint;
   v_query    pg_catalog.text;
 BEGIN
   restored := 0;
   skipped := 0;
-  SELECT pg_catalog.min(b.change_id) INTO v_from
-    FROM (SELECT c.change_id FROM flowguard.repair_change c
-           WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL
-           ORDER BY c.change_id DESC LIMIT p_max_rows) b;
+  changes := 0;
   FOR v_query IN
     SELECT flowguard._undo_query(t.schema_name, t.table_name, t.link_column)
       FROM (SELECT DISTINCT c.schema_name, c.table_name, c.link_column
               FROM flowguard.repair_change c
              WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL
-               AND c.change_id OPERATOR(pg_catalog.>=) v_from) t
+               AND c.change_id OPERATOR(pg_catalog.>=) p_from) t
   LOOP
-    EXECUTE v_query INTO v_restored, v_skipped USING p_run, v_from;
+    EXECUTE v_query INTO v_restored, v_skipped, v_changes USING p_run, p_from;
     restored := restored OPERATOR(pg_catalog.+) v_restored;
     skipped := skipped OPERATOR(pg_catalog.+) v_skipped;
+    changes := changes OPERATOR(pg_catalog.+) v_changes;
   END LOOP;
 END;
 $_undo_links$;
@@ -886,7 +1103,7 @@ COMMENT ON FUNCTION flowguard._undo_links(bigint, bigint) IS 'Puts back links th
 CREATE OR REPLACE FUNCTION flowguard._undo_query(p_schema text, p_table text, p_link_column text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_undo_query$
 -- SQL text that puts back the links of one table and marks the changes. Parameters: $1 run, $2 first change. Result:
--- rows restored, rows skipped.
+-- rows restored, rows skipped, changes marked.
 DECLARE
   v_relation regclass := to_regclass(format('%I.%I', p_schema, p_table));
   v_type     text;
@@ -900,20 +1117,25 @@ BEGIN
        AND c.link_column OPERATOR(pg_catalog.=) %3$L
   ), rows AS MATERIALIZED (
     SELECT c.row_key, (pg_catalog.array_agg(c.old_link ORDER BY c.change_id))[1] AS old_link,
-           (pg_catalog.array_agg(c.new_link ORDER BY c.change_id DESC))[1] AS new_link
+           (pg_catalog.array_agg(c.new_link ORDER BY c.change_id DESC))[1] AS new_link,
+           pg_catalog.array_agg(c.change_id) AS change_ids
       FROM changes c GROUP BY c.row_key
   ), written AS (
     UPDATE %4$s c SET %3$I = r.old_link::%5$s FROM rows r
      WHERE %6$s AND (r.new_link IS NULL AND c.%3$I IS NULL OR c.%3$I %7$s r.new_link::%5$s)
-    RETURNING r.row_key
+    RETURNING r.change_ids
   ), marked AS (
     UPDATE flowguard.repair_change c
-       SET undone = CASE WHEN EXISTS (SELECT FROM written w WHERE w.row_key OPERATOR(pg_catalog.=) x.row_key)
+       SET undone = CASE WHEN c.change_id OPERATOR(pg_catalog.=) ANY (
+                                SELECT pg_catalog.unnest(w.change_ids) FROM written w)
                       THEN 'restored' ELSE 'skipped' END
-      FROM changes x WHERE c.run_id OPERATOR(pg_catalog.=) $1 AND c.change_id OPERATOR(pg_catalog.=) x.change_id
+      FROM changes x
+     WHERE c.run_id OPERATOR(pg_catalog.=) $1 AND c.change_id OPERATOR(pg_catalog.>=) $2
+       AND c.change_id OPERATOR(pg_catalog.=) x.change_id
   )
   SELECT (SELECT pg_catalog.count(*) FROM written),
-         (SELECT pg_catalog.count(*) FROM rows) OPERATOR(pg_catalog.-) (SELECT pg_catalog.count(*) FROM written)
+         (SELECT pg_catalog.count(*) FROM rows) OPERATOR(pg_catalog.-) (SELECT pg_catalog.count(*) FROM written),
+         (SELECT pg_catalog.count(*) FROM changes)
 $query$, p_schema, p_table, p_link_column, v_relation, v_type, flowguard._key_sql_match(v_relation, 'c', 'r.row_key'),
          flowguard._equal(v_relation, p_link_column::name));
 END;
@@ -933,6 +1155,9 @@ DECLARE
   v_row      flowguard.quarantined_row;
   v_waiting  flowguard.quarantined_row;
   v_before   bigint;
+  v_start    bigint;  -- what this call puts back of the links, from this change on
+  v_checked  bigint;  -- what is checked first: all of the run before anything of it is undone, then what is put back
+  v_links    record;
   v_keys     pg_catalog.text;
   v_table    pg_catalog.text;
   v_hint     pg_catalog.text;
@@ -947,21 +1172,24 @@ BEGIN
       USING ERRCODE = 'FG201', DETAIL = 'Runs are numbered by flowguard.repair().',
             HINT = 'Run "SELECT * FROM flowguard.run", and pass one of these.';
   END IF;
-  IF v_run.status OPERATOR(pg_catalog.=) 'running' AND v_run.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()
-     AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid OPERATOR(pg_catalog.=) v_run.pid) THEN
+  IF flowguard._is_running(v_run) THEN
     RAISE EXCEPTION 'flowguard: run % is still running', p_run
       USING ERRCODE = 'FG206', DETAIL = pg_catalog.format('Server process %s runs it.', v_run.pid),
             HINT = pg_catalog.format('Wait for it, or run "SELECT pg_terminate_backend(%s)"; then call '
               'flowguard.undo(%s) again.', v_run.pid, p_run);
   END IF;
+  v_start := flowguard._undo_start(v_run, p_max_rows);
+  v_checked := CASE WHEN v_run.status OPERATOR(pg_catalog.=) 'undoing' THEN coalesce(v_start, 9223372036854775807)
+                    ELSE 0 END;
   SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', x.schema_name, x.table_name), ', '),
          pg_catalog.string_agg(DISTINCT pg_catalog.format('"ALTER TABLE <its name now> RENAME TO %I"', x.table_name),
            ', ')
     INTO v_table, v_hint
-    FROM (SELECT c.schema_name, c.table_name FROM flowguard.repair_change c
-           WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL
+    FROM (SELECT DISTINCT c.schema_name, c.table_name FROM flowguard.repair_change c
+           WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.change_id OPERATOR(pg_catalog.>=) v_checked
+             AND c.undone IS NULL
           UNION ALL
-          SELECT q.schema_name, q.table_name FROM flowguard.quarantined_row q
+          SELECT DISTINCT q.schema_name, q.table_name FROM flowguard.quarantined_row q
            WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL) x
    WHERE pg_catalog.to_regclass(pg_catalog.format('%I.%I', x.schema_name, x.table_name)) IS NULL;
   IF v_table IS NOT NULL THEN
@@ -973,13 +1201,14 @@ BEGIN
          pg_catalog.string_agg(DISTINCT pg_catalog.format('flowguard.set_mode(%L, ''observe'', %L)', x.relation,
            x.link_column), ', ')
     INTO v_table, v_hint
-    FROM (SELECT DISTINCT c.schema_name, c.table_name, l.relation, l.link_column
-            FROM flowguard.repair_change c
+    FROM (SELECT c.schema_name, c.table_name, l.relation, l.link_column
+            FROM (SELECT DISTINCT w.schema_name, w.table_name, w.link_column FROM flowguard.repair_change w
+                   WHERE w.run_id OPERATOR(pg_catalog.=) p_run AND w.change_id OPERATOR(pg_catalog.>=) v_checked
+                     AND w.undone IS NULL AND w.old_link IS NULL) c
             JOIN flowguard.link l ON l.relation OPERATOR(pg_catalog.=) pg_catalog.to_regclass(
                                        pg_catalog.format('%I.%I', c.schema_name, c.table_name))
                                  AND l.link_column OPERATOR(pg_catalog.=) c.link_column::pg_catalog.name
-           WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL AND c.old_link IS NULL
-             AND l.mode OPERATOR(pg_catalog.=) 'enforce' AND l.guarded) x;
+           WHERE l.mode OPERATOR(pg_catalog.=) 'enforce' AND l.guarded) x;
   IF v_table IS NOT NULL THEN
     RAISE EXCEPTION 'flowguard: undoing run % would unlink rows of %', p_run, v_table
       USING ERRCODE = 'FG202', DETAIL = 'The link is enforced: no row may be without it.',
@@ -995,7 +1224,7 @@ BEGIN
              END), ' ')
              FILTER (WHERE l.relation IS NULL))
     INTO v_keys, v_hint
-    FROM flowguard._forbidding_keys(p_run) k
+    FROM flowguard._forbidding_keys(p_run, v_checked) k
     LEFT JOIN flowguard.link l ON flowguard._is_ours(k.conname) AND l.relation OPERATOR(pg_catalog.=) k.relation
                               AND flowguard._is_for(l, k.conname::pg_catalog.text);
   IF v_keys IS NOT NULL THEN
@@ -1031,28 +1260,38 @@ BEGIN
       PERFORM flowguard._restore_row(v_waiting);  -- none could come back: let PostgreSQL say why
     END IF;
   END LOOP;
+  -- Counted once, then reckoned: what is left of a large run is not read again by each call.
+  v_run.undo_left := CASE WHEN v_run.status OPERATOR(pg_catalog.=) ANY ('{undoing,undone}') THEN v_run.undo_left
+                          ELSE (SELECT pg_catalog.count(*) FROM flowguard.repair_change c
+                                 WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL) END;
   IF p_max_rows IS NULL OR restored OPERATOR(pg_catalog.<) p_max_rows THEN
-    SELECT undo.restored OPERATOR(pg_catalog.+) u.restored, u.skipped INTO restored, skipped
-      FROM flowguard._undo_links(p_run, p_max_rows OPERATOR(pg_catalog.-) restored) u;
+    v_start := flowguard._undo_start(v_run, p_max_rows OPERATOR(pg_catalog.-) restored);
+    SELECT * INTO v_links FROM flowguard._undo_links(p_run, v_start);
+    restored := restored OPERATOR(pg_catalog.+) v_links.restored;
+    skipped := v_links.skipped;
+    v_run.undo_left := v_run.undo_left OPERATOR(pg_catalog.-) v_links.changes;
+    v_run.undone_from := coalesce(v_start, v_run.undone_from);
   END IF;
   PERFORM flowguard._unmark_undo();
-  remaining := (SELECT pg_catalog.count(*) FROM flowguard.repair_change c
-                 WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL)
+  remaining := v_run.undo_left
                OPERATOR(pg_catalog.+)
                (SELECT pg_catalog.count(*) FROM flowguard.quarantined_row q
                  WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL);
   UPDATE flowguard.repair_run r
      SET status = CASE WHEN undo.remaining OPERATOR(pg_catalog.=) 0 THEN 'undone' ELSE 'undoing' END,
          restored = r.restored OPERATOR(pg_catalog.+) undo.restored,
-           skipped = r.skipped OPERATOR(pg_catalog.+) undo.skipped
+         skipped = r.skipped OPERATOR(pg_catalog.+) undo.skipped,
+         undone_from = v_run.undone_from,
+         undo_left = v_run.undo_left
    WHERE r.run_id OPERATOR(pg_catalog.=) p_run
      AND (undo.restored OPERATOR(pg_catalog.>) 0 OR undo.skipped OPERATOR(pg_catalog.>) 0
           OR r.status OPERATOR(pg_catalog.<>) 'undone');
 END;
 $undo$;
 COMMENT ON FUNCTION flowguard.undo(bigint, bigint) IS
-'Puts back exactly the links that a run wrote and the rows that it took out, in one transaction. A link that is not
-what the run wrote any more is left alone and counted as skipped. Called again, it goes on.
+'Puts back exactly the links that a run wrote and the rows that it took out, the latest first, in the caller''s
+transaction. A link that is not what the run wrote any more is left alone and counted as skipped. With max_rows it puts
+back a part; called again, it goes on. Before anything of a run is put back it is checked whether all of it may be.
 run_id: the run, as flowguard.run shows it.
 max_rows: at most so many links and rows in this call. Left out: all.
 restored: links and rows put back.

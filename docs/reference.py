@@ -50,7 +50,7 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Repair, and take back",
         "Rows that are there already. Every value written is kept, and can be put back.",
-        ("repair", "undo", "run", "run_change", "quarantine"),
+        ("repair", "undo", "run", "repair_progress", "run_change", "quarantine"),
     ),
     (
         "Look",

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, TypeVar
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TimeRemainingColumn
+from rich.text import Text
 
 from pyflowguard import __version__, changes, online, present
 from pyflowguard import demo as demonstration
@@ -422,14 +424,37 @@ def set_mode(
     metavar="ROWS",
     help="Rows looked at in one transaction.",
 )
+@click.option(
+    "--max-rate", type=click.IntRange(1, 2**31 - 1), metavar="ROWS", help="Rows looked at in a second at most."
+)
+@click.option(
+    "--max-lag",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Wait while a standby or subscriber is further behind.",
+)
 @click.option("--note", metavar="TEXT", help="What the run is for; kept with it.")
+@click.option("--restart", is_flag=True, help="Look at all rows, though a run with the same arguments was stopped.")
 @dry_run_option
 @json_option
 def repair(
-    *, dsn: str, table: str | None, link_column: str, batch_size: int, note: str | None, dry_run: bool, as_json: bool
+    *,
+    dsn: str,
+    table: str | None,
+    link_column: str,
+    batch_size: int,
+    max_rate: int | None,
+    max_lag: float | None,
+    note: str | None,
+    restart: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
-    """Link what is unlinked or dangling, in TABLE or everywhere, and write down every value changed."""
-    with _Progress(quiet=as_json).shown() as progress:
+    """Link what is unlinked or dangling, in TABLE or everywhere, and write down every value changed.
+
+    A run that was stopped goes on where it was when it is called again.
+    """
+    with _Bar("repair", quiet=as_json).shown() as bar:
         result = repairs.repair(
             dsn,
             table,
@@ -437,8 +462,11 @@ def repair(
             batch_size=batch_size,
             dry_run=dry_run,
             note=note,
-            on_progress=progress.show_repair if progress.live else None,
-            on_notice=progress.notice,
+            max_rate=max_rate,
+            max_lag=None if max_lag is None else timedelta(seconds=max_lag),
+            resume=not restart,
+            on_progress=bar.show_repair if bar.live else None,
+            on_notice=bar.notice,
         )
     if as_json:
         _print_json({**asdict(result), "dry_run": dry_run})
@@ -452,11 +480,26 @@ def repair(
 @click.option(
     "--max-rows", type=click.IntRange(min=1), metavar="ROWS", help="At most so many; called again, it goes on."
 )
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=repairs.BATCH_SIZE,
+    show_default=True,
+    metavar="ROWS",
+    help="Links and rows put back in one transaction.",
+)
 @json_option
-def undo(*, dsn: str, run_id: int, max_rows: int | None, as_json: bool) -> None:
+def undo(*, dsn: str, run_id: int, max_rows: int | None, batch_size: int, as_json: bool) -> None:
     """Take back what the repair RUN_ID did: its links, and the rows that it quarantined."""
-    with _Progress(quiet=as_json).shown() as progress:
-        result = repairs.undo(run_id, dsn, max_rows=max_rows, on_notice=progress.notice)
+    with _Bar("undo", quiet=as_json).shown() as bar:
+        result = repairs.undo(
+            run_id,
+            dsn,
+            max_rows=max_rows,
+            batch_size=batch_size,
+            on_progress=bar.show_undo,
+            on_notice=bar.notice,
+        )
     if as_json:
         _print_json({"run_id": run_id, **asdict(result)})
     else:
@@ -506,13 +549,6 @@ class _Progress:
             how = " (picked up)" if event.action == "record" else ""
             click.echo(f"  {self.SIGNS[event.action]} {event.change.label} .. ok{how}")
 
-    def show_repair(self, progress: repairs.Progress) -> None:
-        if self.live:
-            self.live.update(
-                f"repair: {progress.linked} linked, {progress.translated} translated, "
-                f"{progress.quarantined} quarantined, {progress.unlinked} unlinked"
-            )
-
     def show_guard(self, event: online.Step | online.Waiting) -> None:
         if isinstance(event, online.Waiting):
             if not self.quiet:
@@ -529,6 +565,60 @@ class _Progress:
 
     def notice(self, notice: Notice) -> None:
         click.echo(str(notice), err=True)
+
+
+class _Rate(ProgressColumn):
+    """Rows a second, over the last half minute."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f} rows/s")
+
+
+class _Bar:
+    """Shows how many rows are done, of how many, how fast and how long yet, on a terminal; notices on stderr."""
+
+    def __init__(self, action: str, *, quiet: bool) -> None:
+        self.action = action
+        self.passes = 1
+        self.task: TaskID | None = None
+        columns: tuple[str | ProgressColumn, ...] = (
+            "{task.description}",
+            BarColumn(bar_width=None),
+            "{task.completed:,.0f} of {task.total:,.0f} rows",
+            _Rate(),
+            TimeRemainingColumn(compact=True),
+        )
+        console = Console(stderr=True)
+        # rich takes over standard output too while it draws: not where that is a pipe
+        on_terminal = console.is_terminal and sys.stdout.isatty()
+        self.live = Progress(*columns, console=console, transient=True) if on_terminal and not quiet else None
+
+    @contextmanager
+    def shown(self) -> Iterator[_Bar]:
+        with self.live or nullcontext():
+            yield self
+
+    def show_repair(self, progress: repairs.Progress) -> None:
+        if progress.passes > self.passes and self.live and self.task is not None:
+            self.passes = progress.passes
+            self.live.reset(self.task)
+        done = progress.linked + progress.translated + progress.quarantined + progress.unlinked
+        what = "counting what remains" if progress.is_over else f"{self.action}: {done:,} mended"
+        self._show(what, progress.scanned, progress.total)
+
+    def show_undo(self, undone: repairs.Undone) -> None:
+        done = undone.restored + undone.skipped
+        self._show(self.action, done, done + undone.remaining)
+
+    def notice(self, notice: Notice) -> None:
+        click.echo(str(notice), err=True)
+
+    def _show(self, what: str, completed: int, total: int) -> None:
+        if self.live is None:
+            return
+        if self.task is None:
+            self.task = self.live.add_task(what, total=total)
+        self.live.update(self.task, description=what, completed=completed, total=total)
 
 
 def _names(given: tuple[Change, ...]) -> list[str]:

@@ -6,16 +6,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeAlias
 
 import psycopg
+from psycopg.errors import InvalidParameterValue
 from psycopg.rows import class_row
 
 from pyflowguard.database import Connection, NoticeHandler, connect
 from pyflowguard.engine import engine, find_table
 
 BATCH_SIZE = 5000
-"""Rows that are looked at in one transaction by default."""
+"""Rows that are looked at, links that are put back, in one transaction by default."""
 
 _POLL_INTERVAL = 0.5  # seconds between two looks at how far a run has come
 
@@ -34,12 +36,20 @@ class Run:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come: rows linked, translated, quarantined and unlinked in the batches committed so far."""
+    """How far a run has come, with the batches committed so far.
+
+    Of about `total` rows `scanned` were looked at in this `passes`-th round, of which some were linked, translated,
+    quarantined or unlinked. When it `is_over` what remains is counted.
+    """
 
     linked: int
     translated: int
     quarantined: int
     unlinked: int
+    scanned: int
+    total: int
+    passes: int
+    is_over: bool
 
 
 @dataclass(frozen=True)
@@ -52,17 +62,28 @@ class Undone:
 
 
 ProgressHandler: TypeAlias = Callable[[Progress], None]
+UndoHandler: TypeAlias = Callable[[Undone], None]
 
 _REPAIR = """
 CALL flowguard.repair(%(table)s::pg_catalog.regclass, batch_size => %(batch_size)s, dry_run => %(dry_run)s,
-                      link_column => %(link_column)s, note => %(note)s)
+                      link_column => %(link_column)s, note => %(note)s, max_rate => %(max_rate)s,
+                      max_lag => %(max_lag)s, resume => %(resume)s)
 """
 
 _HOW_FAR = """
-SELECT linked, translated, quarantined, unlinked FROM flowguard.repair_run WHERE pid = %s AND status = 'running'
+SELECT r.linked, r.translated, r.quarantined, r.unlinked, sum(p.scanned)::bigint AS scanned,
+       sum(p.total)::bigint AS total, max(p.pass) AS passes,
+       NOT EXISTS (SELECT FROM flowguard.repair_link k
+                    WHERE k.run_id = r.run_id AND k.after_key IS DISTINCT FROM k.last_key) AS is_over
+  FROM flowguard.repair_run r
+  JOIN flowguard.repair_progress p USING (run_id)
+ WHERE r.pid = %s AND r.status = 'running'
+ GROUP BY r.run_id
 """
 
 _UNDO = "SELECT restored, skipped, remaining FROM flowguard.undo(%s, %s)"
+
+_NOTICE_A_LOST_CLIENT = "SET client_connection_check_interval = '1s'"
 
 
 def repair(
@@ -73,13 +94,18 @@ def repair(
     batch_size: int = BATCH_SIZE,
     dry_run: bool = False,
     note: str | None = None,
+    max_rate: int | None = None,
+    max_lag: timedelta | None = None,
+    resume: bool = True,
     on_progress: ProgressHandler | None = None,
     on_notice: NoticeHandler | None = None,
 ) -> Run:
     """Link what is unlinked or dangling, of one table or (None) of all, a transaction a batch.
 
-    Interrupted, what was committed stays and is in the ledger; calling it again goes on. `dry_run` does it all in one
-    transaction and takes it back. Raises UsageError for a table or a link that is not there, EngineMissing,
+    At most `max_rate` rows are looked at in a second; no batch begins while a standby or subscriber is more than
+    `max_lag` behind. Interrupted, what was committed stays and is in the ledger; called again for the same table and
+    with the same note, the same run goes on, unless `resume` is False. `dry_run` does it all in one transaction, as
+    fast as it can, and takes it back. Raises UsageError for a table or a link that is not there, EngineMissing,
     StatementFailed, and what connecting raises.
     """
     with engine(dsn, action="repairing links", on_notice=on_notice) as connection:
@@ -89,7 +115,13 @@ def repair(
             "batch_size": batch_size,
             "dry_run": dry_run,
             "note": note,
+            "max_rate": max_rate,
+            "max_lag": max_lag,
+            "resume": resume,
         }
+        # A client that is killed says nothing. A server that cannot see it go carries the run to its end all the same.
+        with suppress(InvalidParameterValue):
+            connection.execute(_NOTICE_A_LOST_CLIENT)
         with (
             _watched(dsn, connection.info.backend_pid, on_progress),
             connection.cursor(row_factory=class_row(Run)) as cursor,
@@ -99,19 +131,35 @@ def repair(
     return run
 
 
-def undo(run_id: int, dsn: str = "", *, max_rows: int | None = None, on_notice: NoticeHandler | None = None) -> Undone:
-    """Put back the links that a run wrote and the rows that it took out, at most `max_rows` of them.
+def undo(
+    run_id: int,
+    dsn: str = "",
+    *,
+    max_rows: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    on_progress: UndoHandler | None = None,
+    on_notice: NoticeHandler | None = None,
+) -> Undone:
+    """Put back the links that a run wrote and the rows that it took out, `batch_size` of them in a transaction.
 
-    Raises UsageError if there is no such run, EngineMissing, StatementFailed where the database forbids it (and says
-    what does), and what connecting raises.
+    At most `max_rows` in all. Interrupted, what was put back stays so; called again it goes on. `on_progress` is told
+    after each transaction what this call has done so far. Raises UsageError if there is no such run, EngineMissing,
+    StatementFailed where the database forbids it (and says what does), and what connecting raises.
     """
+    done = Undone(0, 0, 0)
     with (
         engine(dsn, action=f"undoing run {run_id}", on_notice=on_notice) as connection,
         connection.cursor(row_factory=class_row(Undone)) as cursor,
     ):
-        undone = cursor.execute(_UNDO, [run_id, max_rows]).fetchone()
-    assert undone is not None  # noqa: S101 - a function with OUT parameters returns one row
-    return undone
+        while True:
+            left = None if max_rows is None else max_rows - done.restored - done.skipped
+            batch = cursor.execute(_UNDO, [run_id, batch_size if left is None else min(batch_size, left)]).fetchone()
+            assert batch is not None  # noqa: S101 - a function with OUT parameters returns one row
+            done = Undone(done.restored + batch.restored, done.skipped + batch.skipped, batch.remaining)
+            if on_progress is not None:
+                on_progress(done)
+            if not done.remaining or (max_rows is not None and done.restored + done.skipped >= max_rows):
+                return done
 
 
 @contextmanager

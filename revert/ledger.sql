@@ -29,10 +29,13 @@ DROP FUNCTION IF EXISTS flowguard._unmark_transaction(text);
 DROP FUNCTION IF EXISTS flowguard._mark_transaction(text, bigint, text);
 DROP VIEW IF EXISTS flowguard.quarantine;
 DROP VIEW IF EXISTS flowguard.run_change;
+DROP VIEW IF EXISTS flowguard.repair_progress;
 DROP VIEW IF EXISTS flowguard.run;
+DROP FUNCTION IF EXISTS flowguard._is_running(flowguard.repair_run);
 DROP TABLE IF EXISTS flowguard.privileged_transaction;
 DROP TABLE IF EXISTS flowguard.quarantined_row;
 DROP TABLE IF EXISTS flowguard.repair_change;
+DROP TABLE IF EXISTS flowguard.repair_link;
 DROP TABLE IF EXISTS flowguard.repair_run;
 
 COMMIT;

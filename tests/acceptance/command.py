@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +21,26 @@ COMMAND = Path(sys.executable).with_name("pyflowguard")
 def in_migration(dsn: str) -> str:
     """Give the connection string with the application's search_path."""
     return make_conninfo(dsn, options="-c search_path=migration,public")
+
+
+def on_terminal(arguments: Sequence[str | Path], environment: dict[str, str], keys: bytes = b"") -> tuple[int, str]:
+    """Run the command on a terminal of its own, and type."""
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        [COMMAND, *arguments], stdin=follower, stdout=follower, stderr=follower, env=environment, start_new_session=True
+    ) as running:
+        os.close(follower)
+        os.write(leader, keys)
+        output = b""
+        while True:
+            try:
+                output += (piece := os.read(leader, 4096))
+            except OSError:  # the other end is closed
+                break
+            if not piece:
+                break
+        os.close(leader)
+    return running.returncode, output.decode()
 
 
 def failure(result: subprocess.CompletedProcess[str], exit_code: int) -> str:

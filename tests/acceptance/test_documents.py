@@ -104,9 +104,13 @@ def test_every_figure_of_a_page_is_printed_by_it(name: str) -> None:
     introduction, *sections = re.split(r"(?m)^## ", text)
     for section, where in ((introduction, text), *((section, section) for section in sections)):
         shown = "".join(
-            re.findall(r"<!-- (?:output|bench:begin) -->\n(.*?)(?:^```$|<!--)", where, re.DOTALL | re.MULTILINE)
+            re.findall(
+                r"<!-- (?:output|bench(?:-repair)?:begin) -->\n(.*?)(?:^```$|<!--)", where, re.DOTALL | re.MULTILINE
+            )
         )
-        prose = re.sub(r"<!-- bench:begin.*?bench:end -->|```.*?```|`[^`]*`|\]\([^)]*\)", "", section, flags=re.DOTALL)
+        prose = re.sub(
+            r"<!-- bench(-repair)?:begin.*?bench\1:end -->|```.*?```|`[^`]*`|\]\([^)]*\)", "", section, flags=re.DOTALL
+        )
         figures = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)", prose))
         assert figures - set(re.findall(r"\d+(?:\.\d+)?", shown)) == set(), section.split("\n")[0]
 

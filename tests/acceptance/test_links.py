@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from acceptance.command import COMMAND, Query, Run, failure, in_migration
+from acceptance.command import COMMAND, Query, Run, failure, in_migration, on_terminal
 from psycopg import sql
 
 from pyflowguard import changes, database
@@ -221,8 +221,24 @@ def test_the_progress_of_a_repair_is_read_from_the_ledger(registered_db: str, qu
             worker.join(0.05)
     worker.join(30)
     assert not worker.is_alive()
-    assert told[0].linked == 25
+    assert (told[0].linked, told[0].scanned, told[0].passes) == (25, 25, 1)
+    assert told[0].total >= 32
     assert query(registered_db, "SELECT linked FROM flowguard.run") == [(29,)]
+
+
+def test_a_terminal_shows_how_far_it_is(clean_environment: dict[str, str], registered_db: str) -> None:
+    terminal = {**clean_environment, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+    options = ["--batch-size", "2", "--dsn", registered_db]
+    exit_code, output = on_terminal(["repair", "assets", "--max-rate", "16", *options], terminal)
+    assert exit_code == 0
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
+    assert re.search(r"repair: \d+ mended .* \d+ of \d+ rows .*\d+ rows/s +\d+:\d\d", shown), shown
+    assert "Run 1: 29 linked, " in shown
+    exit_code, output = on_terminal(["undo", "1", *options], terminal)
+    assert exit_code == 0
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
+    assert re.search(r"undo .* 29 of 29 rows", shown), shown
+    assert "Run 1: 29 restored, 0 skipped, 0 remaining." in shown
 
 
 # --- What goes wrong
@@ -252,11 +268,14 @@ def test_what_is_not_there_is_a_usage_error(command: Run, registered_db: str, en
     "arguments",
     [
         ("repair", "assets", "--batch-size", "0"),
+        ("repair", "assets", "--max-rate", "0"),
+        ("repair", "assets", "--max-lag", "0"),
         ("repair", "assets", "orders"),
         ("undo",),
         ("undo", "one"),
         ("undo", "0"),
         ("undo", "1", "--max-rows", "0"),
+        ("undo", "1", "--batch-size", "0"),
         ("health", "--violations", "0"),
         ("demo", "--variant", "third"),
     ],
@@ -364,8 +383,8 @@ def test_an_interrupted_repair_keeps_what_it_committed_and_goes_on(
     assert "Traceback" not in stderr
     findings = printed_json(command, 1, "check", "--dsn", registered_db)
     assert "run_stopped" in [finding["name"] for finding in findings]
-    assert printed_json(command, 0, "repair", "assets", "--dsn", registered_db)["linked"] == 4
-    assert query(registered_db, "SELECT run_id, status, linked FROM flowguard.run ORDER BY 1") == [
-        (1, "stopped", 25),
-        (2, "finished", 4),
-    ]
+    result = command("repair", "assets", "--dsn", registered_db)
+    assert result.returncode == 0
+    assert result.stdout.startswith("Run 1: 29 linked, ")
+    assert result.stderr.startswith("NOTICE:  run 1 of ")
+    assert query(registered_db, "SELECT run_id, status, linked FROM flowguard.run") == [(1, "finished", 29)]

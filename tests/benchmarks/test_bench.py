@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 import psycopg
 import pytest
-from benchmarks import bench
+from benchmarks import bench, bench_repair
 from click.testing import CliRunner
 
 from pyflowguard.server import wheel_bindir
@@ -31,6 +32,23 @@ def test_the_benchmark_runs_and_writes_its_table(tmp_path: Path) -> None:
     assert "old" not in text
     for heading in HEADINGS:
         assert f"\n| {heading} | " in text, heading
+
+
+def test_the_benchmark_of_repair_runs_and_writes_its_table(tmp_path: Path) -> None:
+    document = tmp_path / "costs.md"
+    document.write_text("before\n<!-- bench-repair:begin -->\nold\n<!-- bench-repair:end -->\nafter\n")
+    result = CliRunner().invoke(
+        bench_repair.main, ["--quick", "--batch-size", "100", "--write", str(document)], catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    text = document.read_text()
+    assert text.startswith("before\n<!-- bench-repair:begin -->\n`make bench-repair`, PostgreSQL ")
+    assert text.endswith("<!-- bench-repair:end -->\nafter\n")
+    for rows in bench_repair.QUICK:
+        for rule in ("by reference", "by time"):
+            assert re.search(
+                rf"^\| {rows} \| {rule} \|( [\d.]+ \|){{2}} \d+ MB \| [\d.]+ \| \d+ MB \|$", text, re.MULTILINE
+            )
 
 
 def test_a_contestant_that_links_wrongly_is_not_timed() -> None:

@@ -78,6 +78,7 @@ UNPINNED = {
     # Runs what is deferred, the application's triggers included.
     "_unmark_undo",
     # May COMMIT.
+    "_hold_back",
     "repair",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from messages.conftest import DEPUTY
 from messages.stage import Case
 
 REGISTERED = """
@@ -42,6 +43,69 @@ CASES = [
         """,
         argument=0,
         then="CALL flowguard.repair({hint})",
+    ),
+    Case(
+        name="a repair is neither to go on nor to begin",
+        reaches=(("repair", "resume NULL"),),
+        call="CALL flowguard.repair(resume => NULL)",
+        says="""
+            ERROR: FG104: flowguard: resume NULL says neither
+            DETAIL: true goes on with a run that was stopped.
+            HINT: Pass resume => true or false.
+        """,
+        argument=0,
+        then="CALL flowguard.repair({hint})",
+    ),
+    Case(
+        name="a repair is to look at no rows",
+        reaches=(("repair", "max_rate %s is not positive"),),
+        call="CALL flowguard.repair(max_rate => 0)",
+        says="""
+            ERROR: FG104: flowguard: max_rate 0 is not positive
+            DETAIL: It is the number of rows that are looked at in a second.
+            HINT: Leave it out for as many as can be.
+        """,
+        take=(),
+        then="CALL flowguard.repair()",
+    ),
+    Case(
+        name="replication is to be ahead",
+        reaches=(("repair", "max_lag %s is not positive"),),
+        call="CALL flowguard.repair(max_lag => '0')",
+        says="""
+            ERROR: FG104: flowguard: max_lag 00:00:00 is not positive
+            DETAIL: It is how far standbys and subscribers may be behind.
+            HINT: Leave it out to wait for none.
+        """,
+        take=(),
+        then="CALL flowguard.repair()",
+    ),
+    Case(
+        name="the lag of replication is hidden from the caller",
+        reaches=(("repair", "may not see how far"),),
+        admin=f"GRANT USAGE ON SCHEMA flowguard TO {DEPUTY}; GRANT ALL ON ALL TABLES IN SCHEMA flowguard TO {DEPUTY}; "
+        f"GRANT EXECUTE ON ALL ROUTINES IN SCHEMA flowguard TO {DEPUTY}",
+        call="CALL flowguard.repair(max_lag => '5 seconds')",
+        by=DEPUTY,
+        says="""
+            ERROR: FG110: flowguard: messages_deputy may not see how far replication is behind
+            DETAIL: max_lag reads pg_stat_replication, which hides its figures from this role.
+            HINT: Have a superuser run "GRANT pg_read_all_stats TO messages_deputy", or leave max_lag out.
+        """,
+        follow_by="postgres",
+    ),
+    Case(
+        name="a run that was stopped goes on",
+        reaches=(("_resume_run", "goes on where it was stopped"),),
+        setup=REGISTERED + ORPHAN + "CALL flowguard.repair('probe', link_column => 'flow'); "
+        "UPDATE flowguard.repair_run SET status = 'stopped', finished_at = NULL; "
+        "INSERT INTO probe (id, tenant, flow) VALUES (2, 1, 77);",
+        call="CALL flowguard.repair('probe', link_column => 'flow')",
+        says="""
+            NOTICE: run 1 of … goes on where it was stopped: 1 of 1 rows of public.probe
+            HINT: To look at all rows again, run "CALL flowguard.repair('public.probe', link_column => 'flow',
+                resume => false)" instead.
+        """,
     ),
     Case(
         name="an orphan stays, for another row refers to it",

@@ -7,9 +7,10 @@ import re
 from messages import guarding, registering, repairing, test_scripts, test_stories, writing
 from messages.sites import GENERATED, ROOT, Site
 from messages.stage import STORIES, site_of
+from repair import test_pace
 
 CASES = [*registering.CASES, *guarding.CASES, *writing.CASES, *repairing.CASES]
-MODULES = (test_scripts, test_stories)
+MODULES = (test_scripts, test_stories, test_pace)
 """Imported for the places that they declare in STORIES."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -80,7 +81,21 @@ def test_row_security_on_a_master_of_somebody_else(world: World, connect: Connec
 def test_a_run_that_is_still_running_is_not_undone(world: World, connect: Connect, tell: Teller) -> None:
     dsn = world("observe")
     owner, repairing = connect(dsn, "app_owner"), connect(dsn, "app_owner")
-    run_id, pid = rows(repairing, "SELECT flowguard._begin_run(NULL, NULL, 'long'), pg_backend_pid()")[0]
+    run(owner, "INSERT INTO parent (id, tenant) SELECT n, 1 FROM generate_series(1, 100) n")
+    ended: list[str | None] = []
+
+    def repair() -> None:
+        try:
+            run(repairing, "CALL flowguard.repair('parent', max_rate => 1, link_column => 'flow')")
+        except psycopg.Error as error:
+            ended.append(error.sqlstate)
+
+    pid = repairing.info.backend_pid
+    thread = threading.Thread(target=repair)
+    thread.start()
+    while not (begun := rows(owner, "SELECT run_id FROM flowguard.run WHERE status = 'running'")):
+        run(owner, "SELECT pg_sleep(0.01)")
+    run_id = begun[0][0]
     said = tell(hear(owner, f"SELECT flowguard.undo({run_id})"), "still running")
     assert normal(str(said)) == (
         f"ERROR: FG206: flowguard: run {run_id} is still running DETAIL: Server process {pid} runs it. "
@@ -88,6 +103,8 @@ def test_a_run_that_is_still_running_is_not_undone(world: World, connect: Connec
     )
     stop, again = statements(said.hint)
     assert one(owner, stop) is True
+    thread.join()
+    assert ended == ["57P01"]
     while one(owner, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s", pid):
         run(owner, "SELECT pg_sleep(0.01)")
     assert hear(owner, again) == []

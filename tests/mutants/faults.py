@@ -16,6 +16,7 @@ NEAREST = "tests/engine/test_nearest.py"
 REGISTRATION = "tests/engine/test_registration.py"
 CONCURRENCY = "tests/concurrency/test_references.py"
 UNDO = "tests/repair/test_undo.py"
+RESUMING = "tests/repair/test_resuming.py"
 POLICIES = "tests/repair/test_policies.py"
 QUARANTINE = "tests/repair/test_quarantine.py"
 REPAIR_BY_TIME = "tests/repair/test_by_time.py"
@@ -649,6 +650,33 @@ REPAIRING = [
         file="repair.sql",
         find="     WHERE %6$s AND (r.new_link IS NULL AND c.%3$I IS NULL OR c.%3$I %7$s r.new_link::%5$s)\n",
         replace="     WHERE %6$s\n",
+        tests=(UNDO,),
+    ),
+    Fault(
+        name="repair: where a stopped run goes on is not written down",
+        breaks="A run that was stopped looks at all rows again.",
+        design="5 resumable",
+        file="repair.sql",
+        find="     SET after_key = coalesce(nullif(p_counts -> 'after', 'null'), k.last_key),\n",
+        replace="     SET after_key = k.after_key,\n",
+        tests=(RESUMING,),
+    ),
+    Fault(
+        name="repair: a stopped run goes on though its rules are others",
+        breaks="Rows that it came to before are not looked at by the new rules.",
+        design="5 resumable",
+        file="repair.sql",
+        find="             AND k.query_hash = md5(flowguard._repair_query(l))))\n",
+        replace="))\n",
+        tests=(RESUMING,),
+    ),
+    Fault(
+        name="undo in parts looks only at the part",
+        breaks="Half of a run is put back, and then it turns out that the other half may not be.",
+        design="3.7",
+        file="repair.sql",
+        find="v_run.status OPERATOR(pg_catalog.=) 'undoing' THEN",
+        replace="true THEN",
         tests=(UNDO,),
     ),
     Fault(

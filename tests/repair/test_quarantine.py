@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+from engine import tables
 from engine.postgres import Connection, one, refused, rows, run
 from repair.calls import dump, repair, undo
 
@@ -348,3 +349,22 @@ def test_what_deletes_cascade_to_is_kept_when_row_security_is_on(db: Connection)
         repair(db)
     run(db, "ALTER TABLE sub NO FORCE ROW LEVEL SECURITY")
     assert dump(db, "top", "sub") == before
+
+
+def test_a_row_whose_key_came_again_in_the_run_is_kept_as_well(db: Connection) -> None:
+    """Taken out, written anew by the application, dangling again, and come to in the second round: both are kept."""
+    tables.create(db)
+    tables.register(db)
+    run(db, "ALTER TABLE child DROP CONSTRAINT child_parent_fkey, ADD FOREIGN KEY (parent) REFERENCES parent")
+    run(db, "INSERT INTO parent VALUES (1, 1, 404, 'first'), (2, 1, 404, NULL)")
+    run(db, "INSERT INTO child (id, tenant, flow, parent) VALUES (20, 1, 404, 2)")
+    run(
+        db,
+        "CREATE FUNCTION anew() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "INSERT INTO parent VALUES (1, 1, 405, 'second'); RETURN NULL; END $$; "
+        "CREATE TRIGGER anew AFTER DELETE ON child FOR EACH ROW EXECUTE FUNCTION anew()",
+    )
+    done = repair(db)
+    assert (done.quarantined, one(db, "SELECT count(*) FROM parent")) == (4, 0)
+    kept = "SELECT column_values[4] FROM flowguard.quarantine WHERE row_key = '{\"id\": 1}' ORDER BY quarantine_id"
+    assert rows(db, kept) == [("first",), ("second",)]

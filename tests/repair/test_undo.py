@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -228,6 +229,36 @@ def test_enforce_forbids_what_would_unlink(app: Connection) -> None:
     assert undo(app, done.id)[2] == 0
 
 
+def test_the_whole_run_is_looked_at_before_a_part_is_undone(app: Connection) -> None:
+    """The last link of the run, with which undo begins, might go; the first might not."""
+    run(app, "DELETE FROM parent WHERE id IN (11, 12)")
+    done = repair(app)
+    assert changes(app, done.id)[-1][0] == "grandchild"
+    guard(app)
+    run(app, "SELECT flowguard.set_mode('child', 'enforce', 'flow')")
+    before = dump(app, *TABLES)
+    with refused("FG202"):
+        undo(app, done.id, max_rows=1)
+    assert dump(app, *TABLES) == before
+    assert run_row(app, done.id)["status"] == "finished"
+
+
+def test_what_is_forbidden_since_it_began_stops_it_there(app: Connection) -> None:
+    run(app, "DELETE FROM parent WHERE id IN (11, 12)")
+    run(app, "DELETE FROM grandchild; DELETE FROM child WHERE id = 21")
+    done = repair(app)
+    guard(app)
+    assert undo(app, done.id, max_rows=1) == (1, 0, 2)
+    run(app, "SELECT flowguard.set_mode('child', 'enforce', 'flow')")
+    with refused("FG202"):
+        undo(app, done.id, max_rows=1)
+    assert (links(app, "child"), links(app, "probe")) == ({20: 1, 22: 1}, {60: None})
+    run(app, "SELECT flowguard.set_mode('child', 'observe', 'flow')")
+    assert undo(app, done.id) == (2, 0, 0)
+    said = run_row(app, done.id)
+    assert (said["status"], said["restored"]) == ("undone", 3)
+
+
 def test_foreign_keys_that_forbid_it_are_named_each(db: Connection) -> None:
     run(
         db,
@@ -357,18 +388,29 @@ def test_the_ledger_is_not_dropped_while_it_holds_rows(app: Connection) -> None:
 
 
 def test_a_run_that_still_runs(app: Connection, session: Callable[[], Connection]) -> None:
-    done = repair(app)
     other = session()
     pid = other.info.backend_pid
-    run(app, "UPDATE flowguard.repair_run SET status = 'running', pid = %s WHERE run_id = %s", pid, done.id)
+    ended: list[str | None] = []
+
+    def call() -> None:
+        try:
+            repair(other, "child", link_column="flow", max_rate=1)
+        except psycopg.Error as error:
+            ended.append(error.sqlstate)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    while not rows(app, "SELECT FROM flowguard.run WHERE status = 'running' AND linked > 0"):
+        pass
     with refused("FG206") as refusal:
-        undo(app, done.id)
+        undo(app, 1)
     refusal.says(str(pid), "flowguard.undo(")
-    other.close()
-    with psycopg.connect(app.info.dsn, autocommit=True) as fresh:
-        while one(fresh, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s", pid):
-            pass
-        assert undo(fresh, done.id)[2] == 0
+    run(app, "SELECT pg_terminate_backend(%s)", pid)
+    thread.join()
+    assert ended == ["57P01"]
+    while one(app, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s", pid):
+        pass
+    assert undo(app, 1) == (1, 0, 0)
 
 
 def test_a_table_that_is_gone(app: Connection) -> None:

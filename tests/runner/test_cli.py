@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from acceptance.command import on_terminal
 from changesets import ChangeSets
 
 from pyflowguard import __version__, changes
@@ -279,26 +278,6 @@ def test_a_role_that_may_not_create_a_schema(
 
 
 # --- A terminal
-
-
-def on_terminal(arguments: list[str | Path], environment: dict[str, str], keys: bytes) -> tuple[int, str]:
-    """Run the command on a terminal of its own, and type."""
-    leader, follower = pty.openpty()
-    with subprocess.Popen(
-        [COMMAND, *arguments], stdin=follower, stdout=follower, stderr=follower, env=environment, start_new_session=True
-    ) as running:
-        os.close(follower)
-        os.write(leader, keys)
-        output = b""
-        while True:
-            try:
-                output += (piece := os.read(leader, 4096))
-            except OSError:  # the other end is closed
-                break
-            if not piece:
-                break
-        os.close(leader)
-    return running.returncode, output.decode()
 
 
 def test_revert_asks_on_a_terminal(
