@@ -7,10 +7,12 @@ commits batch by batch. The tables, the turns that the contestants take and the 
 
 from __future__ import annotations
 
+import random
+import statistics
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +31,7 @@ ROUNDS = {10**4: 5, 10**5: 3}
 QUICK = (300,)
 """Shows that the benchmark runs; its figures mean nothing."""
 UNDO = "SELECT remaining FROM flowguard.undo((SELECT max(run_id) FROM flowguard.run), %s)"
+LAST_RUN = "SELECT restored, skipped, linked FROM flowguard.run ORDER BY run_id DESC LIMIT 1"
 _SAMPLE_INTERVAL = 0.005  # seconds
 
 
@@ -81,37 +84,59 @@ def watched(connection: Connection) -> Iterator[Memory]:
         watcher.join()
 
 
-def undo(lab: Laboratory, case: Case, batch_size: int) -> Undone:
-    """Repair once more and take it back in batches, each in a session that has done nothing before."""
-    guard = next(contestant for contestant in case.contestants if contestant.name == GUARD)
-    guard.reset(lab.open(GUARD))
-    with psycopg.connect(lab.dsn(GUARD), autocommit=True) as connection, watched(connection) as repair_memory:
-        guard.work(connection)
-    guard.check(lab.open(GUARD))
-    with psycopg.connect(lab.dsn(GUARD), autocommit=True) as connection, watched(connection) as undo_memory:
+def timed(lab: Laboratory, connection: Connection, work: bench.Step) -> tuple[float, int]:
+    """Give the seconds that a step takes, and the most memory that the server process has meanwhile."""
+    with watched(connection) as memory:
         start = lab.clock(connection)
+        work(connection)
+        seconds = lab.clock(connection) - start
+    return seconds, memory.peak
+
+
+def undo(batch_size: int) -> bench.Step:
+    """Take the last run back in batches, and see that nothing of it is left."""
+
+    def run(connection: Connection) -> None:
         while connection.execute(UNDO, [batch_size]).fetchone() != (0,):
             pass
-        seconds = lab.clock(connection) - start
-    left = (
-        lab.open(GUARD).execute("SELECT restored, skipped, linked FROM flowguard.run ORDER BY run_id DESC").fetchone()
-    )
-    assert left is not None
-    if left[:2] != (left[2], 0):
-        raise click.ClickException(f"of {left[2]} links {left[0]} were put back and {left[1]} skipped")
-    return Undone(seconds, repair_memory.peak, undo_memory.peak)
+        ((restored, skipped, linked),) = connection.execute(LAST_RUN).fetchall()
+        if (restored, skipped) != (linked, 0):
+            raise click.ClickException(f"of {linked} links {restored} were put back and {skipped} skipped")
+
+    return run
+
+
+def take_turns(lab: Laboratory, case: Case, rounds: int, batch_size: int) -> tuple[Answer, Undone]:
+    """Let the ideal and repair take turns, in random order; after each repair take it back. Medians of the times."""
+    seconds: dict[str, list[float]] = {LIMIT: [], GUARD: []}
+    undone: list[tuple[float, int, int]] = []
+    with ExitStack() as stack:
+        workers = {  # in sessions that do nothing else, so that their memory is that of the work
+            name: stack.enter_context(psycopg.connect(lab.dsn(name), autocommit=True)) for name in seconds
+        }
+        for _ in range(rounds):
+            for contestant in random.sample(case.contestants[:2], 2):
+                worker = workers[contestant.name]
+                contestant.reset(lab.open(contestant.database))
+                elapsed, memory = timed(lab, worker, contestant.work)
+                contestant.check(lab.open(contestant.database))
+                seconds[contestant.name].append(elapsed)
+                if contestant.name == GUARD:
+                    undone.append((*timed(lab, worker, undo(batch_size)), memory))
+    back, undo_memory, repair_memory = zip(*undone, strict=True)
+    answer = Answer(case.title, case.budget, {name: statistics.median(times) for name, times in seconds.items()})
+    return answer, Undone(statistics.median(back), max(repair_memory), max(undo_memory))
 
 
 def measure(
-    bindir: Path, sizes: Sequence[int], clock: str, batch_size: int, tell: Callable[[Line], None], *, quick: bool
+    bindir: Path, sizes: Sequence[int], clock: str, batch_size: int, tell: Callable[[str], None], *, quick: bool
 ) -> tuple[str, list[Line]]:
     """Measure each number of rows on a server of these binaries; gives its version too."""
     found: list[Line] = []
     version = 0
     for rows in sizes:
         like = bench.QUICK if quick else bench.FULL
-        rounds = ROUNDS.get(rows, 1)
-        size = Size(rows, rounds, singles=0, tenants=like.tenants, sources=like.sources, repaired=rows)
+        size = Size(rows, rounds=0, singles=0, tenants=like.tenants, sources=like.sources, repaired=rows)
         with bench.laboratory(bindir, size, bench.CLOCKS[clock]) as lab:
             bench.build(lab, GUARD, size.tenants, size.sources, rows, narrow=False)
             bench.copy(lab, GUARD, LIMIT, bench.COPIES[LIMIT])
@@ -119,11 +144,11 @@ def measure(
             answers: list[Answer] = []
             undone: list[Undone] = []
             for case in bench.repair_cases(lab):
-                two = Case(case.title, case.contestants[:2], case.budget)
-                answers.append(bench.measure(lab, two))
-                undone.append(undo(lab, two, batch_size))
+                answer, back = take_turns(lab, case, ROUNDS.get(rows, 1), batch_size)
+                tell(f"{rows:,} rows, {answer.title}: {bench.ratio(answer)} of {answer.budget:.2f}")
+                answers.append(answer)
+                undone.append(back)
         found.append(Line(rows, tuple(answers), tuple(undone)))
-        tell(found[-1])
     return str(version), found
 
 
@@ -177,11 +202,9 @@ def main(
     """Measure how repair and undo grow; exit code 1 where a budget is missed."""
     console = new_console()
 
-    def tell(line: Line) -> None:
-        parts = [f"{answer.title} {bench.ratio(answer)} of {answer.budget:.2f}" for answer in line.answers]
-        console.print(f"{line.rows:,} rows: {', '.join(parts)}")
-
-    version, found = measure(bindir or wheel_bindir(), QUICK if quick else sizes, clock, batch_size, tell, quick=quick)
+    version, found = measure(
+        bindir or wheel_bindir(), QUICK if quick else sizes, clock, batch_size, console.print, quick=quick
+    )
     table = new_table(*HEADINGS, right=[name for name in HEADINGS if name != "repair"])
     for line in found:
         for row in cells(line, found[0]):
