@@ -131,8 +131,8 @@ BEGIN
     RAISE EXCEPTION 'flowguard: column % of table % is not unique', quote_ident(p_key), p_relation
       USING ERRCODE = 'FG105',
             DETAIL = 'A key that two rows may share cannot say which of them is the master.',
-            HINT = format('Run "%s" first.',
-                          flowguard._unique_index_sql(p_relation, v_master.tenant_columns || p_key));
+            HINT = flowguard._unique_hint(p_relation, v_master.tenant_columns || p_key,
+                                          v_master.tenant_columns || p_key, '.');
   END IF;
 
   INSERT INTO flowguard.master SELECT v_master.* ON CONFLICT (relation) DO NOTHING;
@@ -353,8 +353,10 @@ BEGIN
           format('table %s may hold rows without a tenant, and key %I of master %s is unique only within one',
                  p_relation, v_master.key_column, v_master.relation),
           format('Tenant columns of the link: %s.', v_link.tenant_columns),
-          format('Declare them NOT NULL, or run "%s".',
-                 flowguard._unique_index_sql(v_master.relation, ARRAY[v_master.key_column])));
+          CASE WHEN flowguard._can_be_unique(v_master.relation, ARRAY[v_master.key_column])
+               THEN format('Declare them NOT NULL, or run "%s".',
+                           flowguard._unique_index_sql(v_master.relation, ARRAY[v_master.key_column]))
+               ELSE 'Declare them NOT NULL.' END);
       END IF;
     END LOOP;
   END IF;
@@ -420,6 +422,12 @@ BEGIN
       UPDATE flowguard.rule r SET "position" = r."position" + 1
        WHERE r.relation = v_rule.relation AND r.link_column = v_rule.link_column AND r."position" = v_rule."position";
     END LOOP;
+  END IF;
+  IF p_rule.link_column = ANY (flowguard._partition_columns(p_rule.relation)) THEN
+    PERFORM flowguard._refuse_argument(
+      format('column %I of table %s says in which partition a row lies', p_rule.link_column, p_rule.relation),
+      'No trigger may fill it: a row cannot go to another partition while it is being inserted.',
+      'Partition the table by another column, or guard the link without rules: then it is proved, and never filled.');
   END IF;
   IF p_rule.source IS NOT NULL THEN
     PERFORM flowguard._check_same_type(p_rule.relation, p_rule.link_column, p_rule.source, p_rule.source_link);
@@ -560,8 +568,9 @@ BEGIN
     RAISE EXCEPTION 'flowguard: column % of table % is not unique', quote_ident(p_key), p_source
       USING ERRCODE = 'FG105',
             DETAIL = 'A reference that several rows answer does not say which link is meant.',
-            HINT = format('Run "%s" first, or name another source_key.',
-                          flowguard._unique_index_sql(p_source, ARRAY[p_key]));
+            HINT = flowguard._unique_hint(p_source, ARRAY[p_key],
+                                          array_remove(v_rule.source_tenant_columns, NULL) || p_key,
+                                          ', or name another source_key.');
   END IF;
   IF flowguard._find_index(p_source, ARRAY[p_key], true, false) IS NULL
      AND flowguard._unknown_tenant_sql(v_link, '') IS NOT NULL THEN
@@ -569,7 +578,9 @@ BEGIN
       format('table %s may hold rows without a tenant, and column %I of table %s is unique only within one',
              p_relation, p_key, p_source),
       format('Tenant columns of the link: %s.', v_link.tenant_columns),
-      format('Declare them NOT NULL, or run "%s".', flowguard._unique_index_sql(p_source, ARRAY[p_key])));
+      CASE WHEN flowguard._can_be_unique(p_source, ARRAY[p_key])
+           THEN format('Declare them NOT NULL, or run "%s".', flowguard._unique_index_sql(p_source, ARRAY[p_key]))
+           ELSE 'Declare them NOT NULL.' END);
   END IF;
   IF v_rule.agree AND NOT EXISTS (
        SELECT FROM flowguard._foreign_keys(p_relation, p_via) k WHERE k.target = p_source
