@@ -304,6 +304,15 @@ $_partition_family$;
 COMMENT ON FUNCTION flowguard._partition_family(regclass) IS
   'A table, its partitions, and the tables that it is a partition of.';
 
+CREATE OR REPLACE FUNCTION flowguard._goes_by_parts(p_relation regclass) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_goes_by_parts$
+-- Before 18 a partitioned table takes no foreign key that is NOT VALID. Each partition does; the key of the whole then
+-- takes over those that are the same and validated, and reads no row.
+  SELECT relkind = 'p' AND current_setting('server_version_num')::integer < 180000 FROM pg_class WHERE oid = p_relation;
+$_goes_by_parts$;
+COMMENT ON FUNCTION flowguard._goes_by_parts(regclass) IS
+  'Whether keys of a table are added and validated partition by partition.';
+
 CREATE OR REPLACE FUNCTION flowguard._partition_columns(p_relation regclass) RETURNS name[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_partition_columns$
 -- NULL among them stands for an expression.

@@ -401,15 +401,6 @@ COMMENT ON FUNCTION flowguard._wanted_keys(flowguard.link) IS
   'The foreign keys that prove a link: tenant and link to the master, the link alone where a tenant may be NULL, and '
   'in enforce reference and link to the referenced row.';
 
-CREATE OR REPLACE FUNCTION flowguard._goes_by_parts(p_relation regclass) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_goes_by_parts$
--- Before 18 a partitioned table takes no foreign key that is NOT VALID. Each partition does; the key of the whole then
--- takes over those that are the same and validated, and reads no row.
-  SELECT relkind = 'p' AND current_setting('server_version_num')::integer < 180000 FROM pg_class WHERE oid = p_relation;
-$_goes_by_parts$;
-COMMENT ON FUNCTION flowguard._goes_by_parts(regclass) IS
-  'Whether keys of a table are added and validated partition by partition.';
-
 CREATE OR REPLACE FUNCTION flowguard._found_key(
   p_relation regclass, p_name text, p_definition text, OUT id oid, OUT is_same boolean, OUT validated boolean
 ) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_found_key$
@@ -813,17 +804,17 @@ DECLARE
   r_index record;
 BEGIN
   FOR r_index IN
-    SELECT w.relation, w.columns, flowguard._partition_columns(w.relation) AS by
+    SELECT w.relation, w.columns, flowguard._partition_columns(w.relation) AS split_by
       FROM flowguard._wanted_indexes(p_link) w
      WHERE w.is_unique AND NOT flowguard._can_be_unique(w.relation, w.columns)
   LOOP
     RAISE EXCEPTION 'flowguard: table % cannot have a unique index on (%), for it is partitioned by %',
-                    r_index.relation, flowguard._columns_sql(r_index.columns), flowguard._columns_sql(r_index.by)
+                    r_index.relation, flowguard._columns_sql(r_index.columns), flowguard._columns_sql(r_index.split_by)
       USING ERRCODE = 'FG105',
             DETAIL = format('A unique index of a partitioned table holds every column that it is partitioned by, and '
                             'foreign keys of table %s rest on this one.', p_link.relation),
-            HINT = format('Make %s tenant columns of the link, NOT NULL in all its tables.',
-                          flowguard._columns_sql(ARRAY(SELECT unnest(r_index.by)
+            HINT = format('Let the link have %s among its tenant columns, NOT NULL in all its tables.',
+                          flowguard._columns_sql(ARRAY(SELECT unnest(r_index.split_by)
                                                        EXCEPT SELECT unnest(r_index.columns))));
   END LOOP;
 END;
@@ -997,7 +988,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $guard$
 DECLARE
   v_link  flowguard.link;
   v_count record;
-  v_kept  text[] := '{}';  -- keys that stay NOT VALID
+  v_kept  text[] := '{}'::text[];  -- keys that stay NOT VALID
   r_step  record;
 BEGIN
   PERFORM flowguard._serialize();

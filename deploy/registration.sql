@@ -539,6 +539,8 @@ DECLARE
   v_link       flowguard.link;
   v_master     flowguard.master;
   v_rule       flowguard.rule;
+  v_tenants    name[] := '{}'::name[];  -- what the key of the source needs besides
+  v_source_tenants name[] := '{}'::name[];
 BEGIN
   PERFORM flowguard._serialize();
   v_link := flowguard._link(p_relation, $7);
@@ -585,13 +587,19 @@ BEGIN
   IF v_rule.agree AND NOT EXISTS (
        SELECT FROM flowguard._foreign_keys(p_relation, p_via) k WHERE k.target = p_source
          AND k.target_column = p_key) THEN
+    IF flowguard._find_index(p_source, ARRAY[p_key], true, false) IS NULL THEN
+      SELECT array_agg(t.child ORDER BY t.n), array_agg(t.source ORDER BY t.n) INTO v_tenants, v_source_tenants
+        FROM unnest(v_link.tenant_columns, v_rule.source_tenant_columns) WITH ORDINALITY AS t (child, source, n)
+       WHERE t.source IS NOT NULL;
+    END IF;
     RAISE EXCEPTION 'flowguard: column % of table % has no foreign key to %.%',
                     quote_ident(p_via), p_relation, p_source, quote_ident(p_key)
       USING ERRCODE = 'FG111',
             DETAIL = 'A link can agree with a reference only where the row referred to is known to exist.',
-            HINT = format('Run "ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES %s (%I) NOT VALID", or pass agree => '
-              'false.',
-                          p_relation, p_via, p_source, p_key);
+            HINT = format('Run "ALTER TABLE %s ADD FOREIGN KEY (%s) REFERENCES %s (%s)%s", or pass agree => false.',
+                          p_relation, flowguard._columns_sql(v_tenants || p_via), p_source,
+                          flowguard._columns_sql(v_source_tenants || p_key),
+                          CASE WHEN flowguard._goes_by_parts(p_relation) THEN '' ELSE ' NOT VALID' END);
   END IF;
   RETURN flowguard._add_rule(v_rule);
 END;

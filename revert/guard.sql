@@ -29,7 +29,6 @@ DROP FUNCTION IF EXISTS flowguard._wanted_functions(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._key_steps(regclass, text, text, regclass);
 DROP FUNCTION IF EXISTS flowguard._key_state(regclass, text, text);
 DROP FUNCTION IF EXISTS flowguard._found_key(regclass, text, text);
-DROP FUNCTION IF EXISTS flowguard._goes_by_parts(regclass);
 DROP FUNCTION IF EXISTS flowguard._wanted_keys(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._key_sql(name[], regclass, name[], text);
 DROP FUNCTION IF EXISTS flowguard._own_keys(flowguard.link);

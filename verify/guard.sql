@@ -13,7 +13,6 @@ SELECT 'flowguard._delete_action(text)'::regprocedure;
 SELECT 'flowguard._own_keys(flowguard.link)'::regprocedure;
 SELECT 'flowguard._key_sql(name[], regclass, name[], text)'::regprocedure;
 SELECT 'flowguard._wanted_keys(flowguard.link)'::regprocedure;
-SELECT 'flowguard._goes_by_parts(regclass)'::regprocedure;
 SELECT 'flowguard._found_key(regclass, text, text)'::regprocedure;
 SELECT 'flowguard._key_state(regclass, text, text)'::regprocedure;
 SELECT 'flowguard._key_steps(regclass, text, text, regclass)'::regprocedure;

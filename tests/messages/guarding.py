@@ -54,6 +54,28 @@ CASES = [
         "SELECT flowguard.add_master('flow', {hint}, tenant_columns => '{tenant}'); "
         "SELECT flowguard.add_link('child', 'flow'); SELECT flowguard.guard('child', 'flow')",
     ),
+    Case(
+        name="a key would need a unique index without the column that a table is partitioned by",
+        reaches=(("_check_unique", "cannot have a unique index"),),
+        setup="""
+CREATE TABLE batch (id integer, tenant integer, flow integer, UNIQUE (tenant, id)) PARTITION BY HASH (tenant);
+CREATE TABLE batch_0 PARTITION OF batch FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+ALTER TABLE child ADD batch integer, ADD FOREIGN KEY (tenant, batch) REFERENCES batch (tenant, id);
+"""
+        + REGISTERED
+        + "SELECT flowguard.add_reference_rule('child', 'batch', 'batch', source_link => 'flow', "
+        "link_column => 'flow');",
+        call="SELECT flowguard.guard('child', 'flow')",
+        says="""
+            ERROR: FG105: flowguard: table public.batch cannot have a unique index on (id, flow), for it is partitioned
+                by tenant
+            DETAIL: A unique index of a partitioned table holds every column that it is partitioned by, and foreign keys
+                of table public.child rest on this one.
+            HINT: Let the link have tenant among its tenant columns, NOT NULL in all its tables.
+        """,
+        take=(),
+        then="ALTER TABLE batch ALTER COLUMN tenant SET NOT NULL; SELECT flowguard.guard('child', 'flow')",
+    ),
     # --- Rights
     Case(
         name="the caller of guard may not read the master",
