@@ -1,4 +1,4 @@
-"""Partitioned tables: by tenant and by time, as master, source and child; guarded online; partitions that come and go."""
+"""Partitioned tables, by tenant and by time, as master, source and child; guarded online; partitions come and go."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ INSERT INTO flow VALUES (1, 1), (1, 2), (2, 9);
 """
 LINKS = ("event", "parent", "probe")
 LEAVES = ("probe_2024", "probe_2025_0", "probe_2025_1")
-NEW_YEAR = "2025-01-01 00:00Z"
 
 Copy = Callable[..., Connection]
 
@@ -263,7 +262,7 @@ def test_what_present_rows_violate_stays_not_valid_and_binds(copy: Copy, is_onli
     assert rows(app, "SELECT relation::text FROM flowguard.link_status WHERE NOT validated") == [("event",)]
     for year in (2024, 2025):
         with refused("23503"):
-            run(app, f"INSERT INTO event VALUES (3, 1, 78, '{year}-06-01 00:00Z')")
+            run(app, f"INSERT INTO event VALUES (3, 1, 78, '{year}-06-01 00:00Z')")  # noqa: S608  names of this test
     assert repair(app, "event", link_column="flow").quarantined == 1
     if is_online:
         assert online.guard(app.info.dsn).not_valid == ()
@@ -278,14 +277,15 @@ def test_what_present_rows_violate_stays_not_valid_and_binds(copy: Copy, is_onli
 
 def test_links_are_found_across_partitions_and_follow(copy: Copy) -> None:
     app = copy()
-    run(app, f"INSERT INTO event VALUES (50, 1, 1, '{NEW_YEAR}'::timestamptz - interval '20 minutes')")
-    run(app, f"INSERT INTO probe (id, tenant, at) VALUES (1, 1, '{NEW_YEAR}'), (2, 2, '{NEW_YEAR}')")
-    run(app, f"INSERT INTO probe (id, tenant, at) VALUES (3, 1, '{NEW_YEAR}'::timestamptz - interval '2 hours')")
+    run(app, "INSERT INTO event VALUES (50, 1, 1, '2025-01-01 00:00Z'::timestamptz - interval '20 minutes')")
+    run(app, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01 00:00Z'), (2, 2, '2025-01-01 00:00Z')")
+    run(app, "INSERT INTO probe (id, tenant, at) VALUES (3, 1, '2025-01-01 00:00Z'::timestamptz - interval '2 hours')")
     assert links(app, "probe") == {1: 1, 2: None, 3: None}
-    run(app, f"INSERT INTO event VALUES (51, 2, 9, '{NEW_YEAR}'::timestamptz - interval '1 hour')")
+    run(app, "INSERT INTO event VALUES (51, 2, 9, '2025-01-01 00:00Z'::timestamptz - interval '1 hour')")
     run(
         app,
-        "INSERT INTO parent VALUES (1, 10); INSERT INTO probe (id, tenant, at, parent) VALUES (4, 1, '2024-06-01 00:00Z', 10)",
+        "INSERT INTO parent VALUES (1, 10); "
+        "INSERT INTO probe (id, tenant, at, parent) VALUES (4, 1, '2024-06-01 00:00Z', 10)",
     )
     assert links(app, "probe") == {1: 1, 2: 9, 3: None, 4: None}
     run(app, "UPDATE parent SET flow = 2")
@@ -296,7 +296,7 @@ def test_links_are_found_across_partitions_and_follow(copy: Copy) -> None:
 
 
 def test_a_row_that_moves_to_another_partition(copy: Copy) -> None:
-    """An UPDATE that moves it fires the triggers of a DELETE and of an INSERT: it is filled, kept and followed as well."""
+    """An UPDATE that moves it is a DELETE and an INSERT for triggers: it is filled, kept and followed as well."""
     app = copy()
     run(app, "INSERT INTO event VALUES (50, 1, 1, '2024-06-01 00:00Z'), (51, 1, NULL, '2024-07-01 00:00Z')")
     run(app, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2024-03-01 00:00Z'), (2, 1, '2025-06-01 00:00Z')")
@@ -348,7 +348,7 @@ def test_a_master_that_is_deleted(db: Connection, action: str) -> None:
 
 
 def test_repair_quarantine_and_undo(copy: Copy) -> None:
-    """Rows of every partition, in batches that cross them; and what refers to one partition alone goes and comes too."""
+    """Rows of every partition, in batches that cross them; what refers to one partition alone goes and comes too."""
     app = copy(None)
     run(
         app,
@@ -403,6 +403,10 @@ CREATE TABLE probe_2026 (note text, gone integer, at timestamptz NOT NULL, paren
                          flow integer, tenant integer NOT NULL);
 ALTER TABLE probe_2026 DROP COLUMN gone;
 """
+PARTITIONED = """
+CREATE TABLE probe_2026 (LIKE probe) PARTITION BY HASH (id);
+CREATE TABLE probe_2026_0 PARTITION OF probe_2026 FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+"""
 ATTACH = "ALTER TABLE probe ATTACH PARTITION probe_2026 FOR VALUES FROM ('2026-01-01 00:00Z') TO ('2027-01-01 00:00Z')"
 
 
@@ -420,8 +424,7 @@ def test_a_new_partition_is_guarded_by_itself(copy: Copy, way: str) -> None:
         if way == "attached":
             run(app, ATTACHED)
         else:
-            run(app, "CREATE TABLE probe_2026 (LIKE probe) PARTITION BY HASH (id); "
-                     "CREATE TABLE probe_2026_0 PARTITION OF probe_2026 FOR VALUES WITH (MODULUS 1, REMAINDER 0)")  # fmt: skip
+            run(app, PARTITIONED)
         run(app, ATTACH)
     assert plan(app, "probe") == []
     settled(app)
@@ -442,7 +445,8 @@ def test_a_new_partition_is_guarded_by_itself(copy: Copy, way: str) -> None:
 
 def test_a_table_with_rows_that_violate_a_key_is_not_attached(copy: Copy) -> None:
     app = copy("enforce")
-    run(app, ATTACHED + "INSERT INTO probe_2026 (id, tenant, at, flow) VALUES (1, 1, '2026-06-01 00:00Z', 77)")
+    run(app, ATTACHED)
+    run(app, "INSERT INTO probe_2026 (id, tenant, at, flow) VALUES (1, 1, '2026-06-01 00:00Z', 77)")
     with refused("23503") as refusal:
         run(app, ATTACH)
     assert (refusal.table, refusal.constraint) == ("probe_2026", "flowguard_probe_flow_tenant_fkey")
@@ -453,7 +457,8 @@ def test_unlinked_rows_that_come_with_a_partition_are_listed_and_repaired(copy: 
     """No key and no trigger sees them: they were not written under the guard."""
     app = copy("enforce")
     run(app, "INSERT INTO event VALUES (50, 1, 2, '2025-12-31 23:30Z')")
-    run(app, ATTACHED + "INSERT INTO probe_2026 (id, tenant, at) VALUES (1, 1, '2026-01-01 00:00Z')")
+    run(app, ATTACHED)
+    run(app, "INSERT INTO probe_2026 (id, tenant, at) VALUES (1, 1, '2026-01-01 00:00Z')")
     run(app, ATTACH)
     assert listed(app) == {("probe", 1): "unlinked"}
     found = rows(app, "SELECT name, level, remedy FROM flowguard.check_all()")
@@ -468,7 +473,11 @@ def test_a_partition_that_is_detached_and_attached_again(copy: Copy, how: str) -
     """Its triggers go at once; the keys and indexes that PostgreSQL leaves to it are what the next guard() drops."""
     app = copy()
     before = objects(app)
-    run(app, f"INSERT INTO probe (id, tenant, flow, at) VALUES (1, 1, 1, '2024-06-01 00:00Z'), (2, 1, 1, '{NEW_YEAR}')")
+    run(
+        app,
+        "INSERT INTO probe (id, tenant, flow, at) "
+        "VALUES (1, 1, 1, '2024-06-01 00:00Z'), (2, 1, 1, '2025-01-01 00:00Z')",
+    )
     detach = f"ALTER TABLE probe DETACH PARTITION probe_2024{how}"
     run(app, detach)
     left = {statement for _, statement, _, _ in plan(app, "probe")}
@@ -514,7 +523,7 @@ def test_another_table_that_takes_the_name_is_noticed_through_a_partition(copy: 
     with psycopg.connect(app.info.dsn, autocommit=True) as fresh:
         for table in ("probe_old", "probe_2024"):
             with refused("FG004") as refusal:
-                run(fresh, f"INSERT INTO {table} (id, tenant, at) VALUES (20, 1, '2024-06-01 00:00Z')")
+                run(fresh, f"INSERT INTO {table} (id, tenant, at) VALUES (20, 1, '2024-06-01 00:00Z')")  # noqa: S608  names of this test
             refusal.says("was made for public.probe", "flowguard.guard('public.probe_old', 'flow')")
     run(app, "SELECT flowguard.guard('probe_old', 'flow')")
     with refused("FG001"):
