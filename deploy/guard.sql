@@ -730,6 +730,22 @@ $_obsolete$;
 COMMENT ON FUNCTION flowguard._obsolete(flowguard.link) IS
   'Statements that remove what no guarded link needs any more.';
 
+CREATE OR REPLACE FUNCTION flowguard._check_schema() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_schema$
+-- Raises FG110 unless the caller may put the generated functions, which it will own, into our schema.
+BEGIN
+  IF NOT has_schema_privilege(current_user, 'flowguard', 'CREATE') THEN
+    RAISE EXCEPTION 'flowguard: % may not create functions in schema flowguard', current_user
+      USING ERRCODE = 'FG110', DETAIL = 'What is generated lies there and belongs to whoever calls guard().',
+            HINT = format('Let %I run "GRANT CREATE ON SCHEMA flowguard TO %I".',
+                          (SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace n WHERE n.nspname = 'flowguard'),
+                          current_user);
+  END IF;
+END;
+$_check_schema$;
+COMMENT ON FUNCTION flowguard._check_schema() IS
+  'Raises FG110 where the caller may not create functions in schema flowguard.';
+
 CREATE OR REPLACE FUNCTION flowguard._check_rights(p_link flowguard.link) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_rights$
 -- Raises FG110 unless the caller, who will own the generated functions, may read and lock what they look up and is not
@@ -738,6 +754,7 @@ DECLARE
   r_table record;
   r_index record;
 BEGIN
+  PERFORM flowguard._check_schema();
   FOR r_table IN
     SELECT c.oid::regclass AS relation, pg_get_userbyid(c.relowner) AS owner, c.relrowsecurity, c.relforcerowsecurity,
            pg_has_role(current_user, c.relowner, 'USAGE') AS is_owner, t.is_made,
@@ -1211,6 +1228,7 @@ BEGIN
       USING ERRCODE = 'FG107', DETAIL = 'There is nothing to pause or to resume.',
             HINT = format('Call flowguard.guard(%L, %L) first.', p_relation, p_link_column);
   END IF;
+  PERFORM flowguard._check_schema();
   v_link.paused := p_paused;
   UPDATE flowguard.link l SET paused = p_paused
    WHERE l.relation = p_relation AND l.link_column = p_link_column AND l.paused <> p_paused;
@@ -1231,7 +1249,7 @@ are replaced, so no table is locked. Foreign keys go on to hold.
 relation: the child table.
 link_column: the column that holds the link.
 Returns the link.
-Errors: FG102 a column is gone; FG107 no such link, or it is not guarded.';
+Errors: FG102 a column is gone; FG107 no such link, or it is not guarded; FG110 rights are missing.';
 
 CREATE OR REPLACE FUNCTION flowguard.resume(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS flowguard.link
@@ -1243,6 +1261,6 @@ COMMENT ON FUNCTION flowguard.resume(regclass, name) IS
 relation: the child table.
 link_column: the column that holds the link.
 Returns the link.
-Errors: FG102 a column is gone; FG107 no such link, or it is not guarded.';
+Errors: FG102 a column is gone; FG107 no such link, or it is not guarded; FG110 rights are missing.';
 
 COMMIT;

@@ -202,7 +202,7 @@ CREATE STATISTICS of_the_application ON tenant, flow FROM event_2024;
     assert one(db, "SELECT count(*) FROM flowguard.replaced_constraint") == 0
 
 
-@pytest.mark.parametrize("after", [2, 9, 24])
+@pytest.mark.parametrize("after", [3, 9, 24])
 def test_stopped_anywhere_it_goes_on_or_back(copy: Copy, postgresql: Any, after: int) -> None:  # noqa: ANN401
     """The session is ended in the middle; then the rest is done, and in another database all is taken away."""
     at_once, untouched = copy(), dump(copy(None), postgresql)
