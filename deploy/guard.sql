@@ -746,6 +746,46 @@ $_check_schema$;
 COMMENT ON FUNCTION flowguard._check_schema() IS
   'Raises FG110 where the caller may not create functions in schema flowguard.';
 
+CREATE OR REPLACE FUNCTION flowguard._check_operators(p_link flowguard.link) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_operators$
+-- Raises FG110 where generated code would take an operator that somebody else may make: of the operators in a schema
+-- PostgreSQL takes the one for exactly the types of both sides, and those of a type are not those of its domains.
+DECLARE
+  r_column record;
+BEGIN
+  FOR r_column IN
+    SELECT c.relation, c.name, n.nspname,
+           string_agg(DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
+                      ', ') AS grantees
+      FROM (SELECT x.relation, x.name FROM flowguard._named_columns(p_link) x
+            UNION
+            SELECT t.relation, unnest(flowguard._row_key(t.relation))
+              FROM (SELECT p_link.relation UNION SELECT r.source FROM flowguard._rules(p_link) r
+                     WHERE r.kind = 'proximity') AS t (relation)) AS c
+      JOIN pg_attribute f ON f.attrelid = c.relation AND f.attname = c.name AND NOT f.attisdropped
+      JOIN pg_type d ON d.oid = f.atttypid AND d.typtype = 'd'
+      JOIN pg_type b ON b.oid = (flowguard._column(c.relation, c.name)).type
+      JOIN pg_opclass o ON o.opcintype = b.oid AND o.opcdefault
+      JOIN pg_amop p ON p.amopfamily = o.opcfamily AND p.amoplefttype = b.oid AND p.amoprighttype = b.oid
+      JOIN pg_operator q ON q.oid = p.amopopr
+      JOIN pg_namespace n ON n.oid = q.oprnamespace AND n.nspname <> 'pg_catalog'
+     CROSS JOIN LATERAL aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
+     WHERE a.privilege_type = 'CREATE' AND NOT flowguard._is_trusted(a.grantee)
+     GROUP BY c.relation, c.name, n.nspname
+     ORDER BY c.relation::text, c.name
+  LOOP
+    RAISE EXCEPTION 'flowguard: others may create operators in schema %, where those for column % of table % are',
+                    quote_ident(r_column.nspname), quote_ident(r_column.name), r_column.relation
+      USING ERRCODE = 'FG110',
+            DETAIL = 'Its type is a domain: an operator for the domain itself would be taken instead, and run with the '
+                     'rights of whoever calls guard().',
+            HINT = format('Run "REVOKE CREATE ON SCHEMA %I FROM %s".', r_column.nspname, r_column.grantees);
+  END LOOP;
+END;
+$_check_operators$;
+COMMENT ON FUNCTION flowguard._check_operators(flowguard.link) IS
+  'Raises FG110 where others could make an operator that generated code would take.';
+
 CREATE OR REPLACE FUNCTION flowguard._check_rights(p_link flowguard.link) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_rights$
 -- Raises FG110 unless the caller, who will own the generated functions, may read and lock what they look up and is not
@@ -754,7 +794,6 @@ DECLARE
   r_table record;
   r_index record;
 BEGIN
-  PERFORM flowguard._check_schema();
   FOR r_table IN
     SELECT c.oid::regclass AS relation, pg_get_userbyid(c.relowner) AS owner, c.relrowsecurity, c.relforcerowsecurity,
            pg_has_role(current_user, c.relowner, 'USAGE') AS is_owner, t.is_made,
@@ -809,6 +848,9 @@ BEGIN
       END LOOP;
     END IF;
   END LOOP;
+  PERFORM flowguard._check_schema();
+  PERFORM flowguard._check_columns(p_link);
+  PERFORM flowguard._check_operators(p_link);
 END;
 $_check_rights$;
 COMMENT ON FUNCTION flowguard._check_rights(flowguard.link) IS

@@ -248,10 +248,10 @@ COMMENT ON COLUMN flowguard.violation.reason IS 'Why, rule by rule where rules w
 COMMENT ON COLUMN flowguard.violation.seen_at IS 'When check_all() or repair() first saw it; NULL where neither has.';
 
 CREATE OR REPLACE FUNCTION flowguard._note_violations(p_links flowguard.link[] DEFAULT NULL) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $_note_violations$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off AS $_note_violations$
 -- Remembers when a violation of these links (NULL: of all) was first seen and forgets those that are gone. Does nothing
--- where nothing can be written.
--- SECURITY DEFINER: whoever may check may let it be noted.
+-- where nothing can be written. For check_all() with the rights of its owner; for repair() with those of its caller,
+-- who sees every row, which the owner may not where row security is forced.
 BEGIN
   IF pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean THEN
     RETURN;

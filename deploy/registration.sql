@@ -714,6 +714,7 @@ BEGIN
   v_rule.on_ambiguous := p_on_ambiguous;
   v_rule.late_limit := p_late_limit;
   IF p_filter IS NOT NULL THEN
+    PERFORM flowguard._check_schema();
     SELECT f.condition, f.columns INTO v_rule.source_filter, v_rule.filter_columns
       FROM flowguard._read_filter(p_source, p_filter, v_path) f;
   END IF;
@@ -745,7 +746,7 @@ late_limit: at most so many rows are linked by the statement that makes or links
 Returns the rule.
 Errors: FG101 no table; FG102 no such column; FG103 types differ, or a column is no timestamp; FG104 a window, filter,
   position or limit is impossible; FG105 the source has no key; FG106 links would wait for each other in a ring; FG107
-  no such link.';
+  no such link; FG110 a filter becomes a view in schema flowguard, and the caller may create none there.';
 
 CREATE OR REPLACE FUNCTION flowguard._read_filter(
   p_source regclass, p_filter text, p_path text, OUT condition text, OUT columns name[]

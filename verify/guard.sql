@@ -26,6 +26,7 @@ SELECT 'flowguard._function_status(text, boolean, text)'::regprocedure;
 SELECT 'flowguard._is_for(flowguard.link, text)'::regprocedure;
 SELECT 'flowguard._obsolete(flowguard.link)'::regprocedure;
 SELECT 'flowguard._check_schema()'::regprocedure;
+SELECT 'flowguard._check_operators(flowguard.link)'::regprocedure;
 SELECT 'flowguard._check_rights(flowguard.link)'::regprocedure;
 SELECT 'flowguard._check_unique(flowguard.link)'::regprocedure;
 SELECT 'flowguard._replace_key(regclass, name, name)'::regprocedure;

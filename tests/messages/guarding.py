@@ -115,6 +115,40 @@ ALTER TABLE child ADD batch integer, ADD FOREIGN KEY (tenant, batch) REFERENCES 
         follow_by="postgres",
     ),
     Case(
+        name="the caller of guard may not create functions in our schema",
+        reaches=(("_check_schema", "may not create functions"),),
+        setup=REGISTERED,
+        admin="ALTER SCHEMA flowguard OWNER TO postgres; GRANT USAGE ON SCHEMA flowguard TO app_owner",
+        call="SELECT flowguard.guard('child', 'flow')",
+        says="""
+            ERROR: FG110: flowguard: app_owner may not create functions in schema flowguard
+            DETAIL: What is generated lies there and belongs to whoever calls guard().
+            HINT: Let postgres run "GRANT CREATE ON SCHEMA flowguard TO app_owner".
+        """,
+        follow_by="postgres",
+    ),
+    Case(
+        name="others may create operators for a domain that a link is of",
+        reaches=(("_check_operators", "others may create operators"),),
+        setup="""
+CREATE EXTENSION citext;
+CREATE DOMAIN word AS citext;
+CREATE TABLE word_flow (id word PRIMARY KEY, tenant integer NOT NULL, created_at timestamptz);
+CREATE TABLE word_child (id integer PRIMARY KEY, tenant integer NOT NULL, flow word);
+SELECT flowguard.add_master('word_flow', 'id', '{tenant}');
+SELECT flowguard.add_link('word_child', 'flow');
+""",
+        admin="GRANT CREATE ON SCHEMA public TO PUBLIC",
+        call="SELECT flowguard.guard('word_child', 'flow')",
+        says="""
+            ERROR: FG110: flowguard: others may create operators in schema public, where those for column flow of table
+                public.word_child are
+            DETAIL: Its type is a domain: an operator for the domain itself would be taken instead, and run with the
+                rights of whoever calls guard().
+            HINT: Run "REVOKE CREATE ON SCHEMA public FROM PUBLIC".
+        """,
+    ),
+    Case(
         name="row security binds the owner",
         reaches=(("_check_rights", "row security hides"),),
         setup=REGISTERED + "ALTER TABLE child ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;",

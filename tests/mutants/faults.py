@@ -19,6 +19,7 @@ UNDO = "tests/repair/test_undo.py"
 POLICIES = "tests/repair/test_policies.py"
 QUARANTINE = "tests/repair/test_quarantine.py"
 PARTITIONS = "tests/engine/test_partitions.py"
+ATTACK = "tests/neighbours/test_attack.py"
 REPAIR_BY_TIME = "tests/repair/test_by_time.py"
 
 
@@ -597,6 +598,36 @@ WAYS_ROUND = [
     ),
 ]
 
+HOSTILE = [
+    Fault(
+        name="hostile: late links are written under the writer's path",
+        breaks="Triggers of the application run what a writer planted in the path, as the owner.",
+        design="4, 10",
+        file="compiler.sql",
+        find="  IF pg_catalog.pg_has_role(session_user, current_user, 'MEMBER') THEN",
+        replace="  IF true THEN",
+        tests=(ATTACK,),
+    ),
+    Fault(
+        name="hostile: a schema in which others may create is on the path",
+        breaks="As before, by what lies in a schema of the application itself.",
+        design="4, 10",
+        file="compiler.sql",
+        find="WHERE a.privilege_type = 'CREATE' AND NOT flowguard._is_trusted(a.grantee))\n     AND",
+        replace="WHERE false)\n     AND",
+        tests=(ATTACK,),
+    ),
+    Fault(
+        name="hostile: whose schema it is does not matter",
+        breaks="As before, by what lies in the writer's own schema.",
+        design="4, 10",
+        file="compiler.sql",
+        find="SELECT p_role <> 0 AND (",
+        replace="SELECT p_role <> 0 OR (",
+        tests=(ATTACK,),
+    ),
+]
+
 PARTITIONED = [
     Fault(
         name="partitions: a trigger that is disabled on one passes for installed",
@@ -721,6 +752,7 @@ FAULTS = [
     *LATE_LINKING,
     *AT_COMMIT,
     *WAYS_ROUND,
+    *HOSTILE,
     *PARTITIONED,
     *REPAIRING,
 ]
