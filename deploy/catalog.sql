@@ -25,6 +25,11 @@ BEGIN
     RAISE EXCEPTION 'flowguard: table % has children by inheritance', p_relation
       USING ERRCODE = 'FG101', DETAIL = 'Neither foreign keys nor triggers of a table hold for rows of its children.',
             HINT = 'Name the children, which can be guarded each, or make it a partitioned table.';
+  ELSIF EXISTS (SELECT FROM pg_partition_tree(p_relation) t
+                  JOIN pg_class c ON c.oid = t.relid AND c.relkind = 'f') THEN
+    RAISE EXCEPTION 'flowguard: table % has a partition that is a foreign table', p_relation
+      USING ERRCODE = 'FG101', DETAIL = 'Neither foreign keys nor unique indexes hold for its rows.',
+            HINT = 'Detach it, or name a table whose partitions are all of this database.';
   ELSIF (SELECT relpersistence FROM pg_class WHERE oid = p_relation) = 't' THEN
     RAISE EXCEPTION 'flowguard: table % is temporary', p_relation
       USING ERRCODE = 'FG101', DETAIL = 'It is gone at the end of the session.', HINT = 'Name a table that stays.';
@@ -287,6 +292,61 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_unique_index_sql$
 $_unique_index_sql$;
 COMMENT ON FUNCTION flowguard._unique_index_sql(regclass, name[]) IS
   'The statement that makes columns unique, for a HINT.';
+
+CREATE OR REPLACE FUNCTION flowguard._partition_family(p_relation regclass) RETURNS regclass[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_partition_family$
+-- Where a row of the table may be said to be, in foreign keys and in the ledger.
+  SELECT array_agg(f.relation)
+    FROM (SELECT p_relation AS relation
+          UNION SELECT t.relid FROM pg_partition_tree(p_relation) t
+          UNION SELECT a.relid FROM pg_partition_ancestors(p_relation) a) AS f;
+$_partition_family$;
+COMMENT ON FUNCTION flowguard._partition_family(regclass) IS
+  'A table, its partitions, and the tables that it is a partition of.';
+
+CREATE OR REPLACE FUNCTION flowguard._goes_by_parts(p_relation regclass) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_goes_by_parts$
+-- Before 18 a partitioned table takes no foreign key that is NOT VALID. Each partition does; the key of the whole then
+-- takes over those that are the same and validated, and reads no row.
+  SELECT relkind = 'p' AND current_setting('server_version_num')::integer < 180000 FROM pg_class WHERE oid = p_relation;
+$_goes_by_parts$;
+COMMENT ON FUNCTION flowguard._goes_by_parts(regclass) IS
+  'Whether keys of a table are added and validated partition by partition.';
+
+CREATE OR REPLACE FUNCTION flowguard._partition_columns(p_relation regclass) RETURNS name[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_partition_columns$
+-- NULL among them stands for an expression.
+  SELECT coalesce(array_agg(DISTINCT a.attname ORDER BY a.attname), '{}')
+    FROM pg_partition_tree(p_relation) t
+    JOIN pg_partitioned_table p ON p.partrelid = t.relid
+   CROSS JOIN LATERAL unnest(p.partattrs::int2[]) AS k (attnum)
+    LEFT JOIN pg_attribute a ON a.attrelid = t.relid AND a.attnum = k.attnum;
+$_partition_columns$;
+COMMENT ON FUNCTION flowguard._partition_columns(regclass) IS
+  'The columns that a table and its partitions are partitioned by; none for any other table.';
+
+CREATE OR REPLACE FUNCTION flowguard._can_be_unique(p_relation regclass, p_columns name[]) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_can_be_unique$
+  SELECT flowguard._partition_columns(p_relation) <@ p_columns;
+$_can_be_unique$;
+COMMENT ON FUNCTION flowguard._can_be_unique(regclass, name[]) IS
+  'Whether a table can have a unique index on columns: on a partitioned one it holds all that it is partitioned by.';
+
+CREATE OR REPLACE FUNCTION flowguard._unique_hint(p_relation regclass, p_columns name[], p_or name[], p_more text)
+RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_unique_hint$
+-- What makes columns unique, those of the first list that a table can have so, or why none can be.
+  SELECT coalesce(
+    (SELECT format('Run "%s" first%s', flowguard._unique_index_sql(p_relation, c.columns), p_more)
+       FROM (VALUES (1, p_columns), (2, p_or)) AS c (n, columns)
+      WHERE flowguard._can_be_unique(p_relation, c.columns)
+      ORDER BY c.n LIMIT 1),
+    format('No unique index can make it so while %s is partitioned by %s: partition it by columns of (%s), or not at '
+           'all.', p_relation, coalesce(flowguard._columns_sql(flowguard._partition_columns(p_relation)),
+                                        'an expression'), flowguard._columns_sql(p_or)));
+$_unique_hint$;
+COMMENT ON FUNCTION flowguard._unique_hint(regclass, name[], name[], text) IS
+  'How to make columns unique, for a HINT.';
 
 CREATE OR REPLACE FUNCTION flowguard._is_enforced(p_constraint pg_constraint) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_enforced$

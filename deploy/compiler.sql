@@ -683,6 +683,55 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_find_call$
 $_find_call$;
 COMMENT ON FUNCTION flowguard._find_call(flowguard.link, text) IS 'SQL text: what the rules yield for a row.';
 
+CREATE OR REPLACE FUNCTION flowguard._is_trusted(p_role oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_trusted$
+-- Whoever may act as the current role anyway, or owns the database. 0 is PUBLIC; pg_database_owner is its owner.
+  SELECT p_role <> 0 AND (pg_has_role(p_role, current_user, 'MEMBER')
+                          OR p_role IN ('pg_database_owner'::regrole, d.datdba))
+    FROM pg_database d WHERE d.datname = current_database();
+$_is_trusted$;
+COMMENT ON FUNCTION flowguard._is_trusted(oid) IS
+  'Whether what a role makes may be run with the rights of the current one.';
+
+CREATE OR REPLACE FUNCTION flowguard._safe_path(p_schemas name[]) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_safe_path$
+-- Of the schemas of a path those in which nobody else can create anything; temporary tables last.
+  SELECT concat_ws(', ', string_agg(quote_ident(n.nspname), ', ' ORDER BY s.n), 'pg_temp')
+    FROM unnest(p_schemas) WITH ORDINALITY AS s (name, n)
+    JOIN pg_namespace n ON n.nspname = s.name AND n.oid <> pg_my_temp_schema()
+   WHERE NOT EXISTS (SELECT FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
+                      WHERE a.privilege_type = 'CREATE' AND NOT flowguard._is_trusted(a.grantee))
+     AND flowguard._is_trusted(n.nspowner);
+$_safe_path$;
+COMMENT ON FUNCTION flowguard._safe_path(name[]) IS
+  'A search_path without the schemas in which others could put what the current role would then run.';
+
+CREATE OR REPLACE FUNCTION flowguard._enter_safe_path(p_path text, p_schemas name[]) RETURNS text
+LANGUAGE plpgsql AS $_enter_safe_path$
+-- Called by generated code that writes an application table with the rights of its owner for whoever else writes now:
+-- the application's triggers must not find there what a writer put in their way. Returns the path to go back to, NULL
+-- where the session's own user may act as the owner anyway. No SET: the path is to stay.
+BEGIN
+  IF pg_catalog.pg_has_role(session_user, current_user, 'MEMBER') THEN
+    RETURN NULL;
+  END IF;
+  PERFORM pg_catalog.set_config('search_path', flowguard._safe_path(p_schemas), true);
+  RETURN p_path;
+END;
+$_enter_safe_path$;
+COMMENT ON FUNCTION flowguard._enter_safe_path(text, name[]) IS
+  'Keeps what a writer put into the search_path from being run as the owner; returns the path to go back to.';
+
+CREATE OR REPLACE FUNCTION flowguard._leave_safe_path(p_path text) RETURNS void
+LANGUAGE plpgsql AS $_leave_safe_path$
+BEGIN
+  IF p_path IS NOT NULL THEN
+    PERFORM pg_catalog.set_config('search_path', p_path, true);
+  END IF;
+END;
+$_leave_safe_path$;
+COMMENT ON FUNCTION flowguard._leave_safe_path(text) IS 'Goes back to the search_path that _enter_safe_path() left.';
+
 CREATE OR REPLACE FUNCTION flowguard._commit_body(p_link flowguard.link) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_commit_body$
 -- The body of the function of the deferred trigger of a link: tries the rules (but for the session's) once more on the
@@ -705,12 +754,16 @@ BEGIN
     END IF;
   END IF;
   IF flowguard._has_finder(p_link) THEN
-    v_declared := format(E'  v_link %s;\n', flowguard._nullable_type(p_link.relation, p_link.link_column));
+    v_declared := format(E'  v_link %s;\n  v_path pg_catalog.text;\n',
+                         flowguard._nullable_type(p_link.relation, p_link.link_column));
     -- A trigger of the application may turn the row away or take the link off again. Its write is then taken back: it
     -- would be looked at at commit in turn, without end.
     v_again := format(E'  v_link := %s;\n  IF v_link IS NOT NULL THEN\n    BEGIN\n'
+                      '      v_path := flowguard._enter_safe_path(pg_catalog.current_setting(''search_path''),'
+                      ' pg_catalog.current_schemas(false));\n'
                       '      UPDATE %s c SET %I = v_link WHERE %s AND c.%I IS NULL RETURNING c.%I INTO v_link;\n'
-                      '      IF v_link IS NOT NULL THEN\n        RETURN NULL;\n      END IF;\n'
+                      '      IF v_link IS NOT NULL THEN\n        PERFORM flowguard._leave_safe_path(v_path);\n'
+                      '        RETURN NULL;\n      END IF;\n'
                       '      RAISE SQLSTATE ''FG999'';\n    EXCEPTION WHEN SQLSTATE ''FG999'' THEN\n      NULL;\n'
                       '    END;\n  END IF;\n',
                       flowguard._find_call(p_link, 'NEW.'), p_link.relation, p_link.link_column,
@@ -869,6 +922,7 @@ BEGIN
 DECLARE
   v_setting pg_catalog.text := pg_catalog.current_setting('flowguard.privileged', true);
   v_run     bigint;
+  v_path    pg_catalog.text;
 %13$sBEGIN
 %5$s  IF v_setting OPERATOR(pg_catalog.<>) '' THEN
     IF flowguard._is_privileged('undo') THEN
@@ -876,6 +930,7 @@ DECLARE
     END IF;
     v_run := flowguard._current_run();
 %12$s  END IF;
+  v_path := flowguard._enter_safe_path(pg_catalog.current_setting('search_path'), pg_catalog.current_schemas(false));
   IF v_run IS NULL THEN
     %6$s;
   ELSE
@@ -889,6 +944,7 @@ DECLARE
            m.old_link::pg_catalog.text, m.new_link::pg_catalog.text
       FROM moved m;
   END IF;
+  PERFORM flowguard._leave_safe_path(v_path);
   RETURN NULL;
 END;
 $body$, p_link.link_column, flowguard._generated_remark(p_link), p_rule."position", p_rule.source, v_skip, v_update,

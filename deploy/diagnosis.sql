@@ -258,13 +258,14 @@ CREATE OR REPLACE FUNCTION flowguard._refuse_renamed(p_trigger_relation oid, p_r
 RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_refuse_renamed$
 -- Raises FG004 where a row is not in the table that the trigger was generated for, but in the one that the trigger is
--- on: another table has taken the name. A row that was deleted meanwhile is in neither; so it is for a partition and
--- its root.
+-- on: another table has taken the name. A row that was deleted meanwhile is in neither. A partition's trigger is that
+-- of the table that it is a partition of.
 DECLARE
   v_found boolean;
 BEGIN
   IF p_trigger_relation IS DISTINCT FROM to_regclass(p_relation)::oid
-     AND pg_partition_root(p_trigger_relation) IS NULL THEN
+     AND NOT EXISTS (SELECT FROM pg_partition_ancestors(p_trigger_relation) a WHERE a.relid = to_regclass(p_relation))
+  THEN
     EXECUTE format('SELECT true FROM %s c WHERE %s', p_trigger_relation::regclass,
                    flowguard._key_sql_match(p_trigger_relation::regclass, 'c', '$1'))
       INTO v_found USING p_row_key;
@@ -275,7 +276,10 @@ BEGIN
               HINT = format('Call %s.',
                             coalesce((SELECT string_agg(format('flowguard.guard(%L, %L)', l.relation, l.link_column),
                                                         ', ' ORDER BY l.stem)
-                                        FROM flowguard.link l WHERE l.relation = p_trigger_relation),
+                                        FROM flowguard.link l
+                                       WHERE l.relation = p_trigger_relation
+                                          OR l.relation IN (SELECT a.relid
+                                                              FROM pg_partition_ancestors(p_trigger_relation) a)),
                                      format('flowguard.add_link(%L, link_column => ''<column>'')',
                                             p_trigger_relation::regclass)));
     END IF;

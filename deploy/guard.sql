@@ -61,7 +61,8 @@ COMMENT ON FUNCTION flowguard._index_sql(regclass, name[], boolean, text, name) 
   'Name and definition of an index that we make.';
 
 CREATE OR REPLACE FUNCTION flowguard._wanted_indexes(p_link flowguard.link)
-RETURNS TABLE (relation regclass, name text, verb text, definition text)
+RETURNS TABLE (relation regclass, name text, verb text, definition text, columns name[], is_unique boolean,
+               predicate text, newest_first name)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_indexes$
 -- Indexes that the link's keys and look-ups need and that the application does not have.
 #variable_conflict use_column
@@ -91,8 +92,9 @@ BEGIN
         FROM flowguard._rules(p_link) r WHERE r.kind = 'reference'
       UNION ALL
       -- Newest first, then the smaller key: one step finds the latest row that is not after, the right one of a tie.
-      SELECT 5, r.source, array_remove(r.source_tenant_columns, NULL) || r.source_time || flowguard._row_key(r.source),
-             false, NULL, r.source_time
+      -- A table that is partitioned by time has the time in its key.
+      SELECT 5, r.source, array_remove(r.source_tenant_columns, NULL) || r.source_time
+                          || array_remove(flowguard._row_key(r.source), r.source_time), false, NULL, r.source_time
         FROM flowguard._rules(p_link) r WHERE r.kind = 'proximity'
       UNION ALL
       -- Serves late linking and whoever looks for unlinked rows; linked rows never enter it.
@@ -114,12 +116,100 @@ BEGIN
     name := r_index.name;
     verb := r_index.verb;
     definition := r_index.definition;
+    columns := r_index.columns;
+    is_unique := r_index.is_unique;
+    predicate := r_index.predicate;
+    newest_first := r_index.newest_first;
     RETURN NEXT;
   END LOOP;
 END;
 $_wanted_indexes$;
 COMMENT ON FUNCTION flowguard._wanted_indexes(flowguard.link) IS
   'Indexes that a link needs and that the application does not have.';
+
+CREATE OR REPLACE FUNCTION flowguard._index_steps(
+  p_relation regclass, p_columns name[], p_unique boolean, p_where text, p_newest_first name, p_online boolean,
+  p_anew boolean DEFAULT false
+) RETURNS TABLE (statement text, lock text, in_transaction boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_index_steps$
+-- What is missing of an index; online it is built CONCURRENTLY. An invalid one is what a broken build left.
+-- PostgreSQL cannot build one of a partitioned table concurrently: it is made empty, then filled partition by partition
+-- (and is invalid until all are attached). An index that the application has on a partition is not taken for it: it
+-- would go when ours goes.
+-- p_anew: nothing that is there counts, for a step before drops it.
+DECLARE
+  v_index       record;
+  v_schema      text;
+  v_partitioned boolean;
+  v_id          oid;
+  v_is_valid    boolean;
+  v_anew        boolean := p_anew;
+  r_part        record;
+BEGIN
+  v_index := flowguard._index_sql(p_relation, p_columns, p_unique, p_where, p_newest_first);
+  SELECT quote_ident(n.nspname), c.relkind = 'p' INTO v_schema, v_partitioned
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_relation;
+  SELECT i.indexrelid, i.indisvalid INTO v_id, v_is_valid
+    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+   WHERE i.indrelid = p_relation AND x.relname = v_index.name AND NOT v_anew;
+  IF v_is_valid THEN
+    RETURN;
+  END IF;
+  IF NOT v_partitioned THEN
+    IF v_id IS NOT NULL THEN
+      RETURN QUERY
+        SELECT format(CASE WHEN p_online THEN 'DROP INDEX CONCURRENTLY %s.%I' ELSE 'DROP INDEX %s.%I' END, v_schema,
+                      v_index.name),
+               format(CASE WHEN p_online THEN 'SHARE UPDATE EXCLUSIVE on %s' ELSE 'ACCESS EXCLUSIVE on %s' END,
+                      p_relation), NOT p_online;
+    END IF;
+    RETURN QUERY
+      SELECT v_index.verb || CASE WHEN p_online THEN 'CONCURRENTLY ' ELSE '' END || v_index.definition,
+             format(CASE WHEN p_online THEN 'SHARE UPDATE EXCLUSIVE on %s' ELSE 'SHARE on %s' END, p_relation),
+             NOT p_online;
+    RETURN;
+  END IF;
+
+  IF v_id IS NOT NULL AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = v_id) AND NOT EXISTS (
+       SELECT FROM pg_partition_tree(p_relation) t
+        WHERE NOT EXISTS (SELECT FROM pg_partition_tree(v_id::regclass) x
+                            JOIN pg_index i ON i.indexrelid = x.relid
+                           WHERE i.indrelid = t.relid AND (i.indisvalid OR NOT t.isleaf))) THEN
+    -- All are attached, and it is invalid all the same: the one that was missing was detached before its turn came.
+    RETURN QUERY SELECT format('DROP INDEX %s.%I', v_schema, v_index.name),
+                        format('ACCESS EXCLUSIVE on %s and its partitions', p_relation), true;
+    v_id := NULL;
+    v_anew := true;
+  END IF;
+  IF v_id IS NULL THEN
+    RETURN QUERY SELECT format('%s%I ON ONLY %s', v_index.verb, v_index.name,
+                               substr(v_index.definition, length(quote_ident(v_index.name) || ' ON ') + 1)),
+                        format('SHARE on %s', p_relation), true;
+  END IF;
+  FOR r_part IN
+    SELECT h.inhrelid::regclass AS relation, a.is_valid
+      FROM pg_inherits h
+      LEFT JOIN LATERAL (SELECT i.indisvalid AS is_valid FROM pg_inherits x
+                           JOIN pg_index i ON i.indexrelid = x.inhrelid AND i.indrelid = h.inhrelid
+                          WHERE x.inhparent = v_id) AS a ON true
+     WHERE h.inhparent = p_relation AND NOT h.inhdetachpending AND a.is_valid IS NOT TRUE
+     ORDER BY h.inhrelid::regclass::text
+  LOOP
+    RETURN QUERY SELECT s.* FROM flowguard._index_steps(r_part.relation, p_columns, p_unique, p_where, p_newest_first,
+                                                        p_online, v_anew) s;
+    IF r_part.is_valid IS NULL THEN
+      RETURN QUERY
+        SELECT format('ALTER INDEX %s.%I ATTACH PARTITION %s.%I', v_schema, v_index.name, n.nspname, o.name),
+               format('ACCESS EXCLUSIVE on index %I', o.name), true
+          FROM flowguard._index_sql(r_part.relation, p_columns, p_unique, p_where, p_newest_first) o
+          JOIN pg_class c ON c.oid = r_part.relation
+          JOIN pg_namespace n ON n.oid = c.relnamespace;
+    END IF;
+  END LOOP;
+END;
+$_index_steps$;
+COMMENT ON FUNCTION flowguard._index_steps(regclass, name[], boolean, text, name, boolean, boolean) IS
+  'What is missing of an index, on a partitioned table partition by partition.';
 
 CREATE OR REPLACE FUNCTION flowguard._wanted_statistics(p_link flowguard.link)
 RETURNS TABLE (relation regclass, name text, definition text, is_made boolean)
@@ -311,6 +401,69 @@ COMMENT ON FUNCTION flowguard._wanted_keys(flowguard.link) IS
   'The foreign keys that prove a link: tenant and link to the master, the link alone where a tenant may be NULL, and '
   'in enforce reference and link to the referenced row.';
 
+CREATE OR REPLACE FUNCTION flowguard._found_key(
+  p_relation regclass, p_name text, p_definition text, OUT id oid, OUT is_same boolean, OUT validated boolean
+) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_found_key$
+-- A foreign key by name; one of ours not where a partition has it from its table, with which it comes and goes.
+  SELECT c.oid, regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', '') = p_definition, c.convalidated
+    FROM pg_constraint c
+   WHERE c.conrelid = p_relation AND c.conname = p_name AND (c.conparentid = 0 OR NOT flowguard._is_ours(p_name));
+$_found_key$;
+COMMENT ON FUNCTION flowguard._found_key(regclass, text, text) IS
+  'A table''s foreign key by name, whether it is as wanted, and whether it is validated.';
+
+CREATE OR REPLACE FUNCTION flowguard._key_state(
+  p_relation regclass, p_name text, p_definition text, OUT present boolean, OUT validated boolean
+) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_key_state$
+-- Whether a wanted foreign key binds what is written, and whether it is proved for all rows. One that is on every
+-- partition, and not yet on the whole, binds.
+  SELECT k.is_same IS TRUE
+           OR flowguard._goes_by_parts(p_relation)
+          AND (SELECT bool_and(p.is_same IS TRUE) FROM pg_partition_tree(p_relation) t
+                CROSS JOIN LATERAL flowguard._found_key(t.relid, p_name, p_definition) p WHERE t.isleaf) IS TRUE,
+         coalesce(k.is_same AND k.validated, false)
+    FROM flowguard._found_key(p_relation, p_name, p_definition) k;
+$_key_state$;
+COMMENT ON FUNCTION flowguard._key_state(regclass, text, text) IS
+  'Whether a wanted foreign key binds what is written, and whether it is validated.';
+
+CREATE OR REPLACE FUNCTION flowguard._key_steps(
+  p_relation regclass, p_name text, p_definition text, p_target regclass, p_online boolean
+) RETURNS TABLE (statement text, lock text, in_transaction boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_key_steps$
+-- What is missing of a foreign key: it is added without a look at present rows, then validated without a lock that
+-- writers would wait for.
+DECLARE
+  v_found    record;
+  v_by_parts boolean := flowguard._goes_by_parts(p_relation);
+BEGIN
+  SELECT k.* INTO v_found FROM flowguard._found_key(p_relation, p_name, p_definition) k;
+  IF NOT v_found.is_same THEN
+    RETURN QUERY SELECT flowguard._locking_both(p_online, p_relation, p_target, 'ACCESS EXCLUSIVE')
+                          || format('ALTER TABLE %s DROP CONSTRAINT %I', p_relation, p_name),
+                        format('ACCESS EXCLUSIVE on %s and %s', p_relation, p_target), true;
+  END IF;
+  IF v_found.is_same IS DISTINCT FROM true THEN
+    IF v_by_parts THEN
+      RETURN QUERY SELECT s.* FROM pg_partition_tree(p_relation) t
+                    CROSS JOIN LATERAL flowguard._key_steps(t.relid, p_name, p_definition, p_target, p_online) s
+                    WHERE t.isleaf AND t.relid <> p_relation;
+    END IF;
+    RETURN QUERY SELECT flowguard._locking_both(p_online, p_relation, p_target, 'SHARE ROW EXCLUSIVE')
+                          || format('ALTER TABLE %s ADD CONSTRAINT %I %s%s', p_relation, p_name, p_definition,
+                               CASE WHEN v_by_parts THEN '' ELSE ' NOT VALID' END),
+                        format('SHARE ROW EXCLUSIVE on %s%s and %s', p_relation,
+                               CASE WHEN v_by_parts THEN ', its partitions' ELSE '' END, p_target), true;
+  END IF;
+  IF (v_found.is_same AND v_found.validated) IS DISTINCT FROM true AND NOT v_by_parts THEN
+    RETURN QUERY SELECT format('ALTER TABLE %s VALIDATE CONSTRAINT %I', p_relation, p_name),
+                        format('SHARE UPDATE EXCLUSIVE on %s, ROW SHARE on %s', p_relation, p_target), true;
+  END IF;
+END;
+$_key_steps$;
+COMMENT ON FUNCTION flowguard._key_steps(regclass, text, text, regclass, boolean) IS
+  'What is missing of a foreign key, on a partitioned table before 18 partition by partition.';
+
 CREATE OR REPLACE FUNCTION flowguard._wanted_functions(p_link flowguard.link)
 RETURNS TABLE (signature text, returns text, is_definer boolean, body text, description text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_functions$
@@ -471,9 +624,15 @@ COMMENT ON FUNCTION flowguard._stamp_trigger(regclass, name, text) IS
 
 CREATE OR REPLACE FUNCTION flowguard._trigger_status(p_relation regclass, p_name name, p_statement text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_trigger_status$
+  WITH RECURSIVE clone (id, enabled) AS (
+    SELECT t.oid, t.tgenabled FROM pg_trigger t WHERE t.tgrelid = p_relation AND t.tgname = p_name
+    UNION ALL
+    SELECT t.oid, t.tgenabled FROM clone c JOIN pg_trigger t ON t.tgparentid = c.id
+  )
   SELECT coalesce(
     (SELECT CASE
-              WHEN t.tgenabled = 'D' THEN 'disabled'
+              -- A partition has its own copy, which can be disabled alone.
+              WHEN EXISTS (SELECT FROM clone c WHERE c.enabled = 'D') THEN 'disabled'
               WHEN t.tgenabled <> 'O'
                    OR obj_description(t.oid, 'pg_trigger')
                       IS DISTINCT FROM format('Generated by PyFlowGuard %s %s', md5(p_statement),
@@ -580,6 +739,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
        AND flowguard._is_for(p_link, c.conname)
        AND (c.conrelid, c.conname::text) NOT IN (
              SELECT (n.link).relation, w.name FROM needing n CROSS JOIN LATERAL flowguard._wanted_keys(n.link) w)
+       -- nor one of a partition that is to be part of such a key
+       AND NOT EXISTS (SELECT FROM needing n
+                        CROSS JOIN LATERAL flowguard._wanted_keys(n.link) w
+                         JOIN pg_partition_ancestors(c.conrelid) a ON a.relid = (n.link).relation
+                        WHERE w.name = c.conname)
     UNION ALL
     SELECT 4, format('DROP VIEW %s', v.id), 'none'
       FROM flowguard._unread_views() AS v (id)
@@ -592,6 +756,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
      WHERE flowguard._is_ours(c.relname)
        AND (i.indrelid, c.relname::text) NOT IN (
              SELECT w.relation, w.name FROM needing n CROSS JOIN LATERAL flowguard._wanted_indexes(n.link) w)
+       AND NOT EXISTS (SELECT FROM needing n
+                        CROSS JOIN LATERAL flowguard._wanted_indexes(n.link) w
+                         JOIN pg_partition_ancestors(i.indrelid) a ON a.relid = w.relation
+                        CROSS JOIN LATERAL flowguard._index_sql(i.indrelid, w.columns, w.is_unique, w.predicate,
+                                                                w.newest_first) x
+                        WHERE x.name = c.relname)
     UNION ALL
     SELECT 6, format('DROP STATISTICS %s.%I', x.stxnamespace::regnamespace, x.stxname),
            format('SHARE UPDATE EXCLUSIVE on %s', x.stxrelid::regclass)
@@ -604,6 +774,62 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
 $_obsolete$;
 COMMENT ON FUNCTION flowguard._obsolete(flowguard.link, boolean) IS
   'Statements that remove what no guarded link needs any more.';
+
+CREATE OR REPLACE FUNCTION flowguard._check_schema() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_schema$
+-- Raises FG110 unless the caller may put the generated functions, which it will own, into our schema.
+BEGIN
+  IF NOT has_schema_privilege(current_user, 'flowguard', 'CREATE') THEN
+    RAISE EXCEPTION 'flowguard: % may not create functions in schema flowguard', current_user
+      USING ERRCODE = 'FG110', DETAIL = 'What is generated lies there and belongs to whoever calls guard().',
+            HINT = format('Let %I run "GRANT CREATE ON SCHEMA flowguard TO %I".',
+                          (SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace n WHERE n.nspname = 'flowguard'),
+                          current_user);
+  END IF;
+END;
+$_check_schema$;
+COMMENT ON FUNCTION flowguard._check_schema() IS
+  'Raises FG110 where the caller may not create functions in schema flowguard.';
+
+CREATE OR REPLACE FUNCTION flowguard._check_operators(p_link flowguard.link) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_operators$
+-- Raises FG110 where generated code would take an operator that somebody else may make: of the operators in a schema
+-- PostgreSQL takes the one for exactly the types of both sides, and those of a type are not those of its domains.
+DECLARE
+  r_column record;
+BEGIN
+  FOR r_column IN
+    SELECT c.relation, c.name, n.nspname,
+           string_agg(DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
+                      ', ') AS grantees
+      FROM (SELECT x.relation, x.name FROM flowguard._named_columns(p_link) x
+            UNION
+            SELECT t.relation, unnest(flowguard._row_key(t.relation))
+              FROM (SELECT p_link.relation UNION SELECT r.source FROM flowguard._rules(p_link) r
+                     WHERE r.kind = 'proximity') AS t (relation)) AS c
+      JOIN pg_attribute f ON f.attrelid = c.relation AND f.attname = c.name AND NOT f.attisdropped
+      JOIN pg_type d ON d.oid = f.atttypid AND d.typtype = 'd'
+      JOIN pg_type b ON b.oid = (flowguard._column(c.relation, c.name)).type
+      JOIN pg_opclass o ON o.opcintype = b.oid AND o.opcdefault
+      JOIN pg_amop p ON p.amopfamily = o.opcfamily AND p.amoplefttype = b.oid AND p.amoprighttype = b.oid
+      JOIN pg_operator q ON q.oid = p.amopopr
+      JOIN pg_namespace n ON n.oid = q.oprnamespace AND n.nspname <> 'pg_catalog'
+     CROSS JOIN LATERAL aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
+     WHERE a.privilege_type = 'CREATE' AND NOT flowguard._is_trusted(a.grantee)
+     GROUP BY c.relation, c.name, n.nspname
+     ORDER BY c.relation::text, c.name
+  LOOP
+    RAISE EXCEPTION 'flowguard: others may create operators in schema %, where those for column % of table % are',
+                    quote_ident(r_column.nspname), quote_ident(r_column.name), r_column.relation
+      USING ERRCODE = 'FG110',
+            DETAIL = 'Its type is a domain: an operator for the domain itself would be taken instead, and run with the '
+                     'rights of whoever calls guard().',
+            HINT = format('Run "REVOKE CREATE ON SCHEMA %I FROM %s".', r_column.nspname, r_column.grantees);
+  END LOOP;
+END;
+$_check_operators$;
+COMMENT ON FUNCTION flowguard._check_operators(flowguard.link) IS
+  'Raises FG110 where others could make an operator that generated code would take.';
 
 CREATE OR REPLACE FUNCTION flowguard._check_rights(p_link flowguard.link) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_rights$
@@ -667,10 +893,38 @@ BEGIN
       END LOOP;
     END IF;
   END LOOP;
+  PERFORM flowguard._check_schema();
+  PERFORM flowguard._check_columns(p_link);
+  PERFORM flowguard._check_operators(p_link);
 END;
 $_check_rights$;
 COMMENT ON FUNCTION flowguard._check_rights(flowguard.link) IS
   'Raises FG110 where the caller may not read, lock or change what a guard needs, or row security hides rows from it.';
+
+CREATE OR REPLACE FUNCTION flowguard._check_unique(p_link flowguard.link) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_unique$
+-- Raises FG105 where a key of the link would rest on a unique index that a partitioned table cannot have.
+DECLARE
+  r_index record;
+BEGIN
+  FOR r_index IN
+    SELECT w.relation, w.columns, flowguard._partition_columns(w.relation) AS split_by
+      FROM flowguard._wanted_indexes(p_link) w
+     WHERE w.is_unique AND NOT flowguard._can_be_unique(w.relation, w.columns)
+  LOOP
+    RAISE EXCEPTION 'flowguard: table % cannot have a unique index on (%), for it is partitioned by %',
+                    r_index.relation, flowguard._columns_sql(r_index.columns), flowguard._columns_sql(r_index.split_by)
+      USING ERRCODE = 'FG105',
+            DETAIL = format('A unique index of a partitioned table holds every column that it is partitioned by, and '
+                            'foreign keys of table %s rest on this one.', p_link.relation),
+            HINT = format('Let the link have %s among its tenant columns, NOT NULL in all its tables.',
+                          flowguard._columns_sql(ARRAY(SELECT unnest(r_index.split_by)
+                                                       EXCEPT SELECT unnest(r_index.columns))));
+  END LOOP;
+END;
+$_check_unique$;
+COMMENT ON FUNCTION flowguard._check_unique(flowguard.link) IS
+  'Raises FG105 where a link needs a unique index that a partitioned table cannot have.';
 
 CREATE OR REPLACE FUNCTION flowguard._replace_key(p_relation regclass, p_constraint name, p_link_column name)
 RETURNS void
@@ -692,12 +946,15 @@ CREATE OR REPLACE FUNCTION flowguard._add_key_back(
 ) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_add_key_back$
 -- Adds a foreign key of the application again, validated if it was and present rows allow it.
+DECLARE
+  v_by_parts boolean := flowguard._goes_by_parts(p_relation);
 BEGIN
-  EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I %s NOT VALID', p_relation, p_constraint, p_definition);
+  EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I %s%s', p_relation, p_constraint, p_definition,
+                 CASE WHEN v_by_parts THEN '' ELSE ' NOT VALID' END);
   IF p_comment IS NOT NULL THEN
     EXECUTE format('COMMENT ON CONSTRAINT %I ON %s IS %L', p_constraint, p_relation, p_comment);
   END IF;
-  IF p_validated THEN
+  IF p_validated AND NOT v_by_parts THEN
     BEGIN
       EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', p_relation, p_constraint);
     EXCEPTION WHEN foreign_key_violation THEN
@@ -728,11 +985,6 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_plan$
 -- superfluous.
 -- Online: indexes are built CONCURRENTLY, so that their statements cannot run in a transaction.
 #variable_conflict use_column
-DECLARE
-  v_partitioned boolean;
-  v_found       record;
-  r_wanted      record;
-  r_statement   record;
 BEGIN
   PERFORM flowguard._check_columns(p_link);
   -- 0. the registry says that all this is meant to be there: nobody takes it away while it is being built
@@ -741,33 +993,14 @@ BEGIN
                                   'AND link_column = %L', p_link.relation, p_link.link_column), 'none', true;
     p_link.guarded := true;
   END IF;
-  FOR r_statement IN
-    -- 1. indexes; an invalid one is what a broken CREATE INDEX CONCURRENTLY left
-    SELECT x.statement, x.lock, x.in_transaction
-      FROM flowguard._wanted_indexes(p_link) WITH ORDINALITY AS w (relation, name, verb, definition, n)
-      JOIN pg_class t ON t.oid = w.relation
-      LEFT JOIN pg_index i ON i.indrelid = w.relation
-                          AND i.indexrelid = (SELECT x.oid FROM pg_class x
-                                               WHERE x.relnamespace = t.relnamespace AND x.relname = w.name)
-     CROSS JOIN LATERAL (
-       SELECT 1 AS k,
-              format(CASE WHEN p_online THEN 'DROP INDEX CONCURRENTLY %s.%I' ELSE 'DROP INDEX %s.%I' END,
-                     t.relnamespace::regnamespace, w.name) AS statement,
-              format(CASE WHEN p_online THEN 'SHARE UPDATE EXCLUSIVE on %s' ELSE 'ACCESS EXCLUSIVE on %s' END,
-                w.relation) AS lock,
-              NOT p_online AS in_transaction
-        WHERE NOT i.indisvalid
-       UNION ALL
-       SELECT 2, w.verb || CASE WHEN p_online AND t.relkind <> 'p' THEN 'CONCURRENTLY ' ELSE '' END || w.definition,
-              format(CASE WHEN p_online AND t.relkind <> 'p' THEN 'SHARE UPDATE EXCLUSIVE on %s'
-                ELSE 'SHARE on %s' END, w.relation),
-              NOT p_online OR t.relkind = 'p'
-        WHERE i.indisvalid IS DISTINCT FROM true
-     ) AS x
-     ORDER BY w.n, x.k
-  LOOP
-    RETURN QUERY SELECT 0, r_statement.statement, r_statement.lock, r_statement.in_transaction;
-  END LOOP;
+  -- 1. indexes
+  RETURN QUERY
+    SELECT 0, x.statement, x.lock, x.in_transaction
+      FROM flowguard._wanted_indexes(p_link) WITH ORDINALITY
+        AS w (relation, name, verb, definition, columns, is_unique, predicate, newest_first, n)
+     CROSS JOIN LATERAL flowguard._index_steps(w.relation, w.columns, w.is_unique, w.predicate, w.newest_first,
+                                               p_online) WITH ORDINALITY AS x (statement, lock, in_transaction, k)
+     ORDER BY w.n, x.k;
 
   -- and what the planner must know to use them, read off a sample at once
   RETURN QUERY
@@ -775,30 +1008,13 @@ BEGIN
            format('SHARE UPDATE EXCLUSIVE on %s', w.relation), true
       FROM flowguard._wanted_statistics(p_link) w WHERE NOT w.is_made;
 
-  -- 2. keys: added without a look at present rows, then validated without a lock that writers would wait for
-  SELECT relkind = 'p' INTO v_partitioned FROM pg_class WHERE oid = p_link.relation;
-  FOR r_wanted IN SELECT * FROM flowguard._wanted_keys(p_link) LOOP
-    SELECT c.convalidated, regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$',
-      '') = r_wanted.definition AS is_same
-      INTO v_found
-      FROM pg_constraint c WHERE c.conrelid = p_link.relation AND c.conname = r_wanted.name;
-    IF FOUND AND NOT v_found.is_same THEN
-      RETURN QUERY SELECT 0, flowguard._locking_both(p_online, p_link.relation, r_wanted.target, 'ACCESS EXCLUSIVE')
-                             || format('ALTER TABLE %s DROP CONSTRAINT %I', p_link.relation, r_wanted.name),
-                          format('ACCESS EXCLUSIVE on %s and %s', p_link.relation, r_wanted.target), true;
-    END IF;
-    IF v_found.is_same IS DISTINCT FROM true THEN
-      RETURN QUERY SELECT 0, flowguard._locking_both(p_online, p_link.relation, r_wanted.target, 'SHARE ROW EXCLUSIVE')
-                             || format('ALTER TABLE %s ADD CONSTRAINT %I %s%s', p_link.relation, r_wanted.name,
-                                       r_wanted.definition, CASE WHEN v_partitioned THEN '' ELSE ' NOT VALID' END),
-                          format('SHARE ROW EXCLUSIVE on %s and %s', p_link.relation, r_wanted.target), true;
-    END IF;
-    IF (v_found.is_same AND v_found.convalidated) IS DISTINCT FROM true AND NOT v_partitioned THEN
-      RETURN QUERY SELECT 0, format('ALTER TABLE %s VALIDATE CONSTRAINT %I', p_link.relation, r_wanted.name),
-                          format('SHARE UPDATE EXCLUSIVE on %s, ROW SHARE on %s', p_link.relation, r_wanted.target),
-                            true;
-    END IF;
-  END LOOP;
+  -- 2. keys
+  RETURN QUERY
+    SELECT 0, x.statement, x.lock, x.in_transaction
+      FROM flowguard._wanted_keys(p_link) WITH ORDINALITY AS w (name, definition, target, n)
+     CROSS JOIN LATERAL flowguard._key_steps(p_link.relation, w.name, w.definition, w.target, p_online)
+                          WITH ORDINALITY AS x (statement, lock, in_transaction, k)
+     ORDER BY w.n, x.k;
   RETURN QUERY
     SELECT 0, flowguard._locking_both(p_online, p_link.relation, p_link.master, 'ACCESS EXCLUSIVE')
               || format('SELECT flowguard._replace_key(%L, %L, %L)', p_link.relation, k.conname, p_link.link_column),
@@ -851,6 +1067,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $guard_plan$
 DECLARE
   v_link flowguard.link := flowguard._link($1, $2);
 BEGIN
+  PERFORM flowguard._check_unique(v_link);
   PERFORM flowguard._check_rights(v_link);
   RETURN QUERY
     SELECT (row_number() OVER ())::integer, p.statement, p.lock, p.in_transaction FROM flowguard._plan(v_link, true) p;
@@ -866,8 +1083,8 @@ step: the order, from 1.
 statement: the statement.
 lock: the strongest lock that it takes, and on what.
 in_transaction: whether it may run inside a transaction.
-Errors: FG102 a column is gone; FG107 no such link; FG109 a foreign key of the application points to another column;
-  FG110 rights are missing.';
+Errors: FG102 a column is gone; FG105 a partitioned table cannot have a unique index that is needed; FG107 no such link;
+  FG109 a foreign key of the application points to another column; FG110 rights are missing.';
 
 CREATE OR REPLACE FUNCTION flowguard.guard(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS TABLE (step integer, statement text, lock text, in_transaction boolean)
@@ -876,10 +1093,12 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $guard$
 DECLARE
   v_link  flowguard.link;
   v_count record;
+  v_kept  text[] := '{}'::text[];  -- keys that stay NOT VALID
   r_step  record;
 BEGIN
   PERFORM flowguard._serialize();
   v_link := flowguard._link($1, $2);
+  PERFORM flowguard._check_unique(v_link);
   PERFORM flowguard._check_rights(v_link);
   IF v_link.mode = 'enforce' AND NOT v_link.guarded THEN
     v_count := flowguard._count_links(v_link);
@@ -892,6 +1111,10 @@ BEGIN
   END IF;
   step := 0;
   FOR r_step IN SELECT p.* FROM flowguard._plan(v_link, false) p LOOP
+    -- The key of the whole can only come when those of all partitions are validated.
+    CONTINUE WHEN r_step.statement NOT LIKE '% NOT VALID'
+              AND EXISTS (SELECT FROM unnest(v_kept) AS k (name)
+                           WHERE strpos(r_step.statement, format(' ADD CONSTRAINT %s ', k.name)) > 0);
     step := step + 1;
     statement := r_step.statement;
     lock := r_step.lock;
@@ -904,6 +1127,7 @@ BEGIN
         RAISE NOTICE 'table %: a key stays NOT VALID, for present rows violate it: %', v_link.relation, SQLERRM
           USING HINT = format('See flowguard.violation, run "CALL flowguard.repair(%1$L, link_column => %2$L)", then '
                               'flowguard.guard(%1$L, %2$L) again.', v_link.relation, v_link.link_column);
+        v_kept := v_kept || regexp_replace(statement, '^.* VALIDATE CONSTRAINT ', '');
         CONTINUE;
       END;
     ELSE
@@ -925,8 +1149,8 @@ step: the order, from 1.
 statement: what was run; no rows where nothing was missing.
 lock: the strongest lock that it took, and on what.
 in_transaction: true.
-Errors: FG102 a column is gone; FG107 no such link; FG109 a foreign key of the application points to another column;
-  FG110 rights are missing.';
+Errors: FG102 a column is gone; FG105 a partitioned table cannot have a unique index that is needed; FG107 no such link;
+  FG109 a foreign key of the application points to another column; FG110 rights are missing.';
 
 CREATE OR REPLACE FUNCTION flowguard.unguard(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS SETOF text
@@ -1097,6 +1321,7 @@ BEGIN
       USING ERRCODE = 'FG107', DETAIL = 'There is nothing to pause or to resume.',
             HINT = format('Call flowguard.guard(%L, %L) first.', p_relation, p_link_column);
   END IF;
+  PERFORM flowguard._check_schema();
   v_link.paused := p_paused;
   UPDATE flowguard.link l SET paused = p_paused
    WHERE l.relation = p_relation AND l.link_column = p_link_column AND l.paused <> p_paused;
@@ -1117,7 +1342,7 @@ are replaced, so no table is locked. Foreign keys go on to hold.
 relation: the child table.
 link_column: the column that holds the link.
 Returns the link.
-Errors: FG102 a column is gone; FG107 no such link, or it is not guarded.';
+Errors: FG102 a column is gone; FG107 no such link, or it is not guarded; FG110 rights are missing.';
 
 CREATE OR REPLACE FUNCTION flowguard.resume(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS flowguard.link
@@ -1129,6 +1354,6 @@ COMMENT ON FUNCTION flowguard.resume(regclass, name) IS
 relation: the child table.
 link_column: the column that holds the link.
 Returns the link.
-Errors: FG102 a column is gone; FG107 no such link, or it is not guarded.';
+Errors: FG102 a column is gone; FG107 no such link, or it is not guarded; FG110 rights are missing.';
 
 COMMIT;

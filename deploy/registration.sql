@@ -131,8 +131,8 @@ BEGIN
     RAISE EXCEPTION 'flowguard: column % of table % is not unique', quote_ident(p_key), p_relation
       USING ERRCODE = 'FG105',
             DETAIL = 'A key that two rows may share cannot say which of them is the master.',
-            HINT = format('Run "%s" first.',
-                          flowguard._unique_index_sql(p_relation, v_master.tenant_columns || p_key));
+            HINT = flowguard._unique_hint(p_relation, v_master.tenant_columns || p_key,
+                                          v_master.tenant_columns || p_key, '.');
   END IF;
 
   INSERT INTO flowguard.master SELECT v_master.* ON CONFLICT (relation) DO NOTHING;
@@ -361,8 +361,10 @@ BEGIN
           format('table %s may hold rows without a tenant, and key %I of master %s is unique only within one',
                  p_relation, v_master.key_column, v_master.relation),
           format('Tenant columns of the link: %s.', v_link.tenant_columns),
-          format('Declare them NOT NULL, or run "%s".',
-                 flowguard._unique_index_sql(v_master.relation, ARRAY[v_master.key_column])));
+          CASE WHEN flowguard._can_be_unique(v_master.relation, ARRAY[v_master.key_column])
+               THEN format('Declare them NOT NULL, or run "%s".',
+                           flowguard._unique_index_sql(v_master.relation, ARRAY[v_master.key_column]))
+               ELSE 'Declare them NOT NULL.' END);
       END IF;
     END LOOP;
   END IF;
@@ -428,6 +430,12 @@ BEGIN
       UPDATE flowguard.rule r SET "position" = r."position" + 1
        WHERE r.relation = v_rule.relation AND r.link_column = v_rule.link_column AND r."position" = v_rule."position";
     END LOOP;
+  END IF;
+  IF p_rule.link_column = ANY (flowguard._partition_columns(p_rule.relation)) THEN
+    PERFORM flowguard._refuse_argument(
+      format('column %I of table %s says in which partition a row lies', p_rule.link_column, p_rule.relation),
+      'No trigger may fill it: a row cannot go to another partition while it is being inserted.',
+      'Partition the table by another column, or guard the link without rules: then it is proved, and never filled.');
   END IF;
   IF p_rule.source IS NOT NULL THEN
     PERFORM flowguard._check_same_type(p_rule.relation, p_rule.link_column, p_rule.source, p_rule.source_link);
@@ -539,6 +547,8 @@ DECLARE
   v_link       flowguard.link;
   v_master     flowguard.master;
   v_rule       flowguard.rule;
+  v_tenants    name[] := '{}'::name[];  -- what the key of the source needs besides
+  v_source_tenants name[] := '{}'::name[];
 BEGIN
   PERFORM flowguard._serialize();
   v_link := flowguard._link(p_relation, $7);
@@ -568,8 +578,9 @@ BEGIN
     RAISE EXCEPTION 'flowguard: column % of table % is not unique', quote_ident(p_key), p_source
       USING ERRCODE = 'FG105',
             DETAIL = 'A reference that several rows answer does not say which link is meant.',
-            HINT = format('Run "%s" first, or name another source_key.',
-                          flowguard._unique_index_sql(p_source, ARRAY[p_key]));
+            HINT = flowguard._unique_hint(p_source, ARRAY[p_key],
+                                          array_remove(v_rule.source_tenant_columns, NULL) || p_key,
+                                          ', or name another source_key.');
   END IF;
   IF flowguard._find_index(p_source, ARRAY[p_key], true, false) IS NULL
      AND flowguard._unknown_tenant_sql(v_link, '') IS NOT NULL THEN
@@ -577,18 +588,26 @@ BEGIN
       format('table %s may hold rows without a tenant, and column %I of table %s is unique only within one',
              p_relation, p_key, p_source),
       format('Tenant columns of the link: %s.', v_link.tenant_columns),
-      format('Declare them NOT NULL, or run "%s".', flowguard._unique_index_sql(p_source, ARRAY[p_key])));
+      CASE WHEN flowguard._can_be_unique(p_source, ARRAY[p_key])
+           THEN format('Declare them NOT NULL, or run "%s".', flowguard._unique_index_sql(p_source, ARRAY[p_key]))
+           ELSE 'Declare them NOT NULL.' END);
   END IF;
   IF v_rule.agree AND NOT EXISTS (
        SELECT FROM flowguard._foreign_keys(p_relation, p_via) k WHERE k.target = p_source
          AND k.target_column = p_key) THEN
+    IF flowguard._find_index(p_source, ARRAY[p_key], true, false) IS NULL THEN
+      SELECT array_agg(t.child ORDER BY t.n), array_agg(t.source ORDER BY t.n) INTO v_tenants, v_source_tenants
+        FROM unnest(v_link.tenant_columns, v_rule.source_tenant_columns) WITH ORDINALITY AS t (child, source, n)
+       WHERE t.source IS NOT NULL;
+    END IF;
     RAISE EXCEPTION 'flowguard: column % of table % has no foreign key to %.%',
                     quote_ident(p_via), p_relation, p_source, quote_ident(p_key)
       USING ERRCODE = 'FG111',
             DETAIL = 'A link can agree with a reference only where the row referred to is known to exist.',
-            HINT = format('Run "ALTER TABLE %s ADD FOREIGN KEY (%I) REFERENCES %s (%I) NOT VALID", or pass agree => '
-              'false.',
-                          p_relation, p_via, p_source, p_key);
+            HINT = format('Run "ALTER TABLE %s ADD FOREIGN KEY (%s) REFERENCES %s (%s)%s", or pass agree => false.',
+                          p_relation, flowguard._columns_sql(v_tenants || p_via), p_source,
+                          flowguard._columns_sql(v_source_tenants || p_key),
+                          CASE WHEN flowguard._goes_by_parts(p_relation) THEN '' ELSE ' NOT VALID' END);
   END IF;
   RETURN flowguard._add_rule(v_rule);
 END;
@@ -703,6 +722,7 @@ BEGIN
   v_rule.on_ambiguous := p_on_ambiguous;
   v_rule.late_limit := p_late_limit;
   IF p_filter IS NOT NULL THEN
+    PERFORM flowguard._check_schema();
     SELECT f.condition, f.columns INTO v_rule.source_filter, v_rule.filter_columns
       FROM flowguard._read_filter(p_source, p_filter, v_path) f;
   END IF;
@@ -734,7 +754,7 @@ late_limit: at most so many rows are linked by the statement that makes or links
 Returns the rule.
 Errors: FG101 no table; FG102 no such column; FG103 types differ, or a column is no timestamp; FG104 a window, filter,
   position or limit is impossible; FG105 the source has no key; FG106 links would wait for each other in a ring; FG107
-  no such link.';
+  no such link; FG110 a filter becomes a view in schema flowguard, and the caller may create none there.';
 
 CREATE OR REPLACE FUNCTION flowguard._read_filter(
   p_source regclass, p_filter text, p_path text, OUT condition text, OUT columns name[]

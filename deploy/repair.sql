@@ -314,7 +314,10 @@ BEGIN
   SELECT p_run, v_schema, v_table, p_row_key, 'deleted', v.column_names, v.column_values, p_link_column, p_reason
     FROM flowguard._row_values(p_relation, p_row_key, NULL) v;
   FOR r_key IN
+    -- A key may refer to a partition alone, and a row of a partition may be referred to as one of its whole table.
     SELECT c.conrelid::regclass AS child, c.conname, c.confdeltype AS action, c.conkey,
+           CASE WHEN EXISTS (SELECT FROM pg_partition_tree(p_relation) t WHERE t.relid = c.confrelid)
+                THEN c.confrelid::regclass ELSE p_relation END AS parent,
            string_agg(format('p.%I OPERATOR(%I.%s) k.%I', t.attname, n.nspname, o.oprname, a.attname), ' AND '
              ORDER BY x.n) AS joined
       FROM pg_constraint c
@@ -323,13 +326,13 @@ BEGIN
       JOIN pg_attribute t ON t.attrelid = c.confrelid AND t.attnum = x.other
       JOIN pg_operator o ON o.oid = x.operator
       JOIN pg_namespace n ON n.oid = o.oprnamespace
-     WHERE c.contype = 'f' AND c.confrelid = p_relation AND c.conparentid = 0 AND c.confdeltype IN ('c', 'n', 'd')
-       AND flowguard._is_enforced(c)
+     WHERE c.contype = 'f' AND c.conparentid = 0 AND c.confdeltype IN ('c', 'n', 'd') AND flowguard._is_enforced(c)
+       AND c.confrelid = ANY (flowguard._partition_family(p_relation))
      GROUP BY c.oid
      ORDER BY c.conname
   LOOP
     EXECUTE format('SELECT array_agg(%s) FROM %s k JOIN %s p ON %s WHERE %s',
-                   flowguard._row_key_sql(r_key.child, 'k.'), r_key.child, p_relation, r_key.joined,
+                   flowguard._row_key_sql(r_key.child, 'k.'), r_key.child, r_key.parent, r_key.joined,
                    flowguard._key_sql_match(p_relation, 'p', '$1'))
       INTO v_keys USING p_row_key;
     FOREACH v_child IN ARRAY coalesce(v_keys, '{}') LOOP
@@ -940,8 +943,8 @@ BEGIN
         'AND to_regclass(format(''%%I.%%I'', q.schema_name, q.table_name)) = %2$L::regclass AND num_nulls(%3$s) = 0 '
         'AND NOT EXISTS (SELECT FROM %4$s t WHERE %5$s) '
         'AND NOT EXISTS (SELECT FROM flowguard.quarantined_row p WHERE p.run_id = $1 AND p.restored_at IS NULL '
-        'AND p.action = ''deleted'' AND to_regclass(format(''%%I.%%I'', p.schema_name, p.table_name)) = %4$L::regclass '
-          'AND %6$s))',
+        'AND p.action = ''deleted'' '
+          'AND to_regclass(format(''%%I.%%I'', p.schema_name, p.table_name)) = ANY (%7$L::regclass[]) AND %6$s))',
         (SELECT string_agg(format('q.column_values[array_position(q.column_names, %L)] AS v%s', k.name, k.n), ', '
           ORDER BY k.n)
            FROM unnest(r_key.columns) WITH ORDINALITY AS k (name, n)),
@@ -954,7 +957,8 @@ BEGIN
            FROM unnest(r_key.target_columns) WITH ORDINALITY AS k (name, n)),
         (SELECT string_agg(format('p.column_values[array_position(p.column_names, %L)] = v.v%s', k.name, k.n), ' AND '
           ORDER BY k.n)
-           FROM unnest(r_key.target_columns) WITH ORDINALITY AS k (name, n)))
+           FROM unnest(r_key.target_columns) WITH ORDINALITY AS k (name, n)),
+        flowguard._partition_family(r_key.target))
         INTO v_violated USING p_run;
     ELSE
       EXECUTE format(

@@ -129,8 +129,10 @@ SELECT DISTINCT ON (coalesce(a.xact_start, p.prepared), l.virtualtransaction) a.
  WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
    AND coalesce(a.pid::pg_catalog.text, p.gid) IS NOT NULL
    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
-   AND l.relation IN (SELECT pg_catalog.unnest(ARRAY[k.relation, k.master, r.source])
+   AND l.relation IN (SELECT coalesce(p.relid, t.relation)
                         FROM flowguard.link k LEFT JOIN flowguard.rule r USING (relation, link_column)
+                       CROSS JOIN LATERAL pg_catalog.unnest(ARRAY[k.relation, k.master, r.source]) AS t (relation)
+                        LEFT JOIN LATERAL pg_catalog.pg_partition_tree(t.relation) p ON true
                        WHERE k.relation = %(table)s::pg_catalog.regclass)
  ORDER BY coalesce(a.xact_start, p.prepared), l.virtualtransaction
  LIMIT 3
@@ -246,8 +248,10 @@ class _Work:
         """Run what is missing for a link; where a statement did not get its lock, ask anew what is missing."""
         tried: dict[str, tuple[float, int]] = {}
         given_up: set[str] = set()
-        while missing := [p for p in _plan(self.connection, link) if p.statement not in given_up]:
+        while missing := [p for p in _plan(self.connection, link) if not _rests_on(p.statement, given_up)]:
             for planned in missing:
+                if _rests_on(planned.statement, given_up):
+                    continue
                 try:
                     if not self.has_run(link, planned, tried):
                         break
@@ -338,6 +342,14 @@ class _Work:
             str(Holder(pid, application)) if prepared is None else f"prepared transaction '{prepared}'"
             for pid, application, prepared in self.connection.execute(_HOLDERS, {"table": link.relation})
         )
+
+
+def _rests_on(statement: str, given_up: set[str]) -> bool:
+    """Say whether a statement was given up, or adds a key to a whole table whose partitions' keys must be validated."""
+    return statement in given_up or (
+        not statement.endswith(" NOT VALID")
+        and any(f" ADD CONSTRAINT {given.rpartition(' VALIDATE CONSTRAINT ')[2]} " in statement for given in given_up)
+    )
 
 
 def _no_lock(waiting: Waiting, deadline: timedelta) -> LockNotObtained:

@@ -3,6 +3,11 @@
 BEGIN;
 
 DROP FUNCTION IF EXISTS flowguard._serialize();
+DROP FUNCTION IF EXISTS flowguard._unique_hint(regclass, name[], name[], text);
+DROP FUNCTION IF EXISTS flowguard._can_be_unique(regclass, name[]);
+DROP FUNCTION IF EXISTS flowguard._partition_columns(regclass);
+DROP FUNCTION IF EXISTS flowguard._goes_by_parts(regclass);
+DROP FUNCTION IF EXISTS flowguard._partition_family(regclass);
 DROP FUNCTION IF EXISTS flowguard._unique_index_sql(regclass, name[]);
 DROP FUNCTION IF EXISTS flowguard._is_enforced(pg_constraint);
 DROP FUNCTION IF EXISTS flowguard._columns_sql(name[], text);

@@ -7,6 +7,10 @@ DROP FUNCTION IF EXISTS flowguard._follow_still(flowguard.link, flowguard.rule, 
 DROP FUNCTION IF EXISTS flowguard._follow_target(flowguard.link, flowguard.rule, text, boolean);
 DROP FUNCTION IF EXISTS flowguard._is_direct(flowguard.link, flowguard.rule);
 DROP FUNCTION IF EXISTS flowguard._commit_body(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._leave_safe_path(text);
+DROP FUNCTION IF EXISTS flowguard._enter_safe_path(text, name[]);
+DROP FUNCTION IF EXISTS flowguard._safe_path(name[]);
+DROP FUNCTION IF EXISTS flowguard._is_trusted(oid);
 DROP FUNCTION IF EXISTS flowguard._find_call(flowguard.link, text);
 DROP FUNCTION IF EXISTS flowguard._has_finder(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._finder_signature(flowguard.link);

@@ -17,6 +17,11 @@ SELECT 'flowguard._cut(text, integer)'::regprocedure;
 SELECT 'flowguard._fit(text, integer)'::regprocedure;
 SELECT 'flowguard._columns_sql(name[], text)'::regprocedure;
 SELECT 'flowguard._unique_index_sql(regclass, name[])'::regprocedure;
+SELECT 'flowguard._partition_family(regclass)'::regprocedure;
+SELECT 'flowguard._goes_by_parts(regclass)'::regprocedure;
+SELECT 'flowguard._partition_columns(regclass)'::regprocedure;
+SELECT 'flowguard._can_be_unique(regclass, name[])'::regprocedure;
+SELECT 'flowguard._unique_hint(regclass, name[], name[], text)'::regprocedure;
 SELECT 'flowguard._is_enforced(pg_constraint)'::regprocedure;
 SELECT 'flowguard._serialize()'::regprocedure;
 

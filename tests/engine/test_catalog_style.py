@@ -77,6 +77,9 @@ UNPINNED = {
     "_revert_runs",
     # Runs what is deferred, the application's triggers included.
     "_unmark_undo",
+    # Change the path for what generated code writes, and back.
+    "_enter_safe_path",
+    "_leave_safe_path",
     # May COMMIT.
     "_hold_back",
     "repair",

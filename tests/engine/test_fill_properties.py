@@ -59,7 +59,7 @@ class Writer:
 
     def value(self, kind: object, tenant: Mapping[str, Any]) -> Any:  # noqa: ANN401  of the column's type
         if isinstance(kind, Times):
-            return self.pick(*TIMES, *TIMES, *TIMES, None, math.inf, -math.inf)
+            return self.pick(*TIMES, *TIMES, *TIMES, *([] if kind.known else [None]), math.inf, -math.inf)
         if isinstance(kind, Refers):
             present = [
                 row[kind.column]

@@ -54,7 +54,9 @@ def bigint_key(number: int) -> int:
 
 @dataclass(frozen=True)
 class Times:
-    """Draw a time of the crowded range; sometimes none or an infinite one."""
+    """Draw a time of the crowded range; sometimes an infinite one or, unless it is always `known`, none."""
+
+    known: bool = False
 
 
 @dataclass(frozen=True)
@@ -377,6 +379,84 @@ SELECT flowguard.add_proximity_rule('item', 'batch', '90 minutes', 'at', 'at', '
     )
 
 
+# --- Partitioned by time, in two levels: an UPDATE of the time moves the row, which is a DELETE and an INSERT then
+
+
+def partitioned_by_time() -> World:
+    """Sources and rows lie in partitions by time, two of which were attached with columns in another order."""
+    ddl = """
+CREATE TABLE project (owner integer, number bigint, PRIMARY KEY (owner, number)) PARTITION BY HASH (owner);
+CREATE TABLE project_0 PARTITION OF project FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE project_1 PARTITION OF project FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+CREATE TABLE batch (owner integer, id bigint, project bigint, PRIMARY KEY (owner, id)) PARTITION BY LIST (owner);
+CREATE TABLE batch_1 PARTITION OF batch FOR VALUES IN (1);
+CREATE TABLE batch_other PARTITION OF batch DEFAULT;
+"""
+    for name in ("event", "probe"):
+        ddl += f"""
+CREATE TABLE {name} (owner integer NOT NULL, id bigint, project bigint, batch bigint, at timestamptz,
+                     PRIMARY KEY (id, at), FOREIGN KEY (owner, batch) REFERENCES batch ON DELETE CASCADE)
+  PARTITION BY RANGE (at);
+CREATE TABLE {name}_before PARTITION OF {name} FOR VALUES FROM (MINVALUE) TO ('{START}');
+CREATE TABLE {name}_after PARTITION OF {name} FOR VALUES FROM ('{START}') TO ('{START + timedelta(minutes=30)}')
+  PARTITION BY HASH (id);
+CREATE TABLE {name}_after_0 PARTITION OF {name}_after FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE {name}_after_1 PARTITION OF {name}_after FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+CREATE TABLE {name}_rest (gone text, at timestamptz, project bigint, batch bigint, id bigint, owner integer NOT NULL,
+                          PRIMARY KEY (id, at));
+ALTER TABLE {name}_rest DROP COLUMN gone;
+ALTER TABLE {name} ATTACH PARTITION {name}_rest DEFAULT;
+"""
+    registration = """
+SELECT flowguard.add_master('project', 'number', '{owner}', created_at_column => NULL);
+SELECT flowguard.add_link(t, 'project', on_master_delete => 'set null')
+  FROM unnest('{batch,event,probe}'::regclass[]) t;
+SELECT flowguard.add_session_rule('batch', 'project');
+SELECT flowguard.add_reference_rule(t, 'batch', 'batch', source_link => 'project', link_column => 'project')
+  FROM unnest('{event,probe}'::regclass[]) t;
+SELECT flowguard.add_proximity_rule('probe', 'event', '1 hour', 'at', 'at', 'project', link_column => 'project');
+"""
+    reference = Reference("batch", "batch", "id", "project", OWNER)
+
+    def link(table: str, *rules: Session | Reference | Proximity) -> Link:
+        return Link(table, "project", PROJECT, OWNER, rules, on_master_delete="set null")
+
+    def shape(table: str) -> Shape:
+        return Shape(
+            table,
+            {"id": bigint_key},
+            OWNER,
+            links=("project",),
+            columns={"batch": Refers("batch", "id"), "at": Times(known=True)},
+            can_delete=True,
+        )
+
+    return World(
+        name="partitioned by time",
+        ddl=ddl,
+        registration=registration,
+        tables=[
+            Table("project", ("owner", "number")),
+            Table("batch", ("owner", "id")),
+            Table("event", ("id",), (("batch", "batch", "id"),)),
+            Table("probe", ("id",), (("batch", "batch", "id"),)),
+        ],
+        links=[
+            link("batch", Session()),
+            link("event", reference),
+            link("probe", reference, Proximity("at", "event", "at", "project", OWNER, HOUR)),
+        ],
+        shapes=[
+            Shape("project", {"number": lambda number: number % 4}, OWNER, can_delete=True),
+            Shape("batch", {"id": bigint_key}, OWNER, links=("project",), can_delete=True),
+            shape("event"),
+            shape("probe"),
+        ],
+        tenants=[(1,), (2,)],
+        sources=["event"],
+    )
+
+
 # --- Sources that nobody guards: their links may dangle, or lead to another tenant's master
 
 
@@ -456,5 +536,6 @@ WORLDS = [
     quoted_names(),
     keys_within_tenant(),
     keys_within_tenant(partitioned=True),
+    partitioned_by_time(),
     unguarded_sources(),
 ]

@@ -54,6 +54,28 @@ CASES = [
         "SELECT flowguard.add_master('flow', {hint}, tenant_columns => '{tenant}'); "
         "SELECT flowguard.add_link('child', 'flow'); SELECT flowguard.guard('child', 'flow')",
     ),
+    Case(
+        name="a key would need a unique index without the column that a table is partitioned by",
+        reaches=(("_check_unique", "cannot have a unique index"),),
+        setup="""
+CREATE TABLE batch (id integer, tenant integer, flow integer, UNIQUE (tenant, id)) PARTITION BY HASH (tenant);
+CREATE TABLE batch_0 PARTITION OF batch FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+ALTER TABLE child ADD batch integer, ADD FOREIGN KEY (tenant, batch) REFERENCES batch (tenant, id);
+"""
+        + REGISTERED
+        + "SELECT flowguard.add_reference_rule('child', 'batch', 'batch', source_link => 'flow', "
+        "link_column => 'flow');",
+        call="SELECT flowguard.guard('child', 'flow')",
+        says="""
+            ERROR: FG105: flowguard: table public.batch cannot have a unique index on (id, flow), for it is partitioned
+                by tenant
+            DETAIL: A unique index of a partitioned table holds every column that it is partitioned by, and foreign keys
+                of table public.child rest on this one.
+            HINT: Let the link have tenant among its tenant columns, NOT NULL in all its tables.
+        """,
+        take=(),
+        then="ALTER TABLE batch ALTER COLUMN tenant SET NOT NULL; SELECT flowguard.guard('child', 'flow')",
+    ),
     # --- Rights
     Case(
         name="the caller of guard may not read the master",
@@ -91,6 +113,40 @@ CASES = [
             HINT: Let postgres run "CREATE UNIQUE INDEX ON public.flow (tenant, id)".
         """,
         follow_by="postgres",
+    ),
+    Case(
+        name="the caller of guard may not create functions in our schema",
+        reaches=(("_check_schema", "may not create functions"),),
+        setup=REGISTERED,
+        admin="ALTER SCHEMA flowguard OWNER TO postgres; GRANT USAGE ON SCHEMA flowguard TO app_owner",
+        call="SELECT flowguard.guard('child', 'flow')",
+        says="""
+            ERROR: FG110: flowguard: app_owner may not create functions in schema flowguard
+            DETAIL: What is generated lies there and belongs to whoever calls guard().
+            HINT: Let postgres run "GRANT CREATE ON SCHEMA flowguard TO app_owner".
+        """,
+        follow_by="postgres",
+    ),
+    Case(
+        name="others may create operators for a domain that a link is of",
+        reaches=(("_check_operators", "others may create operators"),),
+        setup="""
+CREATE EXTENSION citext;
+CREATE DOMAIN word AS citext;
+CREATE TABLE word_flow (id word PRIMARY KEY, tenant integer NOT NULL, created_at timestamptz);
+CREATE TABLE word_child (id integer PRIMARY KEY, tenant integer NOT NULL, flow word);
+SELECT flowguard.add_master('word_flow', 'id', '{tenant}');
+SELECT flowguard.add_link('word_child', 'flow');
+""",
+        admin="GRANT CREATE ON SCHEMA public TO PUBLIC",
+        call="SELECT flowguard.guard('word_child', 'flow')",
+        says="""
+            ERROR: FG110: flowguard: others may create operators in schema public, where those for column flow of table
+                public.word_child are
+            DETAIL: Its type is a domain: an operator for the domain itself would be taken instead, and run with the
+                rights of whoever calls guard().
+            HINT: Run "REVOKE CREATE ON SCHEMA public FROM PUBLIC".
+        """,
     ),
     Case(
         name="row security binds the owner",

@@ -74,6 +74,25 @@ CASES = [
         then="SELECT flowguard.add_link('kid', 'flow')",
     ),
     Case(
+        name="a table has a foreign table as partition",
+        reaches=(("_check_table", "has a partition that is a foreign table"),),
+        world="known",
+        setup="CREATE TABLE split (id integer, tenant integer, flow integer) PARTITION BY LIST (id); "
+        "CREATE TABLE split_1 PARTITION OF split (PRIMARY KEY (id)) FOR VALUES IN (1);",
+        admin="CREATE FOREIGN DATA WRAPPER elsewhere; CREATE SERVER elsewhere FOREIGN DATA WRAPPER elsewhere; "
+        "CREATE FOREIGN TABLE far PARTITION OF split FOR VALUES IN (2) SERVER elsewhere;",
+        call="SELECT flowguard.add_link('split', 'flow')",
+        says="""
+            ERROR: FG101: flowguard: table public.split has a partition that is a foreign table
+            DETAIL: Neither foreign keys nor unique indexes hold for its rows.
+            HINT: Detach it, or name a table whose partitions are all of this database.
+        """,
+        take=(),
+        then="ALTER TABLE split DETACH PARTITION far; ALTER TABLE split ADD PRIMARY KEY (id); "
+        "SELECT flowguard.add_link('split', 'flow')",
+        follow_by="postgres",
+    ),
+    Case(
         name="a temporary table is named",
         reaches=(("_check_table", "is temporary"),),
         world="known",
@@ -212,6 +231,23 @@ CASES = [
             DETAIL: A key that two rows may share cannot say which of them is the master.
             HINT: Run "CREATE UNIQUE INDEX ON public.split (tenant, id)" first.
         """,
+    ),
+    Case(
+        name="a master is partitioned by time, so that its key cannot be unique",
+        reaches=(("add_master", "is not unique"),),
+        setup="CREATE TABLE split (id integer, tenant integer, at timestamptz, PRIMARY KEY (id, at)) "
+        "PARTITION BY RANGE (at); CREATE TABLE split_1 PARTITION OF split DEFAULT;",
+        call="SELECT flowguard.add_master('split', 'id', '{tenant}', created_at_column => NULL)",
+        says="""
+            ERROR: FG105: flowguard: column id of table public.split is not unique
+            DETAIL: A key that two rows may share cannot say which of them is the master.
+            HINT: No unique index can make it so while public.split is partitioned by at: partition it by columns of
+                (tenant, id), or not at all.
+        """,
+        take=(),
+        then="DROP TABLE split; CREATE TABLE split (id integer, tenant integer, at timestamptz, "
+        "PRIMARY KEY (tenant, id)) PARTITION BY HASH (tenant); "
+        "SELECT flowguard.add_master('split', 'id', '{tenant}', created_at_column => NULL)",
     ),
     Case(
         name="a master is registered again, otherwise",
@@ -547,6 +583,56 @@ CASES = [
         """,
     ),
     Case(
+        name="a reference leads to a table that is partitioned by an expression",
+        reaches=(("add_reference_rule", "is not unique"),),
+        world="known",
+        setup="CREATE TABLE batch (id integer, tenant integer NOT NULL, flow integer) PARTITION BY LIST ((id % 2)); "
+        "ALTER TABLE child ADD batch integer",
+        call="SELECT flowguard.add_reference_rule('child', 'batch', 'batch', 'id', 'flow', false, 'flow')",
+        says="""
+            ERROR: FG105: flowguard: column id of table public.batch is not unique
+            DETAIL: A reference that several rows answer does not say which link is meant.
+            HINT: No unique index can make it so while public.batch is partitioned by an expression: partition it by
+                columns of (tenant, id), or not at all.
+        """,
+        take=(),
+        then="DROP TABLE batch; CREATE TABLE batch (id integer PRIMARY KEY, tenant integer, flow integer); "
+        "SELECT flowguard.add_reference_rule('child', 'batch', 'batch', 'id', 'flow', false, 'flow')",
+    ),
+    Case(
+        name="a row that may lack its tenant refers to a key of a table that is partitioned by tenant",
+        reaches=(("add_reference_rule", "is unique only within one"),),
+        world="known",
+        setup="CREATE TABLE batch (id integer, tenant integer NOT NULL, flow integer, PRIMARY KEY (tenant, id)) "
+        "PARTITION BY HASH (tenant); ALTER TABLE probe ADD batch integer",
+        call="SELECT flowguard.add_reference_rule('probe', 'batch', 'batch', 'id', 'flow', false, 'flow')",
+        says="""
+            ERROR: FG104: flowguard: table public.probe may hold rows without a tenant, and column id of table
+                public.batch is unique only within one
+            DETAIL: Tenant columns of the link: {tenant}.
+            HINT: Declare them NOT NULL.
+        """,
+        take=(),
+        then="ALTER TABLE probe ALTER COLUMN tenant SET NOT NULL; "
+        "SELECT flowguard.add_reference_rule('probe', 'batch', 'batch', 'id', 'flow', false, 'flow')",
+    ),
+    Case(
+        name="the link of a row says in which partition it lies",
+        reaches=(("_add_rule", "says in which partition"),),
+        world="known",
+        setup="CREATE TABLE split (id integer, tenant integer, flow integer, PRIMARY KEY (id, flow)) "
+        "PARTITION BY HASH (flow); SELECT flowguard.add_link('split', 'flow');",
+        call="SELECT flowguard.add_session_rule('split', 'flow')",
+        says="""
+            ERROR: FG104: flowguard: column flow of table public.split says in which partition a row lies
+            DETAIL: No trigger may fill it: a row cannot go to another partition while it is being inserted.
+            HINT: Partition the table by another column, or guard the link without rules: then it is proved, and never
+                filled.
+        """,
+        take=(),
+        then="SELECT flowguard.guard('split', 'flow')",
+    ),
+    Case(
         name="a row that may lack its tenant refers to a key that is unique in a tenant only",
         reaches=(("add_reference_rule", "is unique only within one"),),
         world="known",
@@ -571,6 +657,20 @@ CASES = [
             DETAIL: A link can agree with a reference only where the row referred to is known to exist.
             HINT: Run "ALTER TABLE public.child ADD FOREIGN KEY (event) REFERENCES public.event (id) NOT VALID", or pass
                 agree => false.
+        """,
+    ),
+    Case(
+        name="a link is to agree with a row whose key is unique in a tenant only",
+        reaches=(("add_reference_rule", "has no foreign key"),),
+        world="known",
+        setup="CREATE TABLE batch (id integer, tenant integer NOT NULL, flow integer, PRIMARY KEY (tenant, id)) "
+        "PARTITION BY HASH (tenant); ALTER TABLE child ADD batch integer",
+        call="SELECT flowguard.add_reference_rule('child', 'batch', 'batch', 'id', 'flow', link_column => 'flow')",
+        says="""
+            ERROR: FG111: flowguard: column batch of table public.child has no foreign key to public.batch.id
+            DETAIL: A link can agree with a reference only where the row referred to is known to exist.
+            HINT: Run "ALTER TABLE public.child ADD FOREIGN KEY (tenant, batch) REFERENCES public.batch (tenant, id) NOT
+                VALID", or pass agree => false.
         """,
     ),
     Case(

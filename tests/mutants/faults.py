@@ -19,6 +19,8 @@ UNDO = "tests/repair/test_undo.py"
 RESUMING = "tests/repair/test_resuming.py"
 POLICIES = "tests/repair/test_policies.py"
 QUARANTINE = "tests/repair/test_quarantine.py"
+PARTITIONS = "tests/engine/test_partitions.py"
+ATTACK = "tests/neighbours/test_attack.py"
 REPAIR_BY_TIME = "tests/repair/test_by_time.py"
 
 
@@ -591,9 +593,88 @@ WAYS_ROUND = [
         breaks="guard() and check do not see that a trigger was switched off.",
         design="3.8, STYLE",
         file="guard.sql",
-        find="WHEN t.tgenabled = 'D' THEN 'disabled'",
-        replace="WHEN t.tgenabled = 'D' THEN 'installed'",
+        find="WHEN EXISTS (SELECT FROM clone c WHERE c.enabled = 'D') THEN 'disabled'",
+        replace="WHEN EXISTS (SELECT FROM clone c WHERE c.enabled = 'D') THEN 'installed'",
         tests=(GUARD,),
+    ),
+]
+
+HOSTILE = [
+    Fault(
+        name="hostile: late links are written under the writer's path",
+        breaks="Triggers of the application run what a writer planted in the path, as the owner.",
+        design="4, 10",
+        file="compiler.sql",
+        find="  IF pg_catalog.pg_has_role(session_user, current_user, 'MEMBER') THEN",
+        replace="  IF true THEN",
+        tests=(ATTACK,),
+    ),
+    Fault(
+        name="hostile: a schema in which others may create is on the path",
+        breaks="As before, by what lies in a schema of the application itself.",
+        design="4, 10",
+        file="compiler.sql",
+        find="WHERE a.privilege_type = 'CREATE' AND NOT flowguard._is_trusted(a.grantee))\n     AND",
+        replace="WHERE false)\n     AND",
+        tests=(ATTACK,),
+    ),
+    Fault(
+        name="hostile: whose schema it is does not matter",
+        breaks="As before, by what lies in the writer's own schema.",
+        design="4, 10",
+        file="compiler.sql",
+        find="SELECT p_role <> 0 AND (",
+        replace="SELECT p_role <> 0 OR (",
+        tests=(ATTACK,),
+    ),
+]
+
+PARTITIONED = [
+    Fault(
+        name="partitions: a trigger that is disabled on one passes for installed",
+        breaks="guard() and check look at the triggers of the whole table only.",
+        design="3.8, 9",
+        file="guard.sql",
+        find="WHEN EXISTS (SELECT FROM clone c WHERE c.enabled = 'D')",
+        replace="WHEN t.tgenabled = 'D'",
+        tests=(PARTITIONS,),
+    ),
+    Fault(
+        name="partitions: PostgreSQL makes the indexes of all at once",
+        breaks="It takes over an index that the application has on one, which is gone after unguard().",
+        design="3.9, 9",
+        file="guard.sql",
+        find="'%s%I ON ONLY %s'",
+        replace="'%s%I ON %s'",
+        tests=(PARTITIONS,),
+    ),
+    Fault(
+        name="partitions: an index that waits to be attached is dropped",
+        breaks="A guard that was stopped cannot go on.",
+        design="3.8, 9",
+        file="guard.sql",
+        find="WHERE x.name = c.relname)",
+        replace="WHERE x.name = c.relname AND false)",
+        tests=(PARTITIONS,),
+    ),
+    Fault(
+        name="partitions: quarantine does not see keys to one of them",
+        breaks="Rows that refer to a partition by name are lost when its row goes.",
+        design="3.7, 9",
+        file="repair.sql",
+        find="AND c.confrelid = ANY (flowguard._partition_family(p_relation))",
+        replace="AND c.confrelid = p_relation",
+        tests=(PARTITIONS,),
+    ),
+    Fault(
+        name="partitions: another table that took the name of the whole goes unnoticed",
+        breaks="Rows of its partitions are looked for in the other table, and unlinked ones let pass.",
+        design="5, 9",
+        file="diagnosis.sql",
+        find="AND NOT EXISTS (SELECT FROM pg_partition_ancestors(p_trigger_relation) a "
+        "WHERE a.relid = to_regclass(p_relation))",
+        replace="AND pg_partition_root(p_trigger_relation) IS NULL",
+        tests=(PARTITIONS,),
     ),
 ]
 
@@ -690,4 +771,16 @@ REPAIRING = [
     ),
 ]
 
-FAULTS = [PROOF, *BY_TIME, *TENANTS, *LOOKUPS, *FILLING, *LATE_LINKING, *AT_COMMIT, *WAYS_ROUND, *REPAIRING]
+FAULTS = [
+    PROOF,
+    *BY_TIME,
+    *TENANTS,
+    *LOOKUPS,
+    *FILLING,
+    *LATE_LINKING,
+    *AT_COMMIT,
+    *WAYS_ROUND,
+    *HOSTILE,
+    *PARTITIONED,
+    *REPAIRING,
+]

@@ -36,8 +36,8 @@ PGSPOT_EXPLAINED = {
 }
 # No SET search_path: they write application tables, whose triggers would inherit it, or commit, or change it.
 WITHOUT_PATH = {
-    "_hold_back", "_quarantine_row", "_read_filter", "_repair_batch", "_restore_row", "_revert_runs", "_undo_links",
-    "_unmark_undo", "add_proximity_rule", "repair", "undo",
+    "_enter_safe_path", "_hold_back", "_leave_safe_path", "_quarantine_row", "_read_filter", "_repair_batch",
+    "_restore_row", "_revert_runs", "_undo_links", "_unmark_undo", "add_proximity_rule", "repair", "undo",
 }  # fmt: skip
 
 
