@@ -55,14 +55,16 @@ def test_data_into_a_schema_that_is_there(
     postgresql: TestPostgresql,
     tmp_path: Path,
 ) -> None:
-    file = tmp_path / "dump"
-    program(postgresql.bin / "pg_dump", "-Fc", "-f", str(file), "-d", world(name))
-    program(postgresql.bin / "pg_restore", "--schema-only", "--exit-on-error", "-d", empty_db, str(file))
-    restore = [str(postgresql.bin / "pg_restore"), "--data-only", "--exit-on-error"]
-    if triggers:
-        program(Path(restore[0]), *restore[1:], "-d", empty_db, str(file))
-    else:
-        program(Path(restore[0]), *restore[1:], "--disable-triggers", "-d", as_role(empty_db, "postgres"), str(file))
+    """A dump of data alone is needed for it: in one of everything, PostgreSQL does not order tables by their keys."""
+    schema, data = str(tmp_path / "schema"), str(tmp_path / "data")
+    program(postgresql.bin / "pg_dump", "-Fc", "--schema-only", "-f", schema, "-d", world(name))
+    program(postgresql.bin / "pg_restore", "--exit-on-error", "-d", empty_db, schema)
+    # The report's master refers to itself, with a key that is checked at once; PostgreSQL warns of that.
+    warned = "circular foreign-key constraints on this table" if name == "report" else ""
+    program(postgresql.bin / "pg_dump", "-Fc", "--data-only", "-f", data, "-d", world(name), warned=warned)
+    options = [] if triggers else ["--disable-triggers"]
+    dsn = empty_db if triggers else as_role(empty_db, "postgres")
+    program(postgresql.bin / "pg_restore", "--exit-on-error", *options, "-d", dsn, data)
     assert contents(empty_db, name) == contents(world(name), name)
     still_guards(empty_db, name)
     can_be_undone(empty_db, name)
