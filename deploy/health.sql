@@ -515,7 +515,9 @@ BEGIN
            'CALL flowguard.repair()', 'run_stopped:' || r.run_id
       FROM flowguard.repair_run r
      WHERE (r.status = 'stopped'
-            OR r.status = 'running' AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = r.pid))
+            -- A standby does not know the processes of its primary.
+            OR r.status = 'running' AND NOT pg_is_in_recovery()
+               AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = r.pid))
        AND NOT EXISTS (SELECT FROM flowguard.repair_run f
                         WHERE f.run_id > r.run_id AND f.status = 'finished'
                           AND (f.relation IS NULL OR (f.relation, f.link_column) = (r.relation, r.link_column)));

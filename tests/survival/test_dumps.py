@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
-from engine.postgres import one, rows, run
 from survival.servers import program
 from survival.worlds import can_be_undone, contents, still_guards
 
@@ -48,7 +46,7 @@ def test_a_plain_dump(name: str, world: World, empty_db: str, postgresql: TestPo
 @pytest.mark.parametrize("name", WORLDS)
 def test_data_into_a_schema_that_is_there(
     name: str,
-    triggers: bool,  # noqa: FBT001
+    triggers: bool,
     world: World,
     empty_db: str,
     as_role: AsRole,

@@ -6,7 +6,6 @@ one table, a filter, a partitioned source and columns that were dropped.
 
 from __future__ import annotations
 
-
 import psycopg
 from engine.postgres import Connection, one, refused, rows, run
 from repair.calls import repair, undo
@@ -45,10 +44,14 @@ SELECT flowguard.add_link('"Fälle"."Blatt"', 'Vorgang Nr');
 SELECT flowguard.add_reference_rule('"Fälle"."Blatt"', 'Akte', '"Fälle"."Akte"', 'Nr', 'Vorgang Nr',
                                     link_column => 'Vorgang Nr');
 SELECT flowguard.add_link('"Fälle"."Blatt"', 'zweiter Vorgang', on_orphan => 'unlink');
-SELECT flowguard.add_proximity_rule('"Fälle"."Blatt"', '"Fälle"."Ereignis ""roh"" 1"', '1 hour', 'am', 'am', 'Vorgang Nr',
-                                    '"Zustand" <> ''gelöscht''', link_column => 'zweiter Vorgang');
+SELECT flowguard.add_proximity_rule('"Fälle"."Blatt"', '"Fälle"."Ereignis ""roh"" 1"', '1 hour', 'am', 'am',
+                                    'Vorgang Nr', '"Zustand" <> ''gelöscht''', link_column => 'zweiter Vorgang');
 """
-ODD_LINKS = (('"Fälle"."Akte"', "Vorgang Nr"), ('"Fälle"."Blatt"', "Vorgang Nr"), ('"Fälle"."Blatt"', "zweiter Vorgang"))
+ODD_LINKS = (
+    ('"Fälle"."Akte"', "Vorgang Nr"),
+    ('"Fälle"."Blatt"', "Vorgang Nr"),
+    ('"Fälle"."Blatt"', "zweiter Vorgang"),
+)
 
 
 ENFORCED = ('"Fälle"."Blatt"', "Vorgang Nr")
@@ -151,7 +154,10 @@ def still_guards(dsn: str, world: str) -> None:
             assert one(connection, 'SELECT "Vorgang Nr" FROM "Fälle"."Blatt" WHERE "Nr" = 202') == 3
             with refused("23503"):
                 run(connection, """UPDATE "Fälle"."Akte" SET "Vorgang Nr" = 3 WHERE "Nr" = 10""")
-            run(connection, """INSERT INTO "Fälle"."Ereignis ""roh"" 1" VALUES (9, 8, 3, 'offen', '2025-05-05 00:30+00')""")
+            run(
+                connection,
+                """INSERT INTO "Fälle"."Ereignis ""roh"" 1" VALUES (9, 8, 3, 'offen', '2025-05-05 00:30+00')""",
+            )
             assert one(connection, 'SELECT "zweiter Vorgang" FROM "Fälle"."Blatt" WHERE "Nr" = 202') == 3
         last = one(connection, "SELECT max(run_id) FROM flowguard.run")
         assert repair(connection, note="after").id == last + 1
@@ -175,8 +181,11 @@ def can_be_undone(dsn: str, world: str) -> None:
             assert one(connection, unlinked.format("import_field_mappings")) == 178
             assert one(connection, unlinked.format("assets")) == 29
         else:
-            akten = rows(connection, """SELECT "Nr", "Vorgang Nr" FROM "Fälle"."Akte" WHERE "Nr" IN (11, 12) ORDER BY 1""")
+            akten = rows(
+                connection, """SELECT "Nr", "Vorgang Nr" FROM "Fälle"."Akte" WHERE "Nr" IN (11, 12) ORDER BY 1"""
+            )
             assert akten == [(11, 902), (12, 999)]
             assert rows(
-                connection, 'SELECT "Vorgang Nr", "zweiter Vorgang" FROM "Fälle"."Blatt" WHERE "Nr" <= 102 ORDER BY "Nr"'
+                connection,
+                'SELECT "Vorgang Nr", "zweiter Vorgang" FROM "Fälle"."Blatt" WHERE "Nr" <= 102 ORDER BY "Nr"',
             ) == [(None, None), (None, 2), (None, 888)]
