@@ -69,7 +69,17 @@ def primary() -> Iterator[Running]:
 def standby(primary: Running) -> Iterator[Running]:
     """Start a physical standby of the primary."""
     cluster = server.new_cluster(bindir(), server.UNSAFE)
-    copy = [str(cluster.bin / "pg_basebackup"), "-D", cluster.order["data"], "-R", "-X", "stream", "-c", "fast"]
+    copy = [
+        str(cluster.bin / "pg_basebackup"),
+        "-D",
+        cluster.order["data"],
+        "-R",
+        "-X",
+        "stream",
+        "-c",
+        "fast",
+        "--no-sync",
+    ]
     cluster.order["prepare"] = [[*copy, "-d", primary.dsn()]]
     with started(cluster) as running:
         yield running

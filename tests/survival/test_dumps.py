@@ -45,6 +45,7 @@ def test_a_plain_dump(name: str, world: World, empty_db: str, postgresql: TestPo
 @pytest.mark.parametrize("triggers", [True, False], ids=["with triggers", "--disable-triggers"])
 @pytest.mark.parametrize("name", WORLDS)
 def test_data_into_a_schema_that_is_there(
+    *,
     name: str,
     triggers: bool,
     world: World,
