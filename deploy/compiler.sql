@@ -604,6 +604,38 @@ $_paused_body$;
 COMMENT ON FUNCTION flowguard._paused_body(flowguard.link, text) IS
   'The body of a trigger function of a link that is paused.';
 
+CREATE OR REPLACE FUNCTION flowguard._names_check(p_link flowguard.link, p_result text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_names_check$
+-- PL/pgSQL text: no name in the function means another table or column by now. Looked at when the function is planned,
+-- in each session, and again when one of the tables is changed; run, it is a constant.
+  SELECT format(E'  IF NOT flowguard._names_hold(%L, %L, %L::pg_catalog.regclass, %L, %L, ARRAY[%s], %L,\n'
+                '       ARRAY[%s]::pg_catalog.regclass[]) THEN\n    RETURN %s;  -- never: it is true or an error\n'
+                '  END IF;\n',
+                p_link.stem,
+                ARRAY(SELECT p_link.stem || x.suffix FROM (
+                  SELECT unnest('{_fill,_commit}'::text[])
+                  UNION ALL SELECT '_follow_' || r."position" FROM flowguard._rules(p_link) r WHERE r.kind <> 'session'
+                ) AS x (suffix)),
+                p_link.relation, flowguard._row_key(p_link.relation), w.own, w.targets, w.columns,
+                (SELECT string_agg(format('%L::pg_catalog.regclass', s.source), ', ' ORDER BY s.source::text)
+                   FROM (SELECT DISTINCT r.source FROM flowguard._rules(p_link) r WHERE r.source IS NOT NULL) AS s),
+                p_result)
+    FROM (SELECT array_agg(x.own ORDER BY x.n, x.own) AS own, array_agg(x.other ORDER BY x.n, x.own) AS columns,
+                 string_agg(format('%L::pg_catalog.regclass', x.target), ', ' ORDER BY x.n, x.own) AS targets
+            FROM (SELECT 0 AS n, p_link.link_column AS own, m.relation AS target, m.key_column AS other
+                    FROM flowguard._master(p_link.master) m
+                  UNION ALL
+                  SELECT 1, t.own, m.relation, t.other
+                    FROM flowguard._master(p_link.master) m
+                   CROSS JOIN LATERAL unnest(p_link.tenant_columns, m.tenant_columns) AS t (own, other)
+                   WHERE t.own IS NOT NULL
+                  UNION ALL
+                  SELECT 2 + r."position", r.via_column, r.source, r.source_key
+                    FROM flowguard._rules(p_link) r WHERE r.agree) AS x) AS w;
+$_names_check$;
+COMMENT ON FUNCTION flowguard._names_check(flowguard.link, text) IS
+  'PL/pgSQL text that fails where a name has passed on to another table or column.';
+
 CREATE OR REPLACE FUNCTION flowguard._fill_body(p_link flowguard.link) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_fill_body$
 -- The body of the function of the BEFORE triggers of a link: what the rules yield is the link of the row.
@@ -625,10 +657,7 @@ DECLARE
   v_link %6$s;
   v_reference %6$s;
 %3$sBEGIN
-  IF %7$L::pg_catalog.regclass IS NULL THEN
-    RETURN NEW;  -- never: the name itself is an error once the table is called otherwise
-  END IF;
-  IF pg_catalog.current_setting('flowguard.privileged', true) OPERATOR(pg_catalog.<>) '' THEN
+%7$s  IF pg_catalog.current_setting('flowguard.privileged', true) OPERATOR(pg_catalog.<>) '' THEN
     IF flowguard._is_privileged('undo') THEN
       RETURN NEW;
     END IF;
@@ -638,7 +667,7 @@ DECLARE
 END;
 $body$, p_link.link_column, p_link.relation, v_session || flowguard._lookup_variables(p_link),
          flowguard._lookup(p_link, 'NEW'), flowguard._generated_remark(p_link),
-         flowguard._nullable_type(p_link.relation, p_link.link_column), p_link.relation);
+         flowguard._nullable_type(p_link.relation, p_link.link_column), flowguard._names_check(p_link, 'NEW'));
 END;
 $_fill_body$;
 COMMENT ON FUNCTION flowguard._fill_body(flowguard.link) IS
@@ -717,7 +746,7 @@ BEGIN
 DECLARE
 %10$s  v_key pg_catalog.jsonb := %4$s;
 BEGIN
-  IF pg_catalog.current_setting('flowguard.privileged', true) OPERATOR(pg_catalog.<>) '' THEN
+%6$s  IF pg_catalog.current_setting('flowguard.privileged', true) OPERATOR(pg_catalog.<>) '' THEN
     -- repair looks at every row itself, and at a row of an enforced link only to link it
     IF flowguard._is_privileged('undo') OR flowguard._is_privileged('bypass') OR flowguard._is_privileged('repair') THEN
       RETURN NULL;
@@ -725,7 +754,6 @@ BEGIN
   END IF;
   SELECT c.* INTO NEW FROM %2$s c WHERE %5$s;
   IF NOT FOUND THEN
-    PERFORM flowguard._refuse_renamed(TG_RELID, %6$L, v_key);
     RETURN NULL;
   END IF;
   IF NEW.%1$I IS NOT NULL THEN
@@ -735,7 +763,7 @@ BEGIN
 END;
 $body$, p_link.link_column, p_link.relation, flowguard._generated_remark(p_link),
          flowguard._row_key_sql(p_link.relation, 'NEW.'), flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'),
-         p_link.relation, v_tenantless, v_again, v_missing, v_declared);
+         flowguard._names_check(p_link, 'NULL'), v_tenantless, v_again, v_missing, v_declared);
 END;
 $_commit_body$;
 COMMENT ON FUNCTION flowguard._commit_body(flowguard.link) IS
@@ -865,7 +893,7 @@ DECLARE
   v_setting pg_catalog.text := pg_catalog.current_setting('flowguard.privileged', true);
   v_run     bigint;
 %13$sBEGIN
-%5$s  IF v_setting OPERATOR(pg_catalog.<>) '' THEN
+%14$s%5$s  IF v_setting OPERATOR(pg_catalog.<>) '' THEN
     IF flowguard._is_privileged('undo') THEN
       RETURN NULL;
     END IF;
@@ -896,7 +924,8 @@ $body$, p_link.link_column, flowguard._generated_remark(p_link), p_rule."positio
              THEN E'    IF v_run IS NOT NULL AND flowguard._repairs_all(v_run) THEN\n      RETURN NULL;\n    END IF;\n'
              WHEN p_link.mode = 'enforce' THEN ''
              ELSE E'    v_repairs_all := v_run IS NOT NULL AND flowguard._repairs_all(v_run);\n' END,
-        CASE WHEN v_direct AND p_link.mode <> 'enforce' THEN E'  v_repairs_all boolean := false;\n' ELSE '' END);
+        CASE WHEN v_direct AND p_link.mode <> 'enforce' THEN E'  v_repairs_all boolean := false;\n' ELSE '' END,
+        flowguard._names_check(p_link, 'NULL'));
 END;
 $_follow_body$;
 COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS

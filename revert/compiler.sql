@@ -12,6 +12,7 @@ DROP FUNCTION IF EXISTS flowguard._has_finder(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._finder_signature(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._finder_body(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._fill_body(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._names_check(flowguard.link, text);
 DROP FUNCTION IF EXISTS flowguard._paused_body(flowguard.link, text);
 DROP FUNCTION IF EXISTS flowguard._generated_remark(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._unknown_tenant_sql(flowguard.link, text);

@@ -35,6 +35,7 @@ SELECT 'flowguard._same_row_sql(regclass, text, text)'::regprocedure;
 SELECT 'flowguard._unknown_tenant_sql(flowguard.link, text)'::regprocedure;
 SELECT 'flowguard._generated_remark(flowguard.link)'::regprocedure;
 SELECT 'flowguard._paused_body(flowguard.link, text)'::regprocedure;
+SELECT 'flowguard._names_check(flowguard.link, text)'::regprocedure;
 SELECT 'flowguard._fill_body(flowguard.link)'::regprocedure;
 SELECT 'flowguard._finder_body(flowguard.link)'::regprocedure;
 SELECT 'flowguard._finder_signature(flowguard.link)'::regprocedure;
