@@ -571,6 +571,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
      WHERE flowguard._is_ours(c.relname)
        AND (i.indrelid, c.relname::text) NOT IN (
              SELECT w.relation, w.name FROM needing n CROSS JOIN LATERAL flowguard._wanted_indexes(n.link) w)
+       -- A key of another link that rests on it goes, or moves to another index, when that link is guarded.
+       AND NOT EXISTS (SELECT FROM pg_constraint k
+                        WHERE k.conindid = i.indexrelid AND k.contype = 'f'
+                          AND NOT (flowguard._is_ours(k.conname) AND flowguard._is_for(p_link, k.conname)))
     UNION ALL
     SELECT 6, format('DROP STATISTICS %s.%I', x.stxnamespace::regnamespace, x.stxname),
            format('SHARE UPDATE EXCLUSIVE on %s', x.stxrelid::regclass)

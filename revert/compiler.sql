@@ -33,6 +33,7 @@ DROP FUNCTION IF EXISTS flowguard._time_is_usable(text);
 DROP FUNCTION IF EXISTS flowguard._sync_views();
 DROP FUNCTION IF EXISTS flowguard._unread_views();
 DROP FUNCTION IF EXISTS flowguard._view_sql(flowguard.link, flowguard.rule);
+DROP FUNCTION IF EXISTS flowguard._reads(regclass, regclass, name[]);
 DROP FUNCTION IF EXISTS flowguard._source_view(flowguard.link, flowguard.rule);
 DROP FUNCTION IF EXISTS flowguard._source_view_query(flowguard.rule);
 DROP FUNCTION IF EXISTS flowguard._setting_name(name);

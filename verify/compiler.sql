@@ -15,6 +15,7 @@ SELECT 'flowguard._master_match(flowguard.link, text, boolean)'::regprocedure;
 SELECT 'flowguard._setting_name(name)'::regprocedure;
 SELECT 'flowguard._source_view_query(flowguard.rule)'::regprocedure;
 SELECT 'flowguard._source_view(flowguard.link, flowguard.rule)'::regprocedure;
+SELECT 'flowguard._reads(regclass, regclass, name[])'::regprocedure;
 SELECT 'flowguard._view_sql(flowguard.link, flowguard.rule)'::regprocedure;
 SELECT 'flowguard._unread_views()'::regprocedure;
 SELECT 'flowguard._sync_views()'::regprocedure;
