@@ -735,6 +735,7 @@ BEGIN
     RETURN flowguard._paused_body(p_link, 'NULL');
   END IF;
   IF p_link.mode = 'enforce' THEN
+    v_declared := format(E'  v_key pg_catalog.jsonb := %s;\n', flowguard._row_key_sql(p_link.relation, 'NEW.'));
     v_missing := format(E'  PERFORM flowguard._refuse_unlinked(%L, %L, v_key);\n', p_link.relation, p_link.link_column);
     IF v_unknown IS NOT NULL THEN
       v_tenantless := format(E'    IF %s THEN\n      PERFORM flowguard._refuse_tenantless(%L, %L, v_key);\n'
@@ -742,7 +743,8 @@ BEGIN
     END IF;
   END IF;
   IF flowguard._has_finder(p_link) THEN
-    v_declared := format(E'  v_link %s;\n', flowguard._nullable_type(p_link.relation, p_link.link_column));
+    v_declared := format(E'  v_link %s;\n', flowguard._nullable_type(p_link.relation, p_link.link_column))
+                  || v_declared;
     -- A trigger of the application may turn the row away or take the link off again. Its write is then taken back: it
     -- would be looked at at commit in turn, without end.
     v_again := format(E'  v_link := %s;\n  IF v_link IS NOT NULL THEN\n    BEGIN\n'
@@ -757,8 +759,7 @@ BEGIN
 %3$s
 #variable_conflict use_variable
 DECLARE
-%10$s  v_key pg_catalog.jsonb := %4$s;
-BEGIN
+%4$sBEGIN
 %6$s  IF pg_catalog.current_setting('flowguard.privileged', true) OPERATOR(pg_catalog.<>) '' THEN
     -- repair looks at every row itself, and at a row of an enforced link only to link it
     IF flowguard._is_privileged('undo') OR flowguard._is_privileged('bypass') OR flowguard._is_privileged('repair') THEN
@@ -774,9 +775,9 @@ BEGIN
   END IF;
 %8$s%9$s  RETURN NULL;
 END;
-$body$, p_link.link_column, p_link.relation, flowguard._generated_remark(p_link),
-         flowguard._row_key_sql(p_link.relation, 'NEW.'), flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'),
-         flowguard._names_check(p_link, 'NULL'), v_tenantless, v_again, v_missing, v_declared);
+$body$, p_link.link_column, p_link.relation, flowguard._generated_remark(p_link), v_declared,
+         flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'), flowguard._names_check(p_link, 'NULL'), v_tenantless,
+         v_again, v_missing);
 END;
 $_commit_body$;
 COMMENT ON FUNCTION flowguard._commit_body(flowguard.link) IS

@@ -277,8 +277,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_check_names$
 -- Raises FG004 where a name in the generated code of a link means another table or column by now than when it was made.
 -- The catalog knows better: a trigger and a foreign key keep their tables and columns, whatever these are called.
 -- p_tables are the child and the sources; p_own of the child refers to p_columns of p_targets, the link first. A name
--- that is gone altogether is left to the generated code, which fails on it. VOLATILE, to see what was committed since the
--- statement began.
+-- that is gone altogether is left to the generated code, which fails on it. VOLATILE, to see what was committed since
+-- the statement began.
 DECLARE
   r_found record;
 BEGIN
@@ -354,7 +354,7 @@ CREATE OR REPLACE FUNCTION flowguard._names_hold(
   p_stem text, p_tables regclass[], p_key name[], p_own name[], p_targets regclass[], p_columns name[]
 ) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_names_hold$
--- True, or FG004. Called IMMUTABLE so that it is asked while a statement is planned, and costs nothing when that is run.
+-- True, or FG004. Called IMMUTABLE so that it is asked while a statement is planned, and costs nothing when it is run.
 -- PostgreSQL plans anew, and so asks again, when one of the tables is changed that the arguments name.
 BEGIN
   PERFORM flowguard._check_names(p_stem, p_tables, p_key, p_own, p_targets, p_columns);
@@ -362,7 +362,7 @@ BEGIN
 END;
 $_names_hold$;
 COMMENT ON FUNCTION flowguard._names_hold(text, regclass[], name[], name[], regclass[], name[]) IS
-  'Whether the names in generated code mean what they did when it was made; raises FG004. Asked when it is planned.';
+  'Whether the names in generated code mean what they did when it was made; raises FG004. Asked when code is planned.';
 
 CREATE OR REPLACE FUNCTION flowguard._judged_rows(p_link flowguard.link) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_judged_rows$

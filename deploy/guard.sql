@@ -459,8 +459,9 @@ COMMENT ON FUNCTION flowguard._wanted_triggers(flowguard.link) IS
 CREATE OR REPLACE FUNCTION flowguard._trigger_names(p_trigger oid) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_trigger_names$
 -- How the table that a trigger is on, and the columns that its WHEN reads, are called now.
-  SELECT jsonb_build_object('table', t.tgrelid::regclass::text, 'columns', coalesce(jsonb_agg(a.attname ORDER BY a.attnum)
-                              FILTER (WHERE a.attname IS NOT NULL), '[]'))
+  SELECT jsonb_build_object('table', t.tgrelid::regclass::text,
+                            'columns', coalesce(jsonb_agg(a.attname ORDER BY a.attnum)
+                                                FILTER (WHERE a.attname IS NOT NULL), '[]'))
     FROM pg_trigger t
     LEFT JOIN pg_depend d ON d.classid = 'pg_trigger'::regclass AND d.objid = t.oid
                          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.tgrelid
@@ -468,7 +469,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_trigger_names$
    WHERE t.oid = p_trigger
    GROUP BY t.oid, t.tgrelid;
 $_trigger_names$;
-COMMENT ON FUNCTION flowguard._trigger_names(oid) IS 'How a trigger''s table and the columns that it reads are called.';
+COMMENT ON FUNCTION flowguard._trigger_names(oid) IS
+  'How a trigger''s table and the columns that it reads are called.';
 
 CREATE OR REPLACE FUNCTION flowguard._trigger_stamp(p_trigger oid, p_hash text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_trigger_stamp$
