@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 
 import psycopg
@@ -50,37 +51,40 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def engine(primary: Running) -> str:
-    """Name of a database of the primary with the engine in it."""
-    with psycopg.connect(primary.dsn(), autocommit=True) as admin:
-        admin.execute("CREATE DATABASE engine OWNER app_owner")
-    changes.deploy(primary.dsn("engine", "app_owner"), to="@engine")
-    return "engine"
+def application(primary: Running) -> Callable[[str], str]:
+    """Give the name of a database of the primary with the small application, guarded in a mode."""
+
+    @cache
+    def make(mode: str) -> str:
+        with psycopg.connect(primary.dsn(), autocommit=True) as admin:
+            admin.execute(sql.SQL("CREATE DATABASE {} OWNER app_owner").format(sql.Identifier(mode)))
+        changes.deploy(primary.dsn(mode, "app_owner"), to="@engine")
+        with psycopg.connect(primary.dsn(mode, "app_owner"), autocommit=True) as connection:
+            tables.guarded(connection, mode=mode)
+        return mode
+
+    return make
 
 
 @pytest.fixture
-def pair(primary: Running, engine: str) -> Iterator[Callable[..., Pair]]:
+def pair(primary: Running, application: Callable[[str], str]) -> Iterator[Callable[..., Pair]]:
     """Make a pair, each guarded in a mode of its own; `omitted` is not published."""
     with ExitStack() as stack:
 
-        def make(publisher: str, subscriber: str, *, omitted: str = "", before: str = "") -> Pair:
+        def copy(name: str, mode: str) -> Connection:
             admin = stack.enter_context(psycopg.connect(primary.dsn(), autocommit=True))
+            named = sql.Identifier(name)
+            template = sql.Identifier(application(mode))
+            admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER app_owner").format(named, template))
+            stack.callback(admin.execute, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(named))
+            return stack.enter_context(psycopg.connect(primary.dsn(name, "app_owner"), autocommit=True))
+
+        def make(publisher: str, subscriber: str, *, omitted: str = "", before: str = "") -> Pair:
             name = f"pair_{next(_numbers)}"
-            connections = []
-            for side, mode in (("pub", publisher), ("sub", subscriber)):
-                database = f"{name}_{side}"
-                admin.execute(
-                    sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER app_owner").format(
-                        sql.Identifier(database), sql.Identifier(engine)
-                    )
-                )
-                stack.callback(admin.execute, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database)))
-                connection = stack.enter_context(psycopg.connect(primary.dsn(database, "app_owner"), autocommit=True))
-                tables.guarded(connection, mode=mode)
-                connections.append(connection)
-            run(connections[1], "TRUNCATE flow CASCADE")
+            source, target = copy(f"{name}_pub", publisher), copy(f"{name}_sub", subscriber)
+            run(target, "TRUNCATE flow CASCADE")
             if before:
-                run(connections[0], before)
+                run(source, before)
             published = ", ".join(table for table in TABLES if table != omitted)
             at_publisher = stack.enter_context(psycopg.connect(primary.dsn(f"{name}_pub"), autocommit=True))
             run(at_publisher, f"CREATE PUBLICATION {name} FOR TABLE {published}")
@@ -97,7 +101,7 @@ def pair(primary: Running, engine: str) -> Iterator[Callable[..., Pair]]:
             while rows(at_subscriber, "SELECT FROM pg_subscription_rel WHERE srsubstate <> 'r'"):
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
-            return Pair(*connections, at_publisher, name)
+            return Pair(source, target, at_publisher, name)
 
         yield make
 

@@ -25,8 +25,8 @@ UPDATE pg_attribute
    SET attoptions = (SELECT array_agg(o) FROM unnest(attoptions) AS o WHERE o NOT LIKE 'pg_attver=%')
  WHERE attoptions::text LIKE '%pg_attver=%'
 """
-"""Debian's 15.20 notes a version at each column, as an option of it that 18.6 does not know: no table of anybody's could
-be upgraded."""
+"""Debian's 15.20 notes a version at each column, as an option of it that 18.6 does not know: no table of anybody's
+could be upgraded."""
 
 
 def build(old: Running) -> dict[str, dict[str, list[str]]]:
@@ -69,8 +69,9 @@ def upgraded() -> Iterator[tuple[Running, dict[str, dict[str, list[str]]]]]:
         # pg_upgrade writes into the directory that it is run in, and says why it failed in files of the new server's.
         here, data = new.directory / "socket", new.order["data"]
         upgrade = (
-            f"cd {here} && {new.bin / 'pg_upgrade'} --no-sync -U postgres -b {OLD} -B {new.bin} -d {old.order['data']} -D {data} "
-            f"-s {here} || {{ tail -n 30 {data}/pg_upgrade_output.d/*/log/pg_upgrade_dump_*.log; exit 1; }}"
+            f"cd {here} && {new.bin / 'pg_upgrade'} --no-sync -U postgres -b {OLD} -B {new.bin} "
+            f"-d {old.order['data']} -D {data} -s {here} "
+            f"|| {{ tail -n 30 {data}/pg_upgrade_output.d/*/log/pg_upgrade_dump_*.log; exit 1; }}"
         )
         new.order["prepare"].append(["sh", "-c", upgrade])
         yield stack.enter_context(started(new)), before
