@@ -254,40 +254,115 @@ $_refuse_tenantless$;
 COMMENT ON FUNCTION flowguard._refuse_tenantless(regclass, name, jsonb) IS
   'Raises FG002: a row of an enforced link has a link and no tenant.';
 
-CREATE OR REPLACE FUNCTION flowguard._refuse_renamed(p_trigger_relation oid, p_relation text, p_row_key jsonb)
-RETURNS void
+CREATE OR REPLACE FUNCTION flowguard._refuse_renamed(p_stem text, p_made_for text, p_now text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_refuse_renamed$
--- Raises FG004 where a row is not in the table that the trigger was generated for, but in the one that the trigger is
--- on: another table has taken the name. A row that was deleted meanwhile is in neither. A partition's trigger is that
--- of the table that it is a partition of.
+-- Raises FG004: a name that a guard was made for has passed on to another table or column.
 DECLARE
-  v_found boolean;
+  v_link flowguard.link;
 BEGIN
-  IF p_trigger_relation IS DISTINCT FROM to_regclass(p_relation)::oid
-     AND NOT EXISTS (SELECT FROM pg_partition_ancestors(p_trigger_relation) a WHERE a.relid = to_regclass(p_relation))
-  THEN
-    EXECUTE format('SELECT true FROM %s c WHERE %s', p_trigger_relation::regclass,
-                   flowguard._key_sql_match(p_trigger_relation::regclass, 'c', '$1'))
-      INTO v_found USING p_row_key;
-    IF v_found THEN
-      RAISE EXCEPTION 'flowguard: the guard of table % was made for %', p_trigger_relation::regclass, p_relation
-        USING ERRCODE = 'FG004',
-              DETAIL = 'The table was renamed or moved since, and another one has taken its name.',
-              HINT = format('Call %s.',
-                            coalesce((SELECT string_agg(format('flowguard.guard(%L, %L)', l.relation, l.link_column),
-                                                        ', ' ORDER BY l.stem)
-                                        FROM flowguard.link l
-                                       WHERE l.relation = p_trigger_relation
-                                          OR l.relation IN (SELECT a.relid
-                                                              FROM pg_partition_ancestors(p_trigger_relation) a)),
-                                     format('flowguard.add_link(%L, link_column => ''<column>'')',
-                                            p_trigger_relation::regclass)));
-    END IF;
-  END IF;
+  SELECT * INTO v_link FROM flowguard.link l WHERE l.stem = p_stem;
+  RAISE EXCEPTION 'flowguard: the guard of table % was made for %', v_link.relation, p_made_for
+    USING ERRCODE = 'FG004',
+          DETAIL = format('That is called %s now, and another one has taken its name.', p_now),
+          HINT = format('Call flowguard.guard(%L, %L).', v_link.relation, v_link.link_column);
 END;
 $_refuse_renamed$;
-COMMENT ON FUNCTION flowguard._refuse_renamed(oid, text, jsonb) IS
-  'Raises FG004 where another table has taken the name of the one that a trigger is on.';
+COMMENT ON FUNCTION flowguard._refuse_renamed(text, text, text) IS
+  'Raises FG004 where another table or column has taken a name that a guard was made for.';
+
+CREATE OR REPLACE FUNCTION flowguard._check_names(
+  p_stem text, p_tables regclass[], p_key name[], p_own name[], p_targets regclass[], p_columns name[]
+) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_check_names$
+-- Raises FG004 where a name in the generated code of a link means another table or column by now than when it was made.
+-- The catalog knows better: a trigger and a foreign key keep their tables and columns, whatever these are called.
+-- p_tables are the child and the sources; p_own of the child refers to p_columns of p_targets, the link first. A name
+-- that is gone altogether is left to the generated code, which fails on it. VOLATILE, to see what was committed since
+-- the statement began.
+DECLARE
+  r_found record;
+BEGIN
+  -- As a rule all is as it was. That is asked in short queries, for it is asked by each session: our triggers are where
+  -- they were made, each is what it was, the foreign keys are there, and what names a row is not NULL.
+  IF (SELECT count(DISTINCT t.tgrelid) = cardinality(p_tables)
+             AND bool_and(substr(d.description, 59, 32) = md5(pg_get_triggerdef(t.oid)))
+        FROM pg_trigger t
+        LEFT JOIN pg_description d ON d.objoid = t.oid AND d.classoid = 'pg_trigger'::regclass AND d.objsubid = 0
+       WHERE t.tgrelid = ANY (p_tables) AND starts_with(t.tgname::text, '~flowguard_' || p_stem || '_'))
+     AND (SELECT count(*) = cardinality(p_own)
+            FROM ROWS FROM (unnest(p_own), unnest(p_targets), unnest(p_columns)) AS w (own, target, "column")
+            JOIN pg_attribute a ON a.attrelid = p_tables[1] AND a.attname = w.own
+            JOIN pg_attribute f ON f.attrelid = w.target AND f.attname = w.column
+           WHERE EXISTS (SELECT FROM pg_constraint k
+                          WHERE k.conrelid = p_tables[1] AND k.confrelid = w.target AND k.contype = 'f'
+                            AND k.confkey[array_position(k.conkey, a.attnum)] = f.attnum))
+     AND (SELECT count(*) = cardinality(p_key)
+            FROM pg_attribute a WHERE a.attrelid = p_tables[1] AND a.attname = ANY (p_key) AND a.attnotnull) THEN
+    RETURN;
+  END IF;
+
+  -- Our triggers note how their tables and columns were called.
+  FOR r_found IN
+    SELECT t.tgrelid::regclass AS relation, n.noted, n.now
+      FROM pg_trigger t
+     CROSS JOIN LATERAL (
+       SELECT substring(obj_description(t.oid, 'pg_trigger') FROM '^Generated by PyFlowGuard [^ ]+ [^ ]+ (.*)$')::jsonb,
+              flowguard._trigger_names(t.oid)) AS n (noted, now)
+     WHERE starts_with(t.tgname::text, '~flowguard_' || p_stem || '_') AND t.tgparentid = 0 AND n.noted <> n.now
+     ORDER BY t.tgname
+  LOOP
+    IF r_found.noted ->> 'table' <> r_found.now ->> 'table' AND to_regclass(r_found.noted ->> 'table') IS NOT NULL THEN
+      PERFORM flowguard._refuse_renamed(p_stem, r_found.noted ->> 'table', r_found.now ->> 'table');
+    END IF;
+    PERFORM flowguard._refuse_renamed(p_stem, format('column %I of %s', c.noted, r_found.relation), quote_ident(c.now))
+       FROM ROWS FROM (jsonb_array_elements_text(r_found.noted -> 'columns'),
+                       jsonb_array_elements_text(r_found.now -> 'columns')) AS c (noted, now)
+       JOIN pg_attribute a ON a.attrelid = r_found.relation AND a.attname = c.noted AND NOT a.attisdropped
+      WHERE c.noted <> c.now;
+  END LOOP;
+
+  -- Foreign keys of the child know what no trigger of ours is on or reads.
+  SELECT k.confrelid::regclass AS relation INTO r_found
+    FROM pg_constraint k
+    JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attname = p_own[1] AND a.attnum = ANY (k.conkey)
+   WHERE k.conrelid = p_tables[1] AND k.contype = 'f'
+     AND (k.conname IN ('flowguard_' || p_stem || '_tenant_fkey', 'flowguard_' || p_stem || '_fkey')
+          OR cardinality(k.conkey) = 1)
+   ORDER BY k.confrelid = p_targets[1] DESC LIMIT 1;
+  IF r_found.relation <> p_targets[1] THEN
+    PERFORM flowguard._refuse_renamed(p_stem, p_targets[1]::text, r_found.relation::text);
+  END IF;
+  PERFORM flowguard._refuse_renamed(p_stem, format('column %I of %s', w.column, w.target), quote_ident(min(f.attname)))
+     FROM ROWS FROM (unnest(p_own), unnest(p_targets), unnest(p_columns)) AS w (own, target, "column")
+     JOIN pg_attribute a ON a.attrelid = p_tables[1] AND a.attname = w.own
+     JOIN pg_constraint k ON k.conrelid = a.attrelid AND k.contype = 'f' AND k.confrelid = w.target
+                         AND a.attnum = ANY (k.conkey)
+     JOIN pg_attribute f ON f.attrelid = w.target AND f.attnum = k.confkey[array_position(k.conkey, a.attnum)]
+     JOIN pg_attribute n ON n.attrelid = w.target AND n.attname = w.column
+    GROUP BY w.own, w.target, w.column
+   HAVING NOT bool_or(f.attname = w.column);
+
+  PERFORM flowguard._refuse_renamed(p_stem, format('column %I of %s', a.attname, a.attrelid::regclass),
+                                    flowguard._columns_sql(flowguard._row_key(p_tables[1])))
+     FROM pg_attribute a WHERE a.attrelid = p_tables[1] AND a.attname = ANY (p_key) AND NOT a.attnotnull;
+END;
+$_check_names$;
+COMMENT ON FUNCTION flowguard._check_names(text, regclass[], name[], name[], regclass[], name[]) IS
+  'Raises FG004 where a name in generated code means another table or column by now.';
+
+CREATE OR REPLACE FUNCTION flowguard._names_hold(
+  p_stem text, p_tables regclass[], p_key name[], p_own name[], p_targets regclass[], p_columns name[]
+) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_names_hold$
+-- True, or FG004. Called IMMUTABLE so that it is asked while a statement is planned, and costs nothing when it is run.
+-- PostgreSQL plans anew, and so asks again, when one of the tables is changed that the arguments name.
+BEGIN
+  PERFORM flowguard._check_names(p_stem, p_tables, p_key, p_own, p_targets, p_columns);
+  RETURN true;
+END;
+$_names_hold$;
+COMMENT ON FUNCTION flowguard._names_hold(text, regclass[], name[], name[], regclass[], name[]) IS
+  'Whether the names in generated code mean what they did when it was made; raises FG004. Asked when code is planned.';
 
 CREATE OR REPLACE FUNCTION flowguard._judged_rows(p_link flowguard.link) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_judged_rows$

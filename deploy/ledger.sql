@@ -189,10 +189,12 @@ CREATE OR REPLACE FUNCTION flowguard._is_running(p_run flowguard.repair_run) RET
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_running$
 -- Whether the call that runs it still goes on. A session outlives a call that failed, and a process number may be given
 -- out again, so the statement counts, where it may be seen; where not, it goes on as long as there is such a process.
+-- A standby does not know the processes of its primary, and believes what is written.
   SELECT p_run.status = 'running'
-     AND EXISTS (SELECT FROM pg_stat_activity a
-                  WHERE a.pid = p_run.pid
-                    AND (a.query_start IS NULL OR a.query_start = p_run.called_at AND a.state = 'active'));
+     AND (pg_is_in_recovery()
+          OR EXISTS (SELECT FROM pg_stat_activity a
+                      WHERE a.pid = p_run.pid
+                        AND (a.query_start IS NULL OR a.query_start = p_run.called_at AND a.state = 'active')));
 $_is_running$;
 COMMENT ON FUNCTION flowguard._is_running(flowguard.repair_run) IS 'Whether the call of a run still goes on.';
 

@@ -26,6 +26,12 @@ CONNECT_TIMEOUT = 10
 
 _SESSION_ENDS = frozenset({"FATAL", "PANIC"})
 
+_READ_ONLY = "25006"
+_WHERE_TO_WRITE = (
+    "Nothing can be written here. If this server is a standby, name the primary; else the session is read-only: see "
+    "default_transaction_read_only."
+)
+
 _POLL_INTERVAL = 0.1  # seconds between two tries for a lock
 
 _LOCK_HOLDER = """
@@ -152,8 +158,9 @@ def readable_errors(action: str) -> Iterator[None]:
         if error.diag.sqlstate is None or error.diag.severity_nonlocalized in _SESSION_ENDS:
             raise _connection_lost(action, error) from error
         message = f"{error.diag.severity} {error.diag.sqlstate}: {error.diag.message_primary}"
+        hint = error.diag.message_hint or (_WHERE_TO_WRITE if error.diag.sqlstate == _READ_ONLY else None)
         raise StatementFailed(
-            message, detail=error.diag.message_detail, hint=error.diag.message_hint, context=error.diag.context
+            message, detail=error.diag.message_detail, hint=hint, context=error.diag.context
         ) from error
 
 

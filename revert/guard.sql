@@ -26,6 +26,8 @@ DROP FUNCTION IF EXISTS flowguard._is_for(flowguard.link, text);
 DROP FUNCTION IF EXISTS flowguard._function_status(text, boolean, text);
 DROP FUNCTION IF EXISTS flowguard._trigger_status(regclass, name, text);
 DROP FUNCTION IF EXISTS flowguard._stamp_trigger(regclass, name, text);
+DROP FUNCTION IF EXISTS flowguard._trigger_stamp(oid, text);
+DROP FUNCTION IF EXISTS flowguard._trigger_names(oid);
 DROP FUNCTION IF EXISTS flowguard._wanted_triggers(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._master_comes_first(flowguard.rule, flowguard.master);
 DROP FUNCTION IF EXISTS flowguard._changed_sql(regclass, name[]);

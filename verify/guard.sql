@@ -20,6 +20,8 @@ SELECT 'flowguard._wanted_functions(flowguard.link)'::regprocedure;
 SELECT 'flowguard._changed_sql(regclass, name[])'::regprocedure;
 SELECT 'flowguard._master_comes_first(flowguard.rule, flowguard.master)'::regprocedure;
 SELECT 'flowguard._wanted_triggers(flowguard.link)'::regprocedure;
+SELECT 'flowguard._trigger_names(oid)'::regprocedure;
+SELECT 'flowguard._trigger_stamp(oid, text)'::regprocedure;
 SELECT 'flowguard._stamp_trigger(regclass, name, text)'::regprocedure;
 SELECT 'flowguard._trigger_status(regclass, name, text)'::regprocedure;
 SELECT 'flowguard._function_status(text, boolean, text)'::regprocedure;

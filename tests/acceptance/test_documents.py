@@ -47,7 +47,7 @@ def run(postgresql: TestPostgresql, clean_environment: dict[str, str]) -> RunBlo
         names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE", "options": "PGOPTIONS"}
         environment = {
             **clean_environment,
-            "PATH": f"{clean_environment['PATH']}:{postgresql.bin}",
+            "PATH": f"{postgresql.bin}:{clean_environment['PATH']}",  # before what the system has of another version
             "SQITCH_FULLNAME": "Reader",
             "SQITCH_EMAIL": "reader@example.org",
             **{name: str(settings[key]) for key, name in names.items() if key in settings},

@@ -225,14 +225,62 @@ CASES = [
     ),
     Case(
         name="another table has taken the name of a guarded one",
-        reaches=(("generated code", "_refuse_renamed"),),
+        reaches=(("_check_names", "p_stem, r_found.noted ->> 'table'"),),
         world="observe",
         setup="ALTER TABLE child RENAME TO old_child; CREATE TABLE child (LIKE old_child INCLUDING ALL);",
         call="INSERT INTO old_child (id, tenant) VALUES (1, 1)",
         says="""
             ERROR: FG004: flowguard: the guard of table public.old_child was made for public.child
-            DETAIL: The table was renamed or moved since, and another one has taken its name.
+            DETAIL: That is called public.old_child now, and another one has taken its name.
             HINT: Call flowguard.guard('public.old_child', 'flow').
+        """,
+    ),
+    Case(
+        name="another column has taken the name of one that a rule reads",
+        reaches=(("_check_names", "c.noted, r_found.relation"),),
+        world="observe",
+        setup="ALTER TABLE child RENAME parent TO old_parent; ALTER TABLE child ADD parent integer;",
+        call="INSERT INTO child (id, tenant) VALUES (1, 1)",
+        says="""
+            ERROR: FG004: flowguard: the guard of table public.child was made for column parent of public.child
+            DETAIL: That is called old_parent now, and another one has taken its name.
+            HINT: Call flowguard.guard('public.child', 'flow').
+        """,
+    ),
+    Case(
+        name="another table has taken the name of the master",
+        reaches=(("_check_names", "p_targets[1]::text"),),
+        world="observe",
+        setup="ALTER TABLE flow RENAME TO old_flow; CREATE TABLE flow (LIKE old_flow INCLUDING ALL);",
+        call="INSERT INTO child (id, tenant) VALUES (1, 1)",
+        says="""
+            ERROR: FG004: flowguard: the guard of table public.child was made for public.flow
+            DETAIL: That is called public.old_flow now, and another one has taken its name.
+            HINT: Call flowguard.guard('public.child', 'flow').
+        """,
+    ),
+    Case(
+        name="another column has taken the name of the master's key",
+        reaches=(("_check_names", "w.column, w.target"),),
+        world="observe",
+        setup="ALTER TABLE flow RENAME id TO old_id; ALTER TABLE flow ADD id integer;",
+        call="INSERT INTO child (id, tenant) VALUES (1, 1)",
+        says="""
+            ERROR: FG004: flowguard: the guard of table public.child was made for column id of public.flow
+            DETAIL: That is called old_id now, and another one has taken its name.
+            HINT: Call flowguard.guard('public.child', 'flow').
+        """,
+    ),
+    Case(
+        name="another column has taken the name of the one that names rows",
+        reaches=(("_check_names", "a.attname, a.attrelid"),),
+        world="observe",
+        setup="ALTER TABLE child RENAME id TO old_id; ALTER TABLE child ADD id integer;",
+        call="INSERT INTO child (old_id, tenant) VALUES (1, 1)",
+        says="""
+            ERROR: FG004: flowguard: the guard of table public.child was made for column id of public.child
+            DETAIL: That is called old_id now, and another one has taken its name.
+            HINT: Call flowguard.guard('public.child', 'flow').
         """,
     ),
     Case(

@@ -1,0 +1,104 @@
+"""Databases that are guarded and have a history, to be dumped, copied, replicated and upgraded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from survival import worlds
+from survival.servers import Running, started
+
+from pyflowguard import changes, server
+
+if TYPE_CHECKING:
+    from conftest import Databases
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+COMMAND = Path(sys.executable).with_name("pyflowguard")
+
+
+def bindir() -> Path:
+    """Where the programs of the PostgreSQL under test are."""
+    chosen = os.environ.get("PYFLOWGUARD_TEST_BINDIR")
+    return Path(chosen) if chosen else server.wheel_bindir()
+
+
+@pytest.fixture(scope="session")
+def world(databases: Databases, engine_template: str, report_template: str) -> Iterator[Callable[[str], str]]:
+    """Give the connection string of a database that is not changed: `report` or `odd`."""
+    with databases.new(report_template) as report, databases.new(engine_template) as odd:
+
+        @cache
+        def build(name: str) -> str:
+            if name == "report":
+                changes.deploy(make_conninfo(report, options="-c search_path=migration,public"))
+                return report
+            with psycopg.connect(odd, autocommit=True) as connection:
+                worlds.build_odd(connection)
+            return odd
+
+        yield build
+
+
+@pytest.fixture
+def template(world: Callable[[str], str]) -> Callable[[str], str]:
+    """Give the name of such a database, to make a copy of."""
+    return lambda name: str(conninfo_to_dict(world(name))["dbname"])
+
+
+@pytest.fixture(scope="session")
+def primary() -> Iterator[Running]:
+    """Start a server that others can follow, with the roles that the tests want."""
+    settings = {**server.UNSAFE, "synchronous_commit": "on", "wal_level": "logical", "max_replication_slots": "20"}
+    with started(server.new_cluster(bindir(), settings)) as running:
+        with psycopg.connect(running.dsn(), autocommit=True) as admin:
+            admin.execute("CREATE ROLE app_owner LOGIN NOSUPERUSER")
+        yield running
+
+
+@pytest.fixture(scope="session")
+def standby(primary: Running) -> Iterator[Running]:
+    """Start a physical standby of the primary."""
+    cluster = server.new_cluster(bindir(), server.UNSAFE)
+    copy = [
+        str(cluster.bin / "pg_basebackup"),
+        "-D",
+        cluster.order["data"],
+        "-R",
+        "-X",
+        "stream",
+        "-c",
+        "fast",
+        "--no-sync",
+    ]
+    cluster.order["prepare"] = [[*copy, "-d", primary.dsn()]]
+    with started(cluster) as running:
+        yield running
+
+
+@pytest.fixture
+def command() -> Command:
+    """Run `pyflowguard ARGUMENTS` in a process of its own, without libpq's variables."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [COMMAND, *arguments],
+            env={**kept, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    return run

@@ -1,0 +1,201 @@
+"""Logical replication: rows arrive as they were written, nothing is refused or linked a second time over there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+
+import psycopg
+import pytest
+from engine import tables
+from engine.postgres import Connection, one, refused, rows, run
+from engine.tables import link
+from psycopg import sql
+from survival.servers import Running
+
+from pyflowguard import changes
+
+TABLES = ("flow", *tables.LINKS)
+_numbers = count(1)
+
+
+@dataclass
+class Pair:
+    """The small application twice: as it is published, and as it is subscribed to."""
+
+    publisher: Connection
+    subscriber: Connection
+    admin: Connection
+    """The superuser, at the publisher."""
+    name: str
+
+    def arrive(self) -> None:
+        """Wait until the subscriber has all that was committed."""
+        written = one(self.admin, "SELECT pg_current_wal_lsn()::text")
+        reached = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
+        deadline = time.monotonic() + 30
+        while not one(self.admin, reached, written, self.name):
+            assert time.monotonic() < deadline, rows(self.admin, "TABLE pg_replication_slots")
+            time.sleep(0.02)
+
+    def same(self) -> None:
+        """Wait, and check that the subscriber has the very rows."""
+        self.arrive()
+        for table in TABLES:
+            query = f"SELECT * FROM {table} ORDER BY id"  # noqa: S608  a table of ours
+            assert rows(self.subscriber, query) == rows(self.publisher, query), table
+
+
+@pytest.fixture(scope="module")
+def application(primary: Running) -> Callable[[str], str]:
+    """Give the name of a database of the primary with the small application, guarded in a mode."""
+
+    @cache
+    def make(mode: str) -> str:
+        with psycopg.connect(primary.dsn(), autocommit=True) as admin:
+            admin.execute(sql.SQL("CREATE DATABASE {} OWNER app_owner").format(sql.Identifier(mode)))
+        changes.deploy(primary.dsn(mode, "app_owner"), to="@engine")
+        with psycopg.connect(primary.dsn(mode, "app_owner"), autocommit=True) as connection:
+            tables.guarded(connection, mode=mode)
+        return mode
+
+    return make
+
+
+@pytest.fixture
+def pair(primary: Running, application: Callable[[str], str]) -> Iterator[Callable[..., Pair]]:
+    """Make a pair, each guarded in a mode of its own; `omitted` is not published."""
+    with ExitStack() as stack:
+
+        def copy(name: str, mode: str) -> Connection:
+            admin = stack.enter_context(psycopg.connect(primary.dsn(), autocommit=True))
+            named = sql.Identifier(name)
+            template = sql.Identifier(application(mode))
+            admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER app_owner").format(named, template))
+            stack.callback(admin.execute, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(named))
+            return stack.enter_context(psycopg.connect(primary.dsn(name, "app_owner"), autocommit=True))
+
+        def make(publisher: str, subscriber: str, *, omitted: str = "", before: str = "") -> Pair:
+            name = f"pair_{next(_numbers)}"
+            source, target = copy(f"{name}_pub", publisher), copy(f"{name}_sub", subscriber)
+            run(target, "TRUNCATE flow CASCADE")
+            if before:
+                run(source, before)
+            published = ", ".join(table for table in TABLES if table != omitted)
+            at_publisher = stack.enter_context(psycopg.connect(primary.dsn(f"{name}_pub"), autocommit=True))
+            run(at_publisher, f"CREATE PUBLICATION {name} FOR TABLE {published}")
+            # Publisher and subscriber are of one server, so the slot must be there before.
+            one(at_publisher, "SELECT slot_name FROM pg_create_logical_replication_slot(%s, 'pgoutput')", name)
+            at_subscriber = stack.enter_context(psycopg.connect(primary.dsn(f"{name}_sub"), autocommit=True))
+            run(
+                at_subscriber,
+                f"CREATE SUBSCRIPTION {name} CONNECTION '{primary.dsn(f'{name}_pub')}' "
+                f"PUBLICATION {name} WITH (create_slot = false)",
+            )
+            stack.callback(run, at_subscriber, f"DROP SUBSCRIPTION {name}")
+            deadline = time.monotonic() + 30
+            while rows(at_subscriber, "SELECT FROM pg_subscription_rel WHERE srsubstate <> 'r'"):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            return Pair(source, target, at_publisher, name)
+
+        yield make
+
+
+WRITTEN = """
+INSERT INTO grandchild (id, tenant) VALUES (30, 1);
+INSERT INTO probe VALUES (60, 1, NULL, '2025-01-01 10:00+00');
+INSERT INTO parent (id, tenant, flow) VALUES (10, 1, NULL), (11, 1, 3), (12, 1, 5);
+INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10), (21, 1, 11), (22, 1, 12);
+UPDATE grandchild SET child = 20;
+INSERT INTO event VALUES (50, 1, 2, 'live', '2025-01-01 10:10+00');
+INSERT INTO flow VALUES (4, 1), (5, 1);
+UPDATE parent SET flow = 4 WHERE id = 10;
+"""
+"""One transaction: children before their parent's link, links before their master, a row before its source in time."""
+
+AUDIT = """
+CREATE TABLE audit (what text, id integer, flow integer);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO public.audit (what, id, flow) VALUES (TG_OP, NEW.id, NEW.flow);
+  RETURN NULL;
+END $$;
+CREATE TRIGGER note AFTER INSERT OR UPDATE ON child FOR EACH ROW EXECUTE FUNCTION note();
+ALTER TABLE child ENABLE REPLICA TRIGGER note;
+"""
+"""Notes what is done to a child where changes are applied."""
+
+TRIGGERS = """
+SELECT tgname, tgenabled::text FROM pg_trigger WHERE tgname LIKE '~flowguard%'
+"""
+
+
+@pytest.mark.parametrize("mode", ["observe", "enforce"])
+def test_rows_arrive_as_they_were_written(pair: Callable[..., Pair], mode: str) -> None:
+    """In the initial copy and afterwards."""
+    both = pair(mode, mode, before="INSERT INTO parent VALUES (1, 1, 1); INSERT INTO child VALUES (2, 1, NULL, '', 1)")
+    both.same()
+    run(both.publisher, WRITTEN)
+    both.same()
+    assert rows(both.subscriber, "SELECT id, flow FROM child ORDER BY id") == [(2, 1), (20, 4), (21, 3), (22, 5)]
+    assert (link(both.subscriber, "grandchild", 30), link(both.subscriber, "probe", 60)) == (4, 2)
+    assert rows(both.subscriber, "SELECT relation FROM flowguard.link_status WHERE linked < total") == []
+    assert {enabled for _, enabled in rows(both.subscriber, TRIGGERS)} == {"O"}
+
+
+def test_a_late_link_arrives_once(pair: Callable[..., Pair]) -> None:
+    """The children's updates are sent like any other; what lets children follow does not run where they are applied."""
+    both = pair("observe", "observe")
+    run(both.subscriber, AUDIT)
+    run(both.publisher, "INSERT INTO parent VALUES (10, 1)")
+    run(both.publisher, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10), (21, 1, 10)")
+    run(both.publisher, "UPDATE parent SET flow = 1")
+    run(both.publisher, "UPDATE parent SET flow = 2")
+    both.same()
+    assert rows(both.subscriber, "SELECT * FROM audit ORDER BY id, what, flow") == [
+        (what, child, flow) for child in (20, 21) for what, flow in (("INSERT", None), ("UPDATE", 1), ("UPDATE", 2))
+    ]
+
+
+def test_what_the_subscriber_would_refuse_arrives_and_is_counted(pair: Callable[..., Pair]) -> None:
+    """Its master is not published, and it enforces what the publisher observes: keys there are no proof."""
+    both = pair("observe", "enforce", omitted="flow")
+    run(both.publisher, "INSERT INTO parent VALUES (10, 1, 1), (11, 1, NULL)")
+    run(both.publisher, "INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10), (21, 1, 11)")
+    both.arrive()
+    assert rows(both.subscriber, "SELECT id, flow FROM parent ORDER BY id") == [(10, 1), (11, None)]
+    assert rows(
+        both.subscriber,
+        "SELECT relation::text, total, linked, unlinked, dangling, validated FROM flowguard.link_status "
+        "WHERE total > 0 ORDER BY 1",
+    ) == [("child", 2, 0, 1, 1, True), ("parent", 2, 0, 1, 1, True)]
+    found = rows(
+        both.subscriber, "SELECT name, relation FROM flowguard.check_all() WHERE level = 'ERROR' ORDER BY 1, 2"
+    )
+    assert found == [
+        (f"{kind}", table)
+        for kind in ("dangling_links", "unlinked_rows")
+        for table in ("public.child", "public.parent")
+    ]
+    # Whoever writes there itself is guarded as ever.
+    with refused("FG001"):
+        run(both.subscriber, "INSERT INTO child (id, tenant) VALUES (99, 1)")
+    with refused("23503"):
+        run(both.subscriber, "INSERT INTO child (id, tenant, flow) VALUES (99, 1, 77)")
+
+
+@pytest.mark.parametrize("enabled", ["ALWAYS", "REPLICA"])
+def test_a_guard_that_would_fire_while_changes_are_applied_is_found(pair: Callable[..., Pair], enabled: str) -> None:
+    both = pair("observe", "observe")
+    run(both.subscriber, f'ALTER TABLE child ENABLE {enabled} TRIGGER "~flowguard_child_flow_insert"')
+    found = rows(both.subscriber, "SELECT name, relation, remedy FROM flowguard.check_all()")
+    assert found == [("guard_incomplete", "public.child", "SELECT flowguard.guard('public.child', 'flow')")]
+    run(both.subscriber, found[0][2])
+    assert {state for _, state in rows(both.subscriber, TRIGGERS)} == {"O"}
+    run(both.publisher, WRITTEN)
+    both.same()
