@@ -154,13 +154,24 @@ def load(dsn: str, size: Size, directory: Path) -> Iterator[None]:
 def transactions(directory: Path) -> Iterator[Transaction]:
     """Read what pgbench has written of each transaction."""
     for file in directory.glob("log.*"):
-        *lines, _torn = file.read_text(encoding="ascii").split("\n")
-        for line in lines:
-            _, _, took, script, seconds, microseconds, *_ = line.split()
-            failed = not took.isdigit()
-            yield Transaction(
-                int(seconds) + int(microseconds) / 1e6, 0.0 if failed else int(took) / 1e6, int(script), failed
-            )
+        yield from transactions_of(file)
+
+
+def transactions_of(file: Path) -> Iterator[Transaction]:
+    """Read what one thread has written; its last line may be torn."""
+    *lines, _torn = file.read_text(encoding="ascii").split("\n")
+    for line in lines:
+        _, _, took, script, seconds, microseconds, *_ = line.split()
+        failed = not took.isdigit()
+        yield Transaction(
+            int(seconds) + int(microseconds) / 1e6, 0.0 if failed else int(took) / 1e6, int(script), failed
+        )
+
+
+def wait_for_log(directory: Path, end: float) -> None:
+    """Wait until pgbench, which writes a few kilobytes at a time, has written all of before `end`."""
+    while any(max((t.end for t in transactions_of(file)), default=0) < end for file in directory.glob("log.*")):
+        time.sleep(0.5)
 
 
 def notice(phases: Sequence[Phase], done: Sequence[Transaction]) -> list[Noticed]:
@@ -249,6 +260,7 @@ def main(*, bindir: Path | None, rows: int, rate: int, clients: int, alone: floa
         directory = Path(name)
         with load(dsn, size, directory):
             phases = roll_out(dsn, size, console)
+            wait_for_log(directory, phases[-1].end)
         done = list(transactions(directory))
         with connect(dsn) as connection:
             left = connection.execute(

@@ -666,16 +666,6 @@ PARTITIONED = [
         replace="AND c.confrelid = p_relation",
         tests=(PARTITIONS,),
     ),
-    Fault(
-        name="partitions: another table that took the name of the whole goes unnoticed",
-        breaks="Rows of its partitions are looked for in the other table, and unlinked ones let pass.",
-        design="5, 9",
-        file="diagnosis.sql",
-        find="AND NOT EXISTS (SELECT FROM pg_partition_ancestors(p_trigger_relation) a "
-        "WHERE a.relid = to_regclass(p_relation))",
-        replace="AND pg_partition_root(p_trigger_relation) IS NULL",
-        tests=(PARTITIONS,),
-    ),
 ]
 
 REPAIRING = [
