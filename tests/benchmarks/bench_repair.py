@@ -178,8 +178,8 @@ def markdown(version: str, found: Sequence[Line], command: str) -> str:
     return "\n".join(
         [
             f"`{command}`, PostgreSQL {version}:",
-            "repair, and undo in batches, as ratios to the ideal UPDATE of the same rows; the time that repair takes for a",
-            "row, as a ratio to the first line; and the most memory of its own that the server process had.",
+            "repair, and undo in batches, as ratios to the ideal UPDATE of the same rows; the time that repair takes",
+            "for a row, as a ratio to the first line; and the most memory of its own that the server process had.",
             "",
             *(f"| {' | '.join(row)} |" for row in table),
         ]
