@@ -176,9 +176,9 @@ def markdown(version: str, found: Sequence[Line], command: str) -> str:
     table = [HEADINGS, rule, *(row for line in found for row in cells(line, found[0]))]
     return "\n".join(
         [
-            f"`{command}`, PostgreSQL {version}: repair, and undo in batches, as ratios to the ideal UPDATE of",
-            "the same rows; the time that repair takes for a row, as a ratio to the first line; and the most memory of",
-            "its own that the server process had.",
+            f"`{command}`, PostgreSQL {version}:",
+            "repair, and undo in batches, as ratios to the ideal UPDATE of the same rows; the time that repair takes",
+            "for a row, as a ratio to the first line; and the most memory of its own that the server process had.",
             "",
             *(f"| {' | '.join(row)} |" for row in table),
         ]
