@@ -94,7 +94,7 @@ def test_an_index_that_was_left_invalid_is_built_anew(app: Connection) -> None:
     with psycopg.connect(app.info.dsn) as writer:
         writer.execute("INSERT INTO child (id, tenant) VALUES (20, 1)")
         with pytest.raises(StatementFailed, match="57014"):
-            online.guard(app.info.dsn + " options='-c statement_timeout=500ms'", ["child"], link_column="flow")
+            online.guard(app.info.dsn + " options='-c statement_timeout=2s'", ["child"], link_column="flow")
     assert one(app, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 1
     statements = [step.planned.statement for step in online.guard(app.info.dsn, ["child"], link_column="flow").steps]
     assert statements[0].startswith("DROP INDEX CONCURRENTLY ")
