@@ -63,14 +63,24 @@ def pooler(program: str, to: Connection) -> Iterator[str]:
             command[1:1] = ["-u", "nobody"]
         with (directory / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as running:
             try:
+                dsn = make_conninfo(host=name, port=6432, dbname="app", user="anyone")
                 deadline = time.monotonic() + PATIENCE
-                while not (directory / ".s.PGSQL.6432").exists():
+                while not answers(dsn):
                     assert running.poll() is None, (directory / "log").read_text()
                     assert time.monotonic() < deadline, (directory / "log").read_text()
                     time.sleep(0.02)
-                yield make_conninfo(host=name, port=6432, dbname="app", user="anyone")
+                yield dsn
             finally:
                 running.kill()
+
+
+def answers(dsn: str) -> bool:
+    """Say whether the pooler takes connections yet; its socket is there a moment before."""
+    try:
+        psycopg.connect(dsn).close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 @pytest.fixture
