@@ -290,9 +290,9 @@ BEGIN
         LEFT JOIN pg_description d ON d.objoid = t.oid AND d.classoid = 'pg_trigger'::regclass AND d.objsubid = 0
        WHERE t.tgrelid = ANY (p_tables) AND starts_with(t.tgname::text, '~flowguard_' || p_stem || '_'))
      AND (SELECT count(*) = cardinality(p_own)
-            FROM ROWS FROM (unnest(p_own), unnest(p_targets), unnest(p_columns)) AS w (own, target, name)
+            FROM ROWS FROM (unnest(p_own), unnest(p_targets), unnest(p_columns)) AS w (own, target, meant)
             JOIN pg_attribute a ON a.attrelid = p_tables[1] AND a.attname = w.own
-            JOIN pg_attribute f ON f.attrelid = w.target AND f.attname = w.name
+            JOIN pg_attribute f ON f.attrelid = w.target AND f.attname = w.meant
            WHERE EXISTS (SELECT FROM pg_constraint k
                           WHERE k.conrelid = p_tables[1] AND k.confrelid = w.target AND k.contype = 'f'
                             AND k.confkey[array_position(k.conkey, a.attnum)] = f.attnum))
@@ -332,15 +332,15 @@ BEGIN
   IF r_found.relation <> p_targets[1] THEN
     PERFORM flowguard._refuse_renamed(p_stem, p_targets[1]::text, r_found.relation::text);
   END IF;
-  PERFORM flowguard._refuse_renamed(p_stem, format('column %I of %s', w.name, w.target), quote_ident(min(f.attname)))
-     FROM ROWS FROM (unnest(p_own), unnest(p_targets), unnest(p_columns)) AS w (own, target, name)
+  PERFORM flowguard._refuse_renamed(p_stem, format('column %I of %s', w.meant, w.target), quote_ident(min(f.attname)))
+     FROM ROWS FROM (unnest(p_own), unnest(p_targets), unnest(p_columns)) AS w (own, target, meant)
      JOIN pg_attribute a ON a.attrelid = p_tables[1] AND a.attname = w.own
      JOIN pg_constraint k ON k.conrelid = a.attrelid AND k.contype = 'f' AND k.confrelid = w.target
                          AND a.attnum = ANY (k.conkey)
      JOIN pg_attribute f ON f.attrelid = w.target AND f.attnum = k.confkey[array_position(k.conkey, a.attnum)]
-     JOIN pg_attribute n ON n.attrelid = w.target AND n.attname = w.name
-    GROUP BY w.own, w.target, w.name
-   HAVING NOT bool_or(f.attname = w.name);
+     JOIN pg_attribute n ON n.attrelid = w.target AND n.attname = w.meant
+    GROUP BY w.own, w.target, w.meant
+   HAVING NOT bool_or(f.attname = w.meant);
 
   PERFORM flowguard._refuse_renamed(p_stem, format('column %I of %s', a.attname, a.attrelid::regclass),
                                     flowguard._columns_sql(flowguard._row_key(p_tables[1])))

@@ -261,7 +261,7 @@ CASES = [
     ),
     Case(
         name="another column has taken the name of the master's key",
-        reaches=(("_check_names", "w.column, w.target"),),
+        reaches=(("_check_names", "w.meant, w.target"),),
         world="observe",
         setup="ALTER TABLE flow RENAME id TO old_id; ALTER TABLE flow ADD id integer;",
         call="INSERT INTO child (id, tenant) VALUES (1, 1)",

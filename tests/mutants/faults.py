@@ -22,6 +22,9 @@ QUARANTINE = "tests/repair/test_quarantine.py"
 PARTITIONS = "tests/engine/test_partitions.py"
 ATTACK = "tests/neighbours/test_attack.py"
 REPAIR_BY_TIME = "tests/repair/test_by_time.py"
+RENAMES = "tests/survival/test_renames.py"
+DUMPS = "tests/survival/test_dumps.py"
+LOGICAL = "tests/survival/test_logical_replication.py"
 
 
 @dataclass(frozen=True)
@@ -761,6 +764,54 @@ REPAIRING = [
     ),
 ]
 
+SURVIVING = [
+    Fault(
+        name="what has taken a name is believed",
+        breaks="A table or column that has taken another one's name is read in its place.",
+        design="5",
+        file="compiler.sql",
+        find="  IF NOT flowguard._names_hold(",
+        replace="  IF false AND flowguard._names_hold(",
+        tests=(f"{RENAMES}::test_two_tables_that_swap_names",),
+    ),
+    Fault(
+        name="foreign keys are not asked what they refer to",
+        breaks="Another column that has taken the name of the key of a source or of the master is read in its place.",
+        design="5",
+        file="diagnosis.sql",
+        find="     AND (SELECT count(*) = cardinality(p_own)\n",
+        replace="     AND (SELECT true OR count(*) = 0\n",
+        tests=(f"{RENAMES}::test_a_column_whose_name_another_one_has_taken",),
+    ),
+    Fault(
+        name="the view of a filter stays as it is",
+        breaks="A filter goes on to read the column that had the name before.",
+        design="5",
+        file="compiler.sql",
+        find="          OR NOT flowguard._reads(",
+        replace="          OR false AND flowguard._reads(",
+        tests=(f"{RENAMES}::test_guard_takes_the_column_of_a_filter_that_has_the_name_now",),
+    ),
+    Fault(
+        name="a trigger is known by its number",
+        breaks="After a dump and restore every trigger is taken for outdated.",
+        design="3.10",
+        file="guard.sql",
+        find="md5(pg_get_triggerdef(p_trigger)),\n",
+        replace="md5(pg_get_triggerdef(p_trigger) || p_trigger::text),\n",
+        tests=(f"{DUMPS}::test_a_plain_dump",),
+    ),
+    Fault(
+        name="a trigger may fire while changes are applied",
+        breaks="ENABLE ALWAYS is not noticed: a subscriber links what arrives a second time.",
+        design="3.10",
+        file="guard.sql",
+        find="WHEN t.tgenabled <> 'O'\n",
+        replace="WHEN t.tgenabled = 'X'\n",
+        tests=(f"{LOGICAL}::test_a_guard_that_would_fire_while_changes_are_applied_is_found",),
+    ),
+]
+
 FAULTS = [
     PROOF,
     *BY_TIME,
@@ -773,4 +824,5 @@ FAULTS = [
     *HOSTILE,
     *PARTITIONED,
     *REPAIRING,
+    *SURVIVING,
 ]

@@ -49,6 +49,19 @@ def world(databases: Databases, engine_template: str, report_template: str) -> I
         yield build
 
 
+@pytest.fixture(scope="session")
+def expected(world: Callable[[str], str]) -> Callable[[str], dict[str, list[str]]]:
+    """Give what such a database holds: what is to survive. Nothing is left to be guarded in it."""
+
+    @cache
+    def read(name: str) -> dict[str, list[str]]:
+        found = worlds.contents(world(name), name)
+        assert found["plan"] == []
+        return found
+
+    return read
+
+
 @pytest.fixture
 def template(world: Callable[[str], str]) -> Callable[[str], str]:
     """Give the name of such a database, to make a copy of."""

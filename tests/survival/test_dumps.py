@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from conftest import Databases, TestPostgresql
 
 World = Callable[[str], str]
+Expected = Callable[[str], dict[str, list[str]]]
 AsRole = Callable[[str, str], str]
 
 WORLDS = ["report", "odd"]
@@ -21,23 +22,25 @@ WORLDS = ["report", "odd"]
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_a_dump_in_the_custom_format_restored_in_parallel(
-    name: str, world: World, empty_db: str, postgresql: TestPostgresql, tmp_path: Path
+    *, name: str, world: World, expected: Expected, empty_db: str, postgresql: TestPostgresql, tmp_path: Path
 ) -> None:
     """By the plain owner of it all, as everything else."""
     file = tmp_path / "dump"
     program(postgresql.bin / "pg_dump", "-Fc", "-f", str(file), "-d", world(name))
     program(postgresql.bin / "pg_restore", "-j", "2", "--exit-on-error", "-d", empty_db, str(file))
-    assert contents(empty_db, name) == contents(world(name), name)
+    assert contents(empty_db, name) == expected(name)
     still_guards(empty_db, name)
     can_be_undone(empty_db, name)
 
 
-@pytest.mark.parametrize("name", WORLDS)
-def test_a_plain_dump(name: str, world: World, empty_db: str, postgresql: TestPostgresql, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["odd"])
+def test_a_plain_dump(
+    *, name: str, world: World, expected: Expected, empty_db: str, postgresql: TestPostgresql, tmp_path: Path
+) -> None:
     file = tmp_path / "dump.sql"
     program(postgresql.bin / "pg_dump", "-f", str(file), "-d", world(name))
     program(postgresql.bin / "psql", "-qX", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-f", str(file), "-d", empty_db)
-    assert contents(empty_db, name) == contents(world(name), name)
+    assert contents(empty_db, name) == expected(name)
     still_guards(empty_db, name)
     can_be_undone(empty_db, name)
 
@@ -49,6 +52,7 @@ def test_data_into_a_schema_that_is_there(
     name: str,
     triggers: bool,
     world: World,
+    expected: Expected,
     empty_db: str,
     as_role: AsRole,
     postgresql: TestPostgresql,
@@ -64,16 +68,18 @@ def test_data_into_a_schema_that_is_there(
     options = [] if triggers else ["--disable-triggers"]
     dsn = empty_db if triggers else as_role(empty_db, "postgres")
     program(postgresql.bin / "pg_restore", "--exit-on-error", *options, "-d", dsn, data)
-    assert contents(empty_db, name) == contents(world(name), name)
+    assert contents(empty_db, name) == expected(name)
     still_guards(empty_db, name)
     can_be_undone(empty_db, name)
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", ["odd"])
 def test_a_database_made_from_a_template(
-    name: str, world: World, databases: Databases, template: Callable[[str], str]
+    name: str, expected: Expected, databases: Databases, template: Callable[[str], str]
 ) -> None:
+    # PostgreSQL copies no database that somebody is connected to, so this comes first.
+    before = expected(name)
     with databases.new(template(name)) as copy:
-        assert contents(copy, name) == contents(world(name), name)
+        assert contents(copy, name) == before
         still_guards(copy, name)
         can_be_undone(copy, name)

@@ -131,7 +131,6 @@ SELECT (jsonb_populate_record(NULL::migration.import_field_mappings, one.row)).*
 def still_guards(dsn: str, world: str) -> None:
     """Check that triggers, keys and checks at commit work, and that a new run gets a new number."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        assert rows(connection, PLANS) == []
         if world == "report":
             linked = one(connection, LINKED_AGAIN)
             assert linked == one(
@@ -172,7 +171,6 @@ def can_be_undone(dsn: str, world: str) -> None:
             "+ (SELECT count(*) FROM flowguard.quarantine q WHERE q.run_id = r.run_id) "
             "FROM flowguard.run r WHERE r.note IN ('the odd run', 'pyflowguard:report/back_fill')",
         )[0]
-        run(connection, "SELECT flowguard.set_mode(l.relation, 'observe', l.link_column) FROM flowguard.link l")
         run(connection, "SELECT flowguard.unguard(l.relation, l.link_column) FROM flowguard.link l")
         assert undo(connection, run_id) == (changed, 0, 0)
         if world == "report":
