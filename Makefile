@@ -4,8 +4,9 @@ VENV := .venv
 
 .PHONY: test nightly lint demo docs bench bench-repair bench-rollout mutants faults matrix clean
 
+# On all cores, each with a PostgreSQL of its own.
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 # The tests with random input, with much more of it than `make test` tries, and other input each time: 80 minutes of one
 # core, shared among all there are.
