@@ -6,7 +6,7 @@ VENV := .venv
 
 # On all cores, each with a PostgreSQL of its own.
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
+	$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
 # The tests with random input, with much more of it than `make test` tries, and other input each time: 80 minutes of one
 # core, shared among all there are.

@@ -199,7 +199,7 @@ BEGIN
                                                         p_online, v_anew) s;
     IF r_part.is_valid IS NULL THEN
       RETURN QUERY
-        SELECT format('ALTER INDEX %s.%I ATTACH PARTITION %s.%I', v_schema, v_index.name, n.nspname, o.name),
+        SELECT format('ALTER INDEX %s.%I ATTACH PARTITION %I.%I', v_schema, v_index.name, n.nspname, o.name),
                format('ACCESS EXCLUSIVE on index %I', o.name), true
           FROM flowguard._index_sql(r_part.relation, p_columns, p_unique, p_where, p_newest_first) o
           JOIN pg_class c ON c.oid = r_part.relation
@@ -231,7 +231,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_statistics
            x.stxkeys::int2[] AS numbers
       FROM pg_statistic_ext x WHERE 'f' = ANY (x.stxkind) AND x.stxexprs IS NULL
   )
-  SELECT w.source, n.name, format('%I.%I (dependencies) ON %s FROM %s', n.namespace, n.name,
+  SELECT w.source, n.name, format('%s.%I (dependencies) ON %s FROM %s', n.namespace, n.name,
                                   flowguard._columns_sql(w.columns), w.source), o.stxname IS NOT NULL
     FROM wanted w
     JOIN pg_class c ON c.oid = w.source

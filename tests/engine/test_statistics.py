@@ -184,3 +184,12 @@ SELECT flowguard.guard('probe', 'flow');
 """,
     )
     assert rows(db, OURS) == []
+
+
+def test_it_lies_in_a_schema_whose_name_needs_quotes(app: Connection) -> None:
+    run(app, 'CREATE SCHEMA "Ever ""green"; ALTER TABLE event SET SCHEMA "Ever ""green"')
+    run(app, "SELECT flowguard.guard('probe', 'flow')")
+    assert rows(app, OURS) == [('"Ever ""green"', NAME, '"Ever ""green".event', ["f"])]
+    assert plan(app) == []
+    run(app, "SELECT flowguard.unguard('probe', 'flow')")
+    assert rows(app, OURS) == []
