@@ -53,7 +53,17 @@ def run_tests(version: int, arguments: Sequence[str]) -> Outcome:
     click.echo(f"PostgreSQL {release}: {report}", err=True)
     began = time.monotonic()
     with report.open("wb") as log:
-        command = [sys.executable, "-m", "pytest", "--numprocesses=auto", f"--junitxml={counts}", *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--numprocesses=auto",
+            "--maxprocesses=8",
+            "--dist=loadfile",
+            "--no-loadscope-reorder",
+            f"--junitxml={counts}",
+            *arguments,
+        ]
         environment = {**os.environ, "PYFLOWGUARD_TEST_BINDIR": str(bindir)}
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, check=False)
     if not counts.exists():
