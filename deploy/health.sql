@@ -200,11 +200,15 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp S
 -- SECURITY DEFINER: for whoever may see the view, without rights on the tables.
 #variable_conflict use_column
 DECLARE
-  r_link flowguard.link;
-  r_row  record;
-  r_why  record;
+  v_schema text;
+  v_table  text;
+  r_link   flowguard.link;
+  r_row    record;
+  r_why    record;
 BEGIN
   FOR r_link IN SELECT * FROM flowguard._link_order() LOOP
+    SELECT n.nspname, c.relname INTO v_schema, v_table
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = r_link.relation;
     FOR r_row IN SELECT w.row_key, w.kind FROM flowguard._wrong_rows(r_link) w LOOP
       relation := r_link.relation;
       link_column := r_link.link_column;
@@ -225,9 +229,7 @@ BEGIN
       END IF;
       SELECT s.seen_at INTO seen_at
         FROM flowguard.violation_seen s
-        JOIN pg_class c ON c.oid = relation
-        JOIN pg_namespace n ON n.oid = c.relnamespace
-       WHERE s.schema_name = n.nspname AND s.table_name = c.relname AND s.link_column = r_link.link_column
+       WHERE s.schema_name = v_schema AND s.table_name = v_table AND s.link_column = r_link.link_column::text
          AND s.row_key = r_row.row_key AND s.kind = r_row.kind;
       RETURN NEXT;
     END LOOP;
@@ -265,12 +267,16 @@ BEGIN
     SELECT a.schema_name, a.table_name, a.link_column, w.row_key, w.kind
       FROM looked_at a CROSS JOIN LATERAL flowguard._wrong_rows(a.link) w
   ), gone AS (
+    -- A difference of sets, which never compares each with each, whatever the planner takes their sizes for.
     DELETE FROM flowguard.violation_seen s
-     WHERE (p_links IS NULL OR (s.schema_name, s.table_name, s.link_column) IN (
-             SELECT a.schema_name, a.table_name, a.link_column FROM looked_at a))
-       AND NOT EXISTS (SELECT FROM present p
-                        WHERE (p.schema_name, p.table_name, p.link_column, p.row_key, p.kind)
-                              = (s.schema_name, s.table_name, s.link_column, s.row_key, s.kind))
+     USING (SELECT o.schema_name, o.table_name, o.link_column, o.row_key, o.kind
+              FROM flowguard.violation_seen o
+             WHERE p_links IS NULL OR (o.schema_name, o.table_name, o.link_column) IN (
+                     SELECT a.schema_name, a.table_name, a.link_column FROM looked_at a)
+            EXCEPT
+            SELECT p.* FROM present p) AS g
+     WHERE (s.schema_name, s.table_name, s.link_column, s.row_key, s.kind)
+           = (g.schema_name, g.table_name, g.link_column, g.row_key, g.kind)
   )
   INSERT INTO flowguard.violation_seen (schema_name, table_name, link_column, row_key, kind)
   SELECT p.* FROM present p

@@ -592,6 +592,14 @@ BEGIN
            THEN format('Declare them NOT NULL, or run "%s".', flowguard._unique_index_sql(p_source, ARRAY[p_key]))
            ELSE 'Declare them NOT NULL.' END);
   END IF;
+  IF v_rule.agree AND p_key = p_link THEN
+    PERFORM flowguard._refuse_argument(
+      format('a link cannot be made to agree with the key that %I of table %s holds', p_via, p_relation),
+      format('source_key and source_link are both %I of table %s; no foreign key proves that two columns of a row are '
+             'equal.', p_key, p_source),
+      format('Pass agree => false. To have it proved, run "ALTER TABLE %s ADD CHECK (%I = %I)" besides.', p_relation,
+             p_via, v_link.link_column));
+  END IF;
   IF v_rule.agree AND NOT EXISTS (
        SELECT FROM flowguard._foreign_keys(p_relation, p_via) k WHERE k.target = p_source
          AND k.target_column = p_key) THEN
@@ -618,8 +626,8 @@ COMMENT ON FUNCTION flowguard.add_reference_rule(regclass, name, regclass, name,
 afterwards.
 relation: the child table.
 via_column: its column that refers to the source.
-source: the table that the link is taken from; the master itself, with source_link its key, says that via_column
-  names a master.
+source: the table that the link is taken from; the master itself, with source_link its key and agree => false, says
+  that via_column names a master.
 source_key: the column of the source that via_column holds; unique, alone or within a tenant.
 source_link: the column of the source that holds its link.
 agree: whether the two links must stay equal; a row whose referenced row has no link then waits for it, and later
@@ -630,8 +638,8 @@ position: where in the order of the link''s rules, from 1; later ones move on. L
 late_limit: at most so many rows are moved by the statement that sets the link of one row of the source; the rest is
   left to repair(). In observe only. Left out: no limit.
 Returns the rule.
-Errors: FG101 no table; FG102 no such column; FG103 types differ; FG104 position or late_limit is less than 1, or rows
-  without a tenant could not be told apart; FG105 source_key is not unique; FG106 links would wait for each other in a
+Errors: FG101 no table; FG102 no such column; FG103 types differ; FG104 position or late_limit is less than 1, rows
+  without a tenant could not be told apart, or agree is asked for with source_key as source_link; FG105 source_key is not unique; FG106 links would wait for each other in a
   ring; FG107 no such link; FG111 agree without a foreign key.';
 
 CREATE OR REPLACE FUNCTION flowguard._foreign_keys(p_relation regclass, p_column name)

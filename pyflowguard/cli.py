@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -26,6 +27,20 @@ from pyflowguard.errors import ExitCode, FlowguardError
 from pyflowguard.plan import Change
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class _Number(click.FloatRange):
+    """A number in a range; nan, which click lets pass, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """Read a number; click's usage error for what is none, or lies outside."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a valid number.", param, ctx)
+        return number
+
+
+_A_YEAR = 366 * 24 * 3600.0  # seconds; more cannot be meant
 
 
 def dsn_option(command: _F) -> _F:
@@ -64,7 +79,7 @@ def lock_option(command: _F) -> _F:
     """Add --lock-timeout to a command."""
     return click.option(
         "--lock-timeout",
-        type=click.FloatRange(min=0),
+        type=_Number(0, _A_YEAR),
         default=changes.LOCK_TIMEOUT.total_seconds(),
         show_default=True,
         metavar="SECONDS",
@@ -76,7 +91,7 @@ def guard_lock_timeout_option(name: str) -> Callable[[_F], _F]:
     """Add the option for how long a statement of guard waits to a command."""
     return click.option(
         name,
-        type=click.FloatRange(min=0.001),
+        type=_Number(0.001, _A_YEAR),
         default=online.LOCK_TIMEOUT.total_seconds(),
         show_default=True,
         metavar="SECONDS",
@@ -88,7 +103,7 @@ def guard_deadline_option(name: str) -> Callable[[_F], _F]:
     """Add the option for how long a statement of guard is tried again to a command."""
     return click.option(
         name,
-        type=click.FloatRange(min=0),
+        type=_Number(0, _A_YEAR),
         default=online.DEADLINE.total_seconds(),
         show_default=True,
         metavar="SECONDS",
@@ -283,7 +298,7 @@ def status(context: click.Context, *, dsn: str, directory: Path | None, as_json:
 
 @cli.command()
 @dsn_option
-@click.option("--min-score", type=click.FloatRange(0, 100), metavar="SCORE", help="Exit code 1 if the score is below.")
+@click.option("--min-score", type=_Number(0, 100), metavar="SCORE", help="Exit code 1 if the score is below.")
 @click.option(
     "--violations", type=click.IntRange(min=1), metavar="N", help="List up to N rows that are wrong, and why."
 )
@@ -429,7 +444,7 @@ def set_mode(
 )
 @click.option(
     "--max-lag",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_Number(0.001, _A_YEAR),
     metavar="SECONDS",
     help="Wait while a standby or subscriber is further behind.",
 )
@@ -454,7 +469,8 @@ def repair(
 
     A run that was stopped goes on where it was when it is called again.
     """
-    with _Bar("repair", quiet=as_json).shown() as bar:
+    left = "Nothing is changed." if dry_run else "What was committed stays; the same command goes on with the run."
+    with _Bar("repair", quiet=as_json).shown() as bar, _saying_when_interrupted(left):
         result = repairs.repair(
             dsn,
             table,
@@ -491,7 +507,10 @@ def repair(
 @json_option
 def undo(*, dsn: str, run_id: int, max_rows: int | None, batch_size: int, as_json: bool) -> None:
     """Take back what the repair RUN_ID did: its links, and the rows that it quarantined."""
-    with _Bar("undo", quiet=as_json).shown() as bar:
+    with (
+        _Bar("undo", quiet=as_json).shown() as bar,
+        _saying_when_interrupted(f"Run {run_id} may be undone in part; the same command goes on."),
+    ):
         result = repairs.undo(
             run_id,
             dsn,
@@ -519,6 +538,16 @@ def demo(context: click.Context, *, variant: demonstration.Variant) -> None:
     """Show clean-up and guard on the report's database, on a throw-away PostgreSQL that leaves nothing behind."""
     if not demonstration.run(present.new_console(), variant, lambda: _Progress(quiet=False).shown()):
         context.exit(ExitCode.FINDINGS)
+
+
+@contextmanager
+def _saying_when_interrupted(left: str) -> Iterator[None]:
+    """Say what is left behind when the block is interrupted, before the command says that it was."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(left, err=True)
+        raise
 
 
 class _Progress:

@@ -13,6 +13,8 @@ from pyflowguard.errors import EngineMissing, StatementFailed, UsageError
 _MEANT_NOTHING = frozenset({"FG104", "FG107", "FG201"})
 """What the engine refuses because of what was asked for: an argument, a link that is not registered, no such run."""
 
+_NO_SUCH_LINK = "FG107"
+
 _NOT_A_NAME = frozenset({"3F000", "0A000", "42601", "42602"})
 """What to_regclass() raises for a text that can be no table's name; for a table that is not there it gives NULL."""
 
@@ -38,7 +40,7 @@ def engine(dsn: str, *, action: str, on_notice: NoticeHandler | None = None) -> 
             raise EngineMissing(
                 f'The engine is not deployed in database "{connection.info.dbname}".',
                 detail="There is no function flowguard.version().",
-                hint="Run `pyflowguard deploy` on it, or name another database by --dsn.",
+                hint="Run `pyflowguard deploy --to @engine` on it, or name another database by --dsn.",
             )
         yield connection
 
@@ -72,7 +74,10 @@ def _plain_words(connection: Connection) -> Iterator[None]:
         diagnostic = error.diag
         message = f"{diagnostic.severity} {diagnostic.sqlstate}: {diagnostic.message_primary}"
         if diagnostic.sqlstate in _MEANT_NOTHING:
-            raise UsageError(message, detail=diagnostic.message_detail, hint=diagnostic.message_hint) from error
+            hint = diagnostic.message_hint
+            if diagnostic.sqlstate == _NO_SUCH_LINK and hint is not None:
+                hint += " A link of another column is meant? Name it by --link-column."
+            raise UsageError(message, detail=diagnostic.message_detail, hint=hint) from error
         if diagnostic.sqlstate == _INSUFFICIENT_PRIVILEGE and diagnostic.message_hint is None:
             raise StatementFailed(
                 message,

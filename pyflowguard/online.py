@@ -290,9 +290,10 @@ class _Work:
                     pass
                 self.connection.execute(_SET_MODE, [link.relation, mode, link.link_column])
         except psycopg.Error as error:
-            if error.sqlstate == _INCOMPLETE and before != mode:
+            if before != mode and not self.connection.closed:
                 self.connection.execute(_SET_MODE, [link.relation, before, link.link_column])
-                self.guard(link)
+                if error.sqlstate == _INCOMPLETE:
+                    self.guard(link)
             raise
 
     def has_run(self, link: Link, planned: Planned, tried: dict[str, tuple[float, int]]) -> bool:

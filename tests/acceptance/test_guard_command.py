@@ -83,3 +83,12 @@ def test_the_command_sets_the_mode(command: Run, app: Connection) -> None:
     unknown = command("set-mode", "strict", "parent", *where)
     assert unknown.returncode == ExitCode.USAGE
     assert "'strict' is not one of 'observe', 'enforce'" in unknown.stderr
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e300", "-1"])
+def test_the_command_refuses_what_is_no_time(command: Run, app: Connection, value: str) -> None:
+    for option in ("--lock-timeout", "--deadline"):
+        refused = command("guard", option, value, "--dsn", app.info.dsn)
+        assert (refused.returncode, refused.stdout) == (ExitCode.USAGE, "")
+        assert option in refused.stderr
+        assert "Traceback" not in refused.stderr

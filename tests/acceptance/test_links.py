@@ -295,7 +295,7 @@ def test_a_database_without_the_engine_is_named_with_the_remedy(
 ) -> None:
     message = failure(command(*arguments, "--dsn", report_db), 4)
     assert "The engine is not deployed in database " in message
-    assert "HINT:  Run `pyflowguard deploy` on it" in message
+    assert "HINT:  Run `pyflowguard deploy --to @engine` on it" in message
 
 
 @pytest.mark.parametrize("arguments", COMMANDS)
@@ -379,7 +379,10 @@ def test_an_interrupted_repair_keeps_what_it_committed_and_goes_on(
             process.send_signal(signal.SIGINT)
             stdout, stderr = process.communicate(timeout=30)
     assert (process.returncode, stdout) == (130, "")
-    assert stderr.splitlines()[-1] == "pyflowguard: interrupted."
+    assert stderr.splitlines()[-2:] == [
+        "What was committed stays; the same command goes on with the run.",
+        "pyflowguard: interrupted.",
+    ]
     assert "Traceback" not in stderr
     findings = printed_json(command, 1, "check", "--dsn", registered_db)
     assert "run_stopped" in [finding["name"] for finding in findings]

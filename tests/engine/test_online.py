@@ -301,3 +301,20 @@ def test_no_writer_is_the_victim_of_a_deadlock(app: Connection) -> None:
             second.commit()
             assert result.result(PATIENCE).not_valid == ()
     assert plan(app, "parent") == []
+
+
+def test_a_mode_that_fails_for_another_reason_is_not_written_down(app: Connection) -> None:
+    online.guard(app.info.dsn)
+    with pytest.raises(StatementFailed):
+        online.set_mode(
+            "enforce",
+            app.info.dsn,
+            ["probe"],
+            link_column="flow",
+            on_progress=lambda event: (
+                run(app, "ALTER TABLE probe RENAME COLUMN flow TO gone")
+                if isinstance(event, online.Step) and event.seconds is None and "_commit()" in event.planned.statement
+                else None
+            ),
+        )
+    assert mode(app, "probe") == "observe"

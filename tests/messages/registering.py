@@ -572,6 +572,23 @@ CASES = [
         then="SELECT flowguard.add_reference_rule('child', 'parent', 'parent', 'id', 'flow', link_column => 'flow')",
     ),
     Case(
+        name="a reference is to agree with the key that it holds itself",
+        reaches=(("add_reference_rule", "a link cannot be made to agree"),),
+        world="known",
+        setup="ALTER TABLE child ADD its_flow integer REFERENCES flow;",
+        call="SELECT flowguard.add_reference_rule('child', 'its_flow', 'flow', 'id', 'id', link_column => 'flow')",
+        says="""
+            ERROR: FG104: flowguard: a link cannot be made to agree with the key that its_flow of table public.child
+                holds
+            DETAIL: source_key and source_link are both id of table public.flow; no foreign key proves that two columns
+                of a row are equal.
+            HINT: Pass agree => false. To have it proved, run "ALTER TABLE public.child ADD CHECK (its_flow = flow)"
+                besides.
+        """,
+        take=(),
+        then="SELECT flowguard.add_reference_rule('child', 'its_flow', 'flow', 'id', 'id', false, 'flow')",
+    ),
+    Case(
         name="a reference leads to a column that is not unique",
         reaches=(("add_reference_rule", "is not unique"),),
         world="known",

@@ -203,7 +203,10 @@ def has_no_programs_of_a_server(ground: Ground) -> None:
 @scenario(errors.EngineMissing)
 def asks_a_database_without_the_engine(ground: Ground) -> None:
     with raised(
-        errors.EngineMissing, ExitCode.FAILED, "is not deployed in database", "HINT:  Run `pyflowguard deploy`"
+        errors.EngineMissing,
+        ExitCode.FAILED,
+        "is not deployed in database",
+        "HINT:  Run `pyflowguard deploy --to @engine`",
     ):
         repair.repair(ground.empty)
     changes.deploy(ground.empty, to="@engine")
