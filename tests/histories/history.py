@@ -251,6 +251,8 @@ class History:
             if unit.model is not None:
                 assert len(landed) == 1
                 self.check_alone(unit, before)
+            elif unit.kind == "undo":
+                self.runs[unit.run or 0] = Run({}, {})  # whatever it put back or skipped, nothing is left of the run
         if not (len(landed) == 1 and landed[0].alone):
             self.check_nothing_lost(landed, before, guards)
             self.check_followed(landed, before, guards)
