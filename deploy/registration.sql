@@ -595,10 +595,9 @@ BEGIN
   IF v_rule.agree AND p_key = p_link THEN
     PERFORM flowguard._refuse_argument(
       format('a link cannot be made to agree with the key that %I of table %s holds', p_via, p_relation),
-      format('source_key and source_link are both %I of table %s; no foreign key proves that two columns of a row are '
-             'equal.', p_key, p_source),
-      format('Pass agree => false. To have it proved, run "ALTER TABLE %s ADD CHECK (%I = %I)" besides.', p_relation,
-             p_via, v_link.link_column));
+      format('source_key and source_link are both %I of table %s: a CHECK constraint can prove that two columns of a '
+             'row are equal, a foreign key cannot.', p_key, p_source),
+      'Pass agree => false.');
   END IF;
   IF v_rule.agree AND NOT EXISTS (
        SELECT FROM flowguard._foreign_keys(p_relation, p_via) k WHERE k.target = p_source
@@ -639,8 +638,8 @@ late_limit: at most so many rows are moved by the statement that sets the link o
   left to repair(). In observe only. Left out: no limit.
 Returns the rule.
 Errors: FG101 no table; FG102 no such column; FG103 types differ; FG104 position or late_limit is less than 1, rows
-  without a tenant could not be told apart, or agree is asked for with source_key as source_link; FG105 source_key is not unique; FG106 links would wait for each other in a
-  ring; FG107 no such link; FG111 agree without a foreign key.';
+  without a tenant could not be told apart, or agree is asked for with source_key as source_link; FG105 source_key is
+  not unique; FG106 links would wait for each other in a ring; FG107 no such link; FG111 agree without a foreign key.';
 
 CREATE OR REPLACE FUNCTION flowguard._foreign_keys(p_relation regclass, p_column name)
 RETURNS TABLE (conname name, definition text, target regclass, target_column name, action "char", is_deferrable boolean,

@@ -580,10 +580,9 @@ CASES = [
         says="""
             ERROR: FG104: flowguard: a link cannot be made to agree with the key that its_flow of table public.child
                 holds
-            DETAIL: source_key and source_link are both id of table public.flow; no foreign key proves that two columns
-                of a row are equal.
-            HINT: Pass agree => false. To have it proved, run "ALTER TABLE public.child ADD CHECK (its_flow = flow)"
-                besides.
+            DETAIL: source_key and source_link are both id of table public.flow: a CHECK constraint can prove that two
+                columns of a row are equal, a foreign key cannot.
+            HINT: Pass agree => false.
         """,
         take=(),
         then="SELECT flowguard.add_reference_rule('child', 'its_flow', 'flow', 'id', 'id', false, 'flow')",
