@@ -402,10 +402,10 @@ COMMENT ON FUNCTION flowguard._wanted_keys(flowguard.link) IS
   'in enforce reference and link to the referenced row.';
 
 CREATE OR REPLACE FUNCTION flowguard._found_key(
-  p_relation regclass, p_name text, p_definition text, OUT id oid, OUT is_same boolean, OUT validated boolean
+  p_relation regclass, p_name text, p_definition text, OUT is_same boolean, OUT validated boolean
 ) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_found_key$
 -- A foreign key by name; one of ours not where a partition has it from its table, with which it comes and goes.
-  SELECT c.oid, regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', '') = p_definition, c.convalidated
+  SELECT regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', '') = p_definition, c.convalidated
     FROM pg_constraint c
    WHERE c.conrelid = p_relation AND c.conname = p_name AND (c.conparentid = 0 OR NOT flowguard._is_ours(p_name));
 $_found_key$;
@@ -1277,9 +1277,10 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $set_mode$
 -- counted for enforce, but online.
 #variable_conflict use_column
 DECLARE
-  p_mode  ALIAS FOR $2;
-  v_link  flowguard.link;
-  v_count record;
+  p_mode   ALIAS FOR $2;
+  p_online ALIAS FOR $4;
+  v_link   flowguard.link;
+  v_count  record;
 BEGIN
   PERFORM flowguard._serialize();
   v_link := flowguard._link($1, $3);
@@ -1295,7 +1296,7 @@ BEGIN
         'Rows that others committed since the transaction began would not be counted.',
         'Call it after "BEGIN ISOLATION LEVEL READ COMMITTED".');
     END IF;
-    IF v_link.mode <> p_mode AND $4 IS NOT TRUE THEN
+    IF v_link.mode <> p_mode AND p_online IS NOT TRUE THEN
       EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', v_link.relation);
     END IF;
     v_count := flowguard._count_links(v_link);
@@ -1315,7 +1316,7 @@ BEGIN
   END IF;
   UPDATE flowguard.link l SET mode = p_mode WHERE l.relation = v_link.relation AND l.link_column = v_link.link_column;
   v_link.mode := p_mode;
-  IF v_link.guarded AND $4 IS NOT TRUE THEN
+  IF v_link.guarded AND p_online IS NOT TRUE THEN
     PERFORM flowguard.guard(v_link.relation, v_link.link_column);
   END IF;
   RETURN v_link;

@@ -24,7 +24,7 @@ from pyflowguard import health as links
 from pyflowguard import repair as repairs
 from pyflowguard.database import Notice
 from pyflowguard.errors import ExitCode, FlowguardError
-from pyflowguard.plan import Change
+from pyflowguard.plan import Change, Mode
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -393,7 +393,7 @@ def guard(
 def set_mode(
     *,
     dsn: str,
-    mode: online.Mode,
+    mode: Mode,
     tables: tuple[str, ...],
     link_column: str,
     skip_incomplete: bool,
@@ -550,6 +550,13 @@ def _saying_when_interrupted(left: str) -> Iterator[None]:
         raise
 
 
+def _terminal(*, quiet: bool) -> Console | None:
+    """Give the terminal to draw on while a command works, if there is one and it may be drawn on."""
+    console = Console(stderr=True)
+    # rich takes over standard output too while it draws: not where that is a pipe
+    return console if console.is_terminal and sys.stdout.isatty() and not quiet else None
+
+
 class _Progress:
     """Shows steps as they come: a live line on a terminal, else a line when a step has ended; notices on stderr."""
 
@@ -558,10 +565,8 @@ class _Progress:
     def __init__(self, *, quiet: bool, within_changes: bool = False) -> None:
         self.quiet = quiet
         self.indent = "    " if within_changes else "  "  # of the steps of a guard
-        self.console = Console(stderr=True)
-        # rich takes over standard output too while it draws: not where that is a pipe
-        on_terminal = self.console.is_terminal and sys.stdout.isatty()
-        self.live = self.console.status("") if on_terminal and not quiet else None
+        console = _terminal(quiet=quiet)
+        self.live = console.status("") if console else None
 
     @contextmanager
     def shown(self) -> Iterator[_Progress]:
@@ -617,10 +622,8 @@ class _Bar:
             _Rate(),
             TimeRemainingColumn(compact=True),
         )
-        console = Console(stderr=True)
-        # rich takes over standard output too while it draws: not where that is a pipe
-        on_terminal = console.is_terminal and sys.stdout.isatty()
-        self.live = Progress(*columns, console=console, transient=True) if on_terminal and not quiet else None
+        console = _terminal(quiet=quiet)
+        self.live = Progress(*columns, console=console, transient=True) if console else None
 
     @contextmanager
     def shown(self) -> Iterator[_Bar]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import psycopg
 from psycopg import errors as refusals
@@ -22,6 +22,7 @@ from psycopg.rows import class_row
 from pyflowguard.database import Connection, Holder, NoticeHandler, waits_for_lock
 from pyflowguard.engine import engine, find_table
 from pyflowguard.errors import LockNotObtained
+from pyflowguard.plan import Mode
 
 LOCK_TIMEOUT = timedelta(seconds=2)
 """How long a statement may wait for its lock, and writers behind it, by default."""
@@ -37,9 +38,6 @@ _HOW_TO_END_PREPARED = (
 )
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds, before chance shortens them
-
-
-Mode: TypeAlias = Literal["observe", "enforce"]
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from pyflowguard.errors import PlanError, UsageError
@@ -50,13 +50,12 @@ _ONLINE_ARGUMENTS = re.compile(
     r"(?:(?<=set-mode)[ ]+(?P<mode>enforce|observe)|(?<=guard))"
     r"(?:[ ]+--link-column[ ]+(?P<column>\S+))?(?P<tables>(?:[ ]+(?!-)(?:\"(?:[^\"]|\"\")+\"|[^\s\"])+)+)[ ]*"
 )
-_MODES: Mapping[str | None, Literal["observe", "enforce"] | None] = {
-    None: None,
-    "observe": "observe",
-    "enforce": "enforce",
-}
 _TABLE = re.compile(r"(?:\"(?:[^\"]|\"\")+\"|[^\s\"])+")
 _NOTE_ESCAPES = {r"\n": "\n", r"\r": "\r", r"\\": "\\"}
+
+
+Mode: TypeAlias = Literal["observe", "enforce"]
+"""What a link does with rows that have none: accepts and lists them, or refuses them at commit."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class OnlineRemark:
 
     tables: tuple[str, ...]
     link_column: str
-    mode: Literal["observe", "enforce"] | None = None
+    mode: Mode | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,8 @@ class Plan:
                     hint=f"Write -- pyflowguard {usage} [--link-column COLUMN] TABLE…, tables as in SQL.",
                 )
             tables = tuple(_TABLE.findall(arguments["tables"]))
-            found.append(OnlineRemark(tables, arguments["column"] or "master_flow_id", _MODES[arguments["mode"]]))
+            mode = cast("Mode | None", arguments["mode"])
+            found.append(OnlineRemark(tables, arguments["column"] or "master_flow_id", mode))
         return tuple(found)
 
     def index_of(self, reference: str) -> int:
