@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from servers import chosen_bindir, memory_directory
+from servers import chosen_bindir, lacking, memory_directory
 from testing.postgresql import Postgresql
 
 from pyflowguard import changes, database, server
@@ -159,17 +159,10 @@ def as_role() -> Callable[[str, str], str]:
 
 @pytest.fixture
 def tool() -> Callable[[str], str]:
-    """Find a program; where the machine lacks it, skip the test, or fail it if PYFLOWGUARD_REQUIRE_ALL is set.
-
-    It is set by .ci/run, which installs the programs; `make test` alone wants nothing beyond Python and make.
-    """
+    """Find a program; where the machine lacks it, the test is skipped, or fails in CI: see servers.lacking()."""
 
     def find(name: str) -> str:
         path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
-        if path is not None:
-            return path
-        if os.environ.get("PYFLOWGUARD_REQUIRE_ALL"):
-            pytest.fail(f"{name} is not installed, and PYFLOWGUARD_REQUIRE_ALL wants every test to run.")
-        pytest.skip(f"{name} is not installed.")
+        return lacking(name) if path is None else path
 
     return find

@@ -7,6 +7,9 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
 
 from pyflowguard import server
 
@@ -24,6 +27,16 @@ def chosen_version() -> int:
         [chosen_bindir() / "postgres", "--version"], check=True, capture_output=True, text=True
     ).stdout
     return int(told.split()[2].partition(".")[0])
+
+
+def lacking(what: str) -> NoReturn:
+    """Skip the test, for the machine lacks this, or fail it if PYFLOWGUARD_REQUIRE_ALL is set.
+
+    It is set by .ci/run, which installs all that is wanted; `make test` alone wants nothing beyond Python and make.
+    """
+    if os.environ.get("PYFLOWGUARD_REQUIRE_ALL"):
+        pytest.fail(f"{what} is not installed, and PYFLOWGUARD_REQUIRE_ALL wants every test to run.")
+    pytest.skip(f"{what} is not installed.")
 
 
 def memory_directory() -> Path | None:

@@ -18,6 +18,29 @@ Query: TypeAlias = Callable[[str, str], list[tuple[Any, ...]]]
 COMMAND = Path(sys.executable).with_name("pyflowguard")
 
 
+def without_libpq() -> dict[str, str]:
+    """Give an environment without libpq's variables, and with a home that holds no password file."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
+    return {**kept, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def command_in(clean_environment: dict[str, str], *, timeout: float) -> Run:
+    """Run `pyflowguard ARGUMENTS` in a process of its own; keyword arguments are environment variables."""
+
+    def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [COMMAND, *arguments],
+            env={**clean_environment, **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+        )
+
+    return run
+
+
 def in_migration(dsn: str) -> str:
     """Give the connection string with the application's search_path."""
     return make_conninfo(dsn, options="-c search_path=migration,public")

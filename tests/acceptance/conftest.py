@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from acceptance.command import COMMAND, Query, Run, in_migration
+from acceptance.command import COMMAND, Query, Run, command_in, in_migration, without_libpq
 from psycopg.conninfo import conninfo_to_dict
 
 from pyflowguard import changes
@@ -22,28 +19,15 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def clean_environment() -> dict[str, str]:
     """Give an environment without libpq's variables, with a home that holds no password file."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
+    kept = without_libpq()
     kept.pop("NO_COLOR", None)
-    path = f"{COMMAND.parent}:{kept['PATH']}"
-    return {**kept, "PATH": path, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**kept, "PATH": f"{COMMAND.parent}:{kept['PATH']}"}
 
 
 @pytest.fixture(scope="session")
 def command(clean_environment: dict[str, str]) -> Run:
-    """Run `pyflowguard ARGUMENTS` in a process of its own; keyword arguments are environment variables."""
-
-    def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [COMMAND, *arguments],
-            env={**clean_environment, **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-
-    return run
+    """Run `pyflowguard ARGUMENTS` as a user does."""
+    return command_in(clean_environment, timeout=120)
 
 
 @pytest.fixture(scope="session")

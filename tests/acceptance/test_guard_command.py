@@ -6,11 +6,10 @@ import json
 import re
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 from acceptance.command import Run, failure
 from engine.postgres import Connection, rows, run
-from engine.tables import LINKS, create, register
+from engine.tables import LINKS, registered_in
 
 from pyflowguard import online
 from pyflowguard.errors import ExitCode, UsageError
@@ -19,9 +18,7 @@ from pyflowguard.errors import ExitCode, UsageError
 @pytest.fixture
 def app(engine_db: str) -> Iterator[Connection]:
     """Give the small application with its links registered, none guarded."""
-    with psycopg.connect(engine_db, autocommit=True) as connection:
-        create(connection)
-        register(connection)
+    with registered_in(engine_db) as connection:
         yield connection
 
 

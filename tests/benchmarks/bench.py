@@ -657,9 +657,10 @@ def markdown(results: Sequence[Results], size: Size) -> str:
     return "\n\n".join(parts)
 
 
-def as_markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Word a table whose first column is text and whose others are figures."""
-    rule = ["---", *["---:"] * (len(headings) - 1)]
+def as_markdown(headings: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[str] | None = None) -> str:
+    """Word a table; the columns named in `right` hold figures, by default all but the first."""
+    figures = headings[1:] if right is None else right
+    rule = ["---:" if heading in figures else "---" for heading in headings]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *lines))
 
 

@@ -153,6 +153,7 @@ def measure(
 
 
 HEADINGS = ["rows", "repair", "ratio", "time a row", "memory", "undo", "memory of undo"]
+FIGURES = [name for name in HEADINGS if name != "repair"]
 
 
 def cells(line: Line, first: Line) -> Iterator[list[str]]:
@@ -172,15 +173,14 @@ def cells(line: Line, first: Line) -> Iterator[list[str]]:
 
 def markdown(version: str, found: Sequence[Line], command: str) -> str:
     """Word the table for the documentation."""
-    rule = ["---:", "---", *["---:"] * (len(HEADINGS) - 2)]
-    table = [HEADINGS, rule, *(row for line in found for row in cells(line, found[0]))]
+    rows = [row for line in found for row in cells(line, found[0])]
     return "\n".join(
         [
             f"`{command}`, PostgreSQL {version}:",
             "repair, and undo in batches, as ratios to the ideal UPDATE of the same rows; the time that repair takes",
             "for a row, as a ratio to the first line; and the most memory of its own that the server process had.",
             "",
-            *(f"| {' | '.join(row)} |" for row in table),
+            bench.as_markdown(HEADINGS, rows, FIGURES),
         ]
     )
 
@@ -205,7 +205,7 @@ def main(
     version, found = measure(
         bindir or wheel_bindir(), QUICK if quick else sizes, clock, batch_size, console.print, quick=quick
     )
-    table = new_table(*HEADINGS, right=[name for name in HEADINGS if name != "repair"])
+    table = new_table(*HEADINGS, right=FIGURES)
     for line in found:
         for row in cells(line, found[0]):
             table.add_row(*row)

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+import psycopg
 from engine.postgres import Connection, one, rows, run
 
 DDL = """
@@ -47,14 +49,7 @@ def create(connection: Connection) -> None:
 def register(connection: Connection, *, mode: str = "observe", on_master_delete: str = "keep") -> None:
     """Register all five links and their rules."""
     run(connection, "SELECT flowguard.add_master('flow', 'id', '{tenant}')")
-    for table in LINKS:
-        run(
-            connection,
-            "SELECT flowguard.add_link(%s::regclass, 'flow', mode => %s, on_master_delete => %s)",
-            table,
-            mode,
-            on_master_delete,
-        )
+    add_links(connection, LINKS, mode, on_master_delete)
     run(connection, "SELECT flowguard.add_session_rule('parent', 'flow')")
     add_reference(connection, "child", "parent", "parent")
     add_reference(connection, "grandchild", "child", "child")
@@ -77,6 +72,27 @@ def add_reference(connection: Connection, table: str, via: str, source: str, **o
         source,
         *given.values(),
     )
+
+
+@contextmanager
+def registered_in(dsn: str) -> Iterator[Connection]:
+    """Create and register all in a database that has the engine; each statement commits by itself."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        create(connection)
+        register(connection)
+        yield connection
+
+
+def add_links(connection: Connection, tables: Sequence[str], mode: str, on_master_delete: str) -> None:
+    """Register the link `flow` of these tables, without rules."""
+    for table in tables:
+        run(
+            connection,
+            "SELECT flowguard.add_link(%s::regclass, 'flow', mode => %s, on_master_delete => %s)",
+            table,
+            mode,
+            on_master_delete,
+        )
 
 
 def guard(connection: Connection, *tables: str) -> list[tuple[Any, ...]]:

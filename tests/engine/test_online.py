@@ -14,13 +14,12 @@ import pytest
 from engine.postgres import Connection, one, refused, run
 from engine.tables import LINKS, Guarded, create, guard, register
 from engine.test_guard import difference, dump, plan
-from runner.test_interruption import wait_until
+from waiting import PATIENCE, wait_until
 
 from pyflowguard import online
 from pyflowguard.errors import ConnectionLost, ExitCode, LockNotObtained, StatementFailed
 
 SHORT = timedelta(milliseconds=200)
-PATIENCE = 60  # seconds after which something that must happen has not
 
 
 @pytest.fixture
@@ -37,6 +36,23 @@ def in_background(app: Connection, **options: Any) -> Iterator[tuple[Future[onli
     told: list[Any] = []
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(online.guard, app.info.dsn, on_progress=told.append, **options), told
+
+
+def ends_after(app: Connection, steps: int) -> online.ProgressHandler:
+    """End the session that guards once it has told so many steps."""
+    done = 0
+
+    def end(event: online.Step | online.Waiting) -> None:
+        nonlocal done
+        done += isinstance(event, online.Step) and event.seconds is not None
+        if done == steps:
+            run(
+                app,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pyflowguard' "
+                "AND datname = current_database()",
+            )
+
+    return end
 
 
 # --- What it makes
@@ -165,20 +181,8 @@ def test_a_session_that_is_ended_leaves_a_plan_that_goes_on(
     after: int,
     postgresql: Any,  # noqa: ANN401  conftest's class
 ) -> None:
-    done = 0
-
-    def end(event: online.Step | online.Waiting) -> None:
-        nonlocal done
-        done += isinstance(event, online.Step) and event.seconds is not None
-        if done == after:
-            run(
-                app,
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pyflowguard' "
-                "AND datname = current_database()",
-            )
-
     with pytest.raises(ConnectionLost):
-        online.guard(app.info.dsn, on_progress=end)
+        online.guard(app.info.dsn, on_progress=ends_after(app, after))
     assert len(online.guard(app.info.dsn).steps) > 0
     assert difference(dump(guarded("observe", own=True), postgresql), dump(app, postgresql)) == ""
 

@@ -9,8 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 from engine.postgres import Connection, one, refused, rows, run
-from engine.tables import add_reference, links
+from engine.tables import add_links, add_reference, links
 from engine.test_guard import difference, dump, forget, plan
+from engine.test_online import ends_after
 from neighbours.promises import kept, listed, settled
 from psycopg.conninfo import conninfo_to_dict
 from repair.calls import dump as dump_rows
@@ -48,14 +49,7 @@ Copy = Callable[..., Connection]
 def register(connection: Connection, mode: str = "observe", on_master_delete: str = "keep") -> None:
     """Register flow as master, and parent, event and probe, which looks at its parent first, then at events by time."""
     run(connection, "SELECT flowguard.add_master('flow', 'id', '{tenant}', created_at_column => NULL)")
-    for table in LINKS:
-        run(
-            connection,
-            "SELECT flowguard.add_link(%s::regclass, 'flow', mode => %s, on_master_delete => %s)",
-            table,
-            mode,
-            on_master_delete,
-        )
+    add_links(connection, LINKS, mode, on_master_delete)
     add_reference(connection, "probe", "parent", "parent")
     run(
         connection,
@@ -208,20 +202,8 @@ def test_stopped_anywhere_it_goes_on_or_back(copy: Copy, postgresql: Any, after:
     at_once, untouched = copy(), dump(copy(None), postgresql)
     for goes_on in (True, False):
         app = copy(None)
-        done = 0
-
-        def end(event: online.Step | online.Waiting, app: Connection = app) -> None:
-            nonlocal done
-            done += isinstance(event, online.Step) and event.seconds is not None
-            if done == after:
-                run(
-                    app,
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pyflowguard' "
-                    "AND datname = current_database()",
-                )
-
         with pytest.raises(ConnectionLost):
-            online.guard(app.info.dsn, ["probe"], link_column="flow", on_progress=end)
+            online.guard(app.info.dsn, ["probe"], link_column="flow", on_progress=ends_after(app, after))
         if goes_on:
             rest = [step.planned.statement for step in online.guard(app.info.dsn).steps]
             assert rest

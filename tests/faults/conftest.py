@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
-from acceptance.command import COMMAND, Run
-from engine.postgres import Connection
-from engine.tables import create, guard, register
+from acceptance.command import Run, command_in, without_libpq
+from engine.postgres import Connection, run
+from engine.tables import guard, registered_in
 
 
 @pytest.fixture
 def registered(engine_db: str) -> Iterator[Connection]:
     """Give the application with its links registered, none guarded."""
-    with psycopg.connect(engine_db, autocommit=True) as connection:
-        create(connection)
-        register(connection)
+    with registered_in(engine_db) as connection:
         yield connection
+
+
+@pytest.fixture
+def unlinked(registered: Connection) -> Connection:
+    """Give the application, not guarded, with a linked parent and twenty children that have no link yet."""
+    run(registered, "INSERT INTO parent VALUES (10, 1, 2)")
+    run(registered, "INSERT INTO child (id, tenant, parent) SELECT n, 1, 10 FROM generate_series(20, 39) n")
+    return registered
 
 
 @pytest.fixture
@@ -39,12 +42,5 @@ def admin(as_role: Callable[[str, str], str], engine_db: str) -> Iterator[Connec
 
 @pytest.fixture(scope="session")
 def command() -> Run:
-    """Run `pyflowguard ARGUMENTS` in a process of its own."""
-
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
-        return subprocess.run(
-            [COMMAND, *arguments], env=kept, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
-
-    return run
+    """Run `pyflowguard ARGUMENTS` as a user does."""
+    return command_in(without_libpq(), timeout=120)

@@ -13,25 +13,16 @@ import psycopg
 import pytest
 from changesets import ChangeSets
 from concurrency.invariants import LEDGER
-from engine.postgres import Connection, one, rows, run
+from engine.postgres import Connection, one, rows
 from engine.tables import LINKS, links
-from faults.waiting import PATIENCE, beside, waiting, working
 from faults.wire import wire
-from runner.test_interruption import wait_until
+from waiting import PATIENCE, beside, wait_until, waiting, working
 
 from pyflowguard import changes, online, repair
 from pyflowguard.errors import ConnectionLost, ExitCode, LockNotObtained
 
 SHORT = timedelta(milliseconds=300)
 CHILDREN = range(20, 40)
-
-
-@pytest.fixture
-def unlinked(registered: Connection) -> Connection:
-    """Give the application with a parent and twenty children that have no link yet."""
-    run(registered, "INSERT INTO parent VALUES (10, 1, 2)")
-    run(registered, "INSERT INTO child (id, tenant, parent) SELECT n, 1, 10 FROM generate_series(20, 39) n")
-    return registered
 
 
 def lost(error: ConnectionLost, action: str) -> None:

@@ -9,26 +9,17 @@ import psycopg
 import pytest
 from concurrency.invariants import LEDGER, State
 from concurrency.stage import REPEATABLE_READ, SERIALIZABLE
-from engine.postgres import Connection, one, refused, rows, run
+from engine.postgres import Connection, one, refused, rows
 from engine.tables import links
-from faults.waiting import PATIENCE, beside, waiting
 from psycopg import IsolationLevel
 from psycopg.conninfo import make_conninfo
-from runner.test_interruption import wait_until
+from waiting import PATIENCE, beside, wait_until, waiting
 
 from pyflowguard import repair
 from pyflowguard.errors import ExitCode, StatementFailed
 
 LEVELS = pytest.mark.parametrize("level", [REPEATABLE_READ, SERIALIZABLE], ids=lambda level: level.name)
 CHILDREN = range(20, 40)
-
-
-@pytest.fixture
-def unlinked(registered: Connection) -> Connection:
-    """Give the application, not guarded, with a linked parent and children that have no link yet."""
-    run(registered, "INSERT INTO parent VALUES (10, 1, 2)")
-    run(registered, "INSERT INTO child (id, tenant, parent) SELECT n, 1, 10 FROM generate_series(20, 39) n")
-    return registered
 
 
 def holds(app: Connection) -> None:

@@ -9,8 +9,7 @@ import pytest
 from concurrency.invariants import State
 from engine.postgres import Connection, one, refused, rows, run
 from engine.tables import link, links
-from faults.waiting import PATIENCE, beside, waiting
-from runner.test_interruption import wait_until
+from waiting import PATIENCE, beside, wait_until, waiting
 
 from pyflowguard import online, repair
 from pyflowguard.errors import ExitCode, LockNotObtained

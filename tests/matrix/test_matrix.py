@@ -11,6 +11,7 @@ from matrix.servers import SUPPORTED, WHEELS
 
 PASSES = "def test_one(): pass\n"
 FAILS = "def test_other(): assert False\n"
+# A test that is skipped: the matrix must count it as such.
 IS_SKIPPED = "import pytest\ndef test_third(): pytest.skip('no')\n"
 
 

@@ -15,6 +15,7 @@ from engine.tables import create
 from messages.stage import normal, reaches, statements
 from psycopg import sql
 from repair.calls import Run, repair, run_row
+from waiting import wait_until
 
 from pyflowguard import changes
 from pyflowguard.server import UNSAFE, Server, new_cluster, throwaway_server, watched_server
@@ -32,13 +33,6 @@ def fill(connection: Connection, count: int) -> None:
     run(connection, "SELECT flowguard.add_master('flow', 'id', '{tenant}')")
     run(connection, "SELECT flowguard.add_link('probe', 'flow', on_orphan => 'unlink')")
     run(connection, f"INSERT INTO probe SELECT n, 1, 76 + n % 2 FROM generate_series(1, {count}) n")  # noqa: S608
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 @contextmanager
@@ -94,7 +88,7 @@ def test_between_two_batches_nothing_is_held(db: Connection, session: Callable[[
             "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep' AND backend_xid IS NULL "
             "AND xact_start > query_start"
         )
-        wait_until(lambda: bool(one(db, asleep, connection.info.backend_pid)))
+        wait_until(lambda: bool(one(db, asleep, connection.info.backend_pid)), "the repair to sleep")
         locks = "SELECT relation::regclass::text FROM pg_locks WHERE pid = %s AND relation = 'probe'::regclass"
         assert rows(db, locks, connection.info.backend_pid) == []
         run(db, "SET lock_timeout = '100ms'")
@@ -138,7 +132,7 @@ def standby(primary: Server) -> Iterator[Connection]:
         psycopg.connect(primary.dsn(), autocommit=True) as admin,
     ):
         state = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
-        wait_until(lambda: one(admin, state) == 1)
+        wait_until(lambda: one(admin, state) == 1, "the standby to stream")
         yield connection
 
 
@@ -156,9 +150,9 @@ def test_it_waits_for_a_standby_and_says_so_once(primary: Server, standby: Conne
         run(admin, statements(refusal.hint)[0])
         run(standby, "SELECT pg_wal_replay_pause()")
         run(admin, "UPDATE probe SET note = 'busy'")
-        wait_until(lambda: bool(one(admin, IS_BEHIND)))
+        wait_until(lambda: bool(one(admin, IS_BEHIND)), "the standby to be behind")
         with repairing(owner, batch_size=7, max_lag="1 second") as done:
-            wait_until(lambda: heard != [])
+            wait_until(lambda: heard != [], "its word of it")
             time.sleep(1.2)
             assert not done
             assert one(admin, PROGRESS) == 0
@@ -178,11 +172,11 @@ def test_a_lag_that_is_over_holds_up_nobody(primary: Server, standby: Connection
     with psycopg.connect(primary.dsn("app"), autocommit=True) as admin:
         run(standby, "SELECT pg_wal_replay_pause()")
         run(admin, "CREATE TABLE IF NOT EXISTS busy AS SELECT 1 AS n")
-        wait_until(lambda: bool(one(admin, IS_BEHIND)))
+        wait_until(lambda: bool(one(admin, IS_BEHIND)), "the standby to be behind")
         query = sql.SQL("SELECT flowguard._lagging('1 second', {})")
         written = one(admin, "SELECT pg_current_wal_insert_lsn()")
         assert one(admin, query.format(written)).startswith("second (00:00:0")
         run(standby, "SELECT pg_wal_replay_resume()")
         taken = "SELECT replay_lsn >= pg_current_wal_lsn() FROM pg_stat_replication"
-        wait_until(lambda: bool(one(admin, taken)))
+        wait_until(lambda: bool(one(admin, taken)), "the standby to take it")
         assert one(admin, query.format(written)) is None

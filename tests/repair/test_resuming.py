@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg
 import pytest
+from acceptance.command import COMMAND
 from engine.postgres import Connection, one, refused, rows, run
 from engine.tables import add_reference, create, links
 from repair.calls import Run, dump, repair, run_row, undo
+from waiting import wait_until
 
-COMMAND = Path(sys.executable).with_name("pyflowguard")
 Session = Callable[[], Connection]
 COUNT = 60
 SLOW = """
@@ -37,13 +35,6 @@ def app(db: Connection) -> Connection:
     run(db, "INSERT INTO parent VALUES (10, 1, 1)")
     run(db, f"INSERT INTO child (id, tenant, parent) SELECT n, 1, 10 FROM generate_series(1, {COUNT}) n")  # noqa: S608
     return db
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 @contextmanager
@@ -85,10 +76,10 @@ def stop(app: Connection, session: Session, at: int, batch_size: int = 10, **opt
     ):
         pid = connection.info.backend_pid
         waits = "SELECT count(*) FROM pg_locks WHERE pid = %s AND NOT granted"
-        wait_until(lambda: bool(one(app, waits, pid)))
+        wait_until(lambda: bool(one(app, waits, pid)), "the repair to wait")
         (stopped,) = rows(app, "SELECT max(run_id) FROM flowguard.run WHERE status = 'running'")[0]
         run(app, "SELECT pg_terminate_backend(%s)", pid)
-    wait_until(lambda: run_row(app, stopped)["status"] == "stopped")
+    wait_until(lambda: run_row(app, stopped)["status"] == "stopped", "the run to be seen as stopped")
     return int(stopped)
 
 
@@ -130,7 +121,7 @@ def test_a_session_that_outlives_its_call_is_no_running_run(app: Connection, ses
     """Cancelled (Ctrl-C), or ended by statement_timeout: the session is still there, and may be at something else."""
     with held(session, 35), repairing(session, "57014", batch_size=10) as connection:
         waits = "SELECT count(*) FROM pg_locks WHERE pid = %s AND NOT granted"
-        wait_until(lambda: bool(one(app, waits, connection.info.backend_pid)))
+        wait_until(lambda: bool(one(app, waits, connection.info.backend_pid)), "the repair to wait")
         connection.cancel()
     stopped = one(app, "SELECT run_id FROM flowguard.run WHERE status = 'stopped'")
     assert one(connection, "SELECT status FROM flowguard.run") == "stopped"
@@ -161,9 +152,9 @@ def test_a_client_that_is_killed(app: Connection) -> None:
     with subprocess.Popen(
         [*command, "--max-rate", "20"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as client:
-        wait_until(lambda: rows(app, "SELECT FROM flowguard.run WHERE linked > 5") != [])
+        wait_until(lambda: rows(app, "SELECT FROM flowguard.run WHERE linked > 5") != [], "some batches")
         client.send_signal(signal.SIGKILL)
-    wait_until(lambda: one(app, "SELECT status FROM flowguard.run") == "stopped")
+    wait_until(lambda: one(app, "SELECT status FROM flowguard.run") == "stopped", "the run to be seen as stopped")
     assert 5 < one(app, "SELECT linked FROM flowguard.run") < COUNT
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.startswith(f"Run 1: {COUNT} linked, 0 translated, 0 quarantined, 0 unlinked, 0 remaining.\n")
@@ -177,10 +168,10 @@ def test_an_undo_whose_client_is_killed(app: Connection) -> None:
     run(app, SLOW)
     command = [str(COMMAND), "undo", "1", "--batch-size", "2", "--dsn", app.info.dsn]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
-        wait_until(lambda: rows(app, "SELECT FROM flowguard.run WHERE restored > 5") != [])
+        wait_until(lambda: rows(app, "SELECT FROM flowguard.run WHERE restored > 5") != [], "some batches")
         client.send_signal(signal.SIGKILL)
     others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    wait_until(lambda: one(app, others) == 0)
+    wait_until(lambda: one(app, others) == 0, "the session to end")
     said = run_row(app, 1)
     assert (said["status"], 5 < said["restored"] < COUNT) == ("undoing", True)
     left = COUNT - said["restored"]
@@ -252,9 +243,9 @@ def test_of_two_who_call_again_one_goes_on(app: Connection, session: Session) ->
             run(app, "SELECT FROM flowguard.repair_run FOR UPDATE")
             for thread in threads:
                 thread.start()
-            wait_until(lambda: one(app, waits, pids) == len(pids))
+            wait_until(lambda: one(app, waits, pids) == len(pids), "all to wait")
         running = "SELECT count(*) FROM flowguard.run WHERE status = 'running'"
-        wait_until(lambda: one(app, running) == len(pids) and one(app, waits, pids) == len(pids))
+        wait_until(lambda: one(app, running) == len(pids) and one(app, waits, pids) == len(pids), "all to wait again")
     for thread in threads:
         thread.join()
     assert sorted(found) == [stopped, stopped + 1]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
+from acceptance.command import Run, command_in, without_libpq
 from changesets import ChangeSets
-
-COMMAND = Path(sys.executable).with_name("pyflowguard")
 
 
 @pytest.fixture
@@ -24,26 +20,13 @@ def sets(tmp_path: Path) -> ChangeSets:
 @pytest.fixture
 def clean_environment() -> dict[str, str]:
     """Give an environment without libpq's variables, and with a home that holds no password file."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
-    return {**kept, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+    return without_libpq()
 
 
 @pytest.fixture
-def command(clean_environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `pyflowguard ARGUMENTS` in a process of its own; keyword arguments are environment variables."""
-
-    def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [COMMAND, *arguments],
-            env={**clean_environment, **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-
-    return run
+def command(clean_environment: dict[str, str]) -> Run:
+    """Run `pyflowguard ARGUMENTS` as a user does."""
+    return command_in(clean_environment, timeout=60)
 
 
 @pytest.fixture

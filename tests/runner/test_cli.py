@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from pyflowguard.server import Server, throwaway_server
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Tables = Callable[[str], set[str]]
-COMMAND = Path(sys.executable).with_name("pyflowguard")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from changesets import ChangeSets
 from engine.postgres import Connection, one, rows, run
-from engine.tables import create, register
+from engine.tables import registered_in
 
 from pyflowguard import changes, online
 from pyflowguard.errors import ExitCode, LockNotObtained, PlanError, UsageError
@@ -29,9 +29,7 @@ SOON = timedelta(seconds=0.1)
 @pytest.fixture
 def app(engine_db: str) -> Iterator[Connection]:
     """Give the small application with its links registered, none guarded."""
-    with psycopg.connect(engine_db, autocommit=True) as connection:
-        create(connection)
-        register(connection)
+    with registered_in(engine_db) as connection:
         yield connection
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +13,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from acceptance.command import COMMAND
 from changesets import ChangeSets
+from waiting import wait_until
 
 from pyflowguard import changes
 from pyflowguard.errors import ConnectionLost, LockNotObtained, PlanDiverged, ScriptEdited
 
-COMMAND = Path(sys.executable).with_name("pyflowguard")
 Tables = Callable[[str], set[str]]
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -34,13 +34,6 @@ def process(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
             yield running
         finally:
             running.kill()
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
 
 
 def backends(admin: Connection, pattern: str) -> list[object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sysconfig
@@ -13,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from servers import lacking
 
 from pyflowguard import changes, database, server
 
@@ -45,14 +45,12 @@ WITHOUT_PATH = {
 def guarded_db() -> Iterator[str]:
     """Give the report's database with everything deployed, on a PostgreSQL 15 that has plpgsql_check.
 
-    Where the machine lacks it, the tests are skipped, or fail if PYFLOWGUARD_REQUIRE_ALL is set, as .ci/run does.
+    Where the machine lacks it, the tests are skipped, or fail in CI: see servers.lacking().
     """
     if not (BIN_15 / "postgres").exists() or not list(
         Path("/usr/share/postgresql/15/extension").glob("plpgsql_check*")
     ):
-        if os.environ.get("PYFLOWGUARD_REQUIRE_ALL"):
-            pytest.fail("PostgreSQL 15 with plpgsql_check is not installed, and PYFLOWGUARD_REQUIRE_ALL wants it.")
-        pytest.skip("PostgreSQL 15 with plpgsql_check is not installed.")
+        lacking("PostgreSQL 15 with plpgsql_check")
     with server.throwaway_server(bindir=BIN_15) as running:
         dsn = make_conninfo(running.dsn(), options="-c search_path=migration,public")
         with database.connect(dsn) as connection:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from acceptance.command import Run, command_in, without_libpq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from survival import worlds
 from survival.servers import Running, started
@@ -20,10 +19,6 @@ from pyflowguard import changes, server
 
 if TYPE_CHECKING:
     from conftest import Databases
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
-COMMAND = Path(sys.executable).with_name("pyflowguard")
 
 
 def bindir() -> Path:
@@ -99,19 +94,6 @@ def standby(primary: Running) -> Iterator[Running]:
 
 
 @pytest.fixture
-def command() -> Command:
-    """Run `pyflowguard ARGUMENTS` in a process of its own, without libpq's variables."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [COMMAND, *arguments],
-            env={**kept, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-
-    return run
+def command() -> Run:
+    """Run `pyflowguard ARGUMENTS` as a user does."""
+    return command_in(without_libpq(), timeout=60)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
-from collections.abc import Callable
 
 import psycopg
 import pytest
+from acceptance.command import Run
 from engine.postgres import one, refused, rows, run
 from survival import worlds
 from survival.servers import Running
 
 from pyflowguard import changes
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +80,7 @@ def test_a_run_of_the_primary_is_not_taken_for_a_stopped_one(pair: tuple[str, st
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_commands_that_read(
-    pair: tuple[str, str], command: Command, arguments: tuple[str, ...], exit_code: int, shown: str
+    pair: tuple[str, str], command: Run, arguments: tuple[str, ...], exit_code: int, shown: str
 ) -> None:
     done = command(*arguments, "--dsn", pair[1])
     assert (done.returncode, done.stderr) == (exit_code, ""), done
@@ -95,7 +92,7 @@ def test_commands_that_read(
     [("repair",), ("repair", "--dry-run"), ("undo", "1"), ("guard",), ("deploy",), ("revert", "-y")],
     ids=" ".join,
 )
-def test_commands_that_write(pair: tuple[str, str], command: Command, arguments: tuple[str, ...]) -> None:
+def test_commands_that_write(pair: tuple[str, str], command: Run, arguments: tuple[str, ...]) -> None:
     done = command(*arguments, "--dsn", pair[1])
     assert (done.returncode, done.stdout) == (4, ""), done
     assert "25006" in done.stderr

@@ -1,7 +1,8 @@
-"""Ways to see that something waits, and to do it beside the test."""
+"""Ways to wait for what others do, to see that something waits, and to do it beside the test."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +13,14 @@ from engine.postgres import Connection, rows
 T = TypeVar("T")
 PATIENCE = 60
 """Seconds after which something that must happen has not."""
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Look again and again whether it has happened, for twenty seconds."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.01)
 
 
 @contextmanager
