@@ -30,13 +30,18 @@ def beside(call: Callable[[], T]) -> Iterator[Future[T]]:
         yield pool.submit(call)
 
 
-def waiting(admin: Connection, statement: str) -> list[int]:
-    """Give the sessions of this database whose statement contains this text and which wait for a lock."""
+def waiting(admin: Connection, statement: str, holder: Connection | None = None) -> list[int]:
+    """Give the sessions of this database whose statement contains this text and which wait for a lock of the holder.
+
+    Without a holder, for any: an index that is built concurrently waits for an ANALYZE of the server's own as well.
+    """
     found = rows(
         admin,
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
-        "AND state = 'active' AND wait_event_type = 'Lock' AND position(%s IN query) > 0",
+        "AND state = 'active' AND wait_event_type = 'Lock' AND position(%s IN query) > 0 "
+        "AND coalesce(%s = ANY (pg_blocking_pids(pid)), true)",
         statement,
+        None if holder is None else holder.info.backend_pid,
     )
     return [pid for (pid,) in found]
 

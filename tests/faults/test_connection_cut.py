@@ -88,7 +88,7 @@ def test_guard(unlinked: Connection, admin: Connection) -> None:
     with psycopg.connect(app.info.dsn) as holder, wire(app.info.dsn) as line:
         holder.execute("UPDATE child SET note = 'held' WHERE id = 30")
         with beside(lambda: online.guard(line.dsn)) as guarding:
-            wait_until(lambda: bool(waiting(admin, "INDEX CONCURRENTLY")), "the index to wait")
+            wait_until(lambda: bool(waiting(admin, "INDEX CONCURRENTLY", holder)), "the index to wait")
             line.cut()
             with pytest.raises(ConnectionLost) as caught:
                 guarding.result(PATIENCE)
@@ -115,7 +115,7 @@ def test_deploy(unlinked: Connection, admin: Connection, tmp_path: Path) -> None
     with psycopg.connect(app.info.dsn) as holder, wire(app.info.dsn) as line:
         holder.execute("UPDATE child SET note = 'held' WHERE id = 30")
         with beside(lambda: changes.deploy(line.dsn, directory=sets.directory)) as deploying:
-            wait_until(lambda: bool(waiting(admin, "INDEX CONCURRENTLY")), "the index to wait")
+            wait_until(lambda: bool(waiting(admin, "INDEX CONCURRENTLY", holder)), "the index to wait")
             line.cut()
             with pytest.raises(ConnectionLost) as caught:
                 deploying.result(PATIENCE)
