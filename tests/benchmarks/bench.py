@@ -38,7 +38,6 @@ SETTINGS = {
     "max_wal_size": "8GB",
     "checkpoint_timeout": "1h",
     "autovacuum": "off",
-    "jit": "off",
     "max_locks_per_transaction": "256",
 }
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from engine.postgres import Connection, run
+from engine.postgres import Connection, one, run
 from engine.tables import add_reference, create, links, register
 
 EVENTS = """
@@ -63,3 +63,18 @@ def test_a_second_reference_is_asked_where_the_first_gives_nothing(db: Connectio
     run(db, "CALL flowguard.repair('probe', link_column => 'flow')")
     # A source's tenant is compared as far as it is known; a master's always.
     assert links(db, "probe") == {1: 1, 2: 2, 3: 2, 4: 2, 5: None, 6: None, 7: None, 8: 9}
+
+
+def test_no_batch_is_compiled(unguarded: Connection) -> None:
+    """JIT, which a session has on, would take longer to compile a batch than the batch takes."""
+    run(unguarded, "CREATE TABLE seen (jit text)")
+    run(
+        unguarded,
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN INSERT INTO seen VALUES (current_setting('jit')); RETURN NEW; END$$",
+    )
+    run(unguarded, "CREATE TRIGGER note BEFORE UPDATE ON probe FOR EACH ROW EXECUTE FUNCTION note()")
+    run(unguarded, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01 00:30Z')")
+    run(unguarded, "SET jit = on")
+    run(unguarded, "CALL flowguard.repair('probe', link_column => 'flow')")
+    assert (one(unguarded, "TABLE seen"), one(unguarded, "SHOW jit")) == ("off", "on")
