@@ -668,6 +668,31 @@ $_count_remaining$;
 COMMENT ON FUNCTION flowguard._count_remaining(bigint, flowguard.link[]) IS
   'Writes into a run how many rows of its links are unlinked or dangling.';
 
+CREATE OR REPLACE FUNCTION flowguard._pace_setting(p_name text, p_type regtype) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_pace_setting$
+-- What the session says of the pace of repairs whose call says nothing: those in change sets, say. NULL: nothing.
+-- Raises FG104.
+DECLARE
+  v_value    text := nullif(current_setting(p_name, true), '');
+  v_positive boolean;
+BEGIN
+  BEGIN
+    EXECUTE format('SELECT %L::%2$s > %3$L::%2$s', v_value, p_type, '0') INTO v_positive;
+  EXCEPTION
+    WHEN data_exception THEN
+      v_positive := false;
+  END;
+  IF NOT v_positive THEN
+    PERFORM flowguard._refuse_argument(
+      format('setting %s is %L', p_name, v_value), format('It must be of type %s, and more than 0.', p_type),
+      format('Set it to such a value, or run "SET %s = ''''" for as fast as can be.', p_name));
+  END IF;
+  RETURN v_value;
+END;
+$_pace_setting$;
+COMMENT ON FUNCTION flowguard._pace_setting(text, regtype) IS
+  'A setting of the session that bounds the pace of repairs; raises FG104 where it has no such value.';
+
 CREATE OR REPLACE FUNCTION flowguard._lagging(p_max_lag interval, p_written pg_lsn) RETURNS text
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $_lagging$
 -- Standbys and subscribers that are too far behind; NULL: none. One that still catches up tells no lag. One that has
@@ -761,6 +786,9 @@ BEGIN
     PERFORM flowguard._refuse_argument('resume NULL says neither', 'true goes on with a run that was stopped.',
                                        'Pass resume => true or false.');
   END IF;
+  p_max_rate := coalesce(p_max_rate, flowguard._pace_setting('flowguard.repair_max_rate', 'integer')::pg_catalog.int4);
+  p_max_lag := coalesce(p_max_lag,
+    flowguard._pace_setting('flowguard.repair_max_lag', 'interval')::pg_catalog.interval);
   IF p_max_rate OPERATOR(pg_catalog.<) 1 THEN
     PERFORM flowguard._refuse_argument(pg_catalog.format('max_rate %s is not positive', p_max_rate),
       'It is the number of rows that are looked at in a second.', 'Leave it out for as many as can be.');
@@ -780,8 +808,9 @@ BEGIN
   ELSE
     v_links := ARRAY[flowguard._link(p_relation, p_link_column)];
   END IF;
-  -- A second's rows at most, so that the rate holds from second to second.
-  v_batch_size := least(p_batch_size, p_max_rate);
+  -- A tenth of a second's rows at most: whoever writes beside it waits for a batch to be flushed, not for a second's.
+  v_batch_size := least(p_batch_size,
+    (p_max_rate OPERATOR(pg_catalog.-) 1) OPERATOR(pg_catalog./) 10 OPERATOR(pg_catalog.+) 1);
   IF NOT p_dry_run THEN
     run_id := flowguard._resume_run(p_relation, p_link_column, p_note, v_links, p_resume);
   ELSE
@@ -885,9 +914,10 @@ batch_size: rows looked at in one transaction.
 dry_run: true does it all in one transaction and takes it back.
 link_column: the column that holds the link; not asked where relation is NULL.
 note: kept with the run, to tell runs apart.
-max_rate: rows looked at in a second at most. Left out: as many as can be. Not asked in a dry run, nor is max_lag.
+max_rate: rows looked at in a second at most; a batch is a tenth of them at most. Left out: what the session''s setting
+  flowguard.repair_max_rate says, else as many as can be. Not asked in a dry run, nor is max_lag.
 max_lag: how far standbys and subscribers may be behind, as pg_stat_replication shows it: while one is further behind,
-  no batch begins. Left out: they are not looked at.
+  no batch begins. Left out: what the session''s setting flowguard.repair_max_lag says, else they are not looked at.
 resume: false begins a new run, though one with the same arguments was stopped.
 run_id: number of the run, for undo(); NULL for a dry run. Its argument, as of those below, is not read.
 linked: rows that a rule linked.
@@ -895,8 +925,9 @@ translated: links that held an alternate key and now hold the key.
 quarantined: orphans taken out, without the rows that went with them.
 unlinked: dangling links set to NULL.
 remaining: rows left unlinked or dangling.
-Errors: FG104 batch_size or max_rate is less than 1, or max_lag not positive; FG107 no such link; FG110 max_lag is given
-  and the role may not see replication; 2D000 called inside a transaction; 42501 row security would hide rows.';
+Errors: FG104 batch_size or max_rate is less than 1, max_lag not positive, or a setting no such value; FG107 no such
+  link; FG110 max_lag is given and the role may not see replication; 2D000 called inside a transaction; 42501 row
+  security would hide rows.';
 
 CREATE OR REPLACE FUNCTION flowguard._forbidding_keys(p_run bigint, p_from bigint DEFAULT 0)
 RETURNS TABLE (relation regclass, conname name, link_column name, definition text, validated boolean, comment text)

@@ -74,6 +74,7 @@ class Size:
     rate: int
     clients: int
     alone: float
+    max_rate: int | None = None
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,18 @@ def notice(phases: Sequence[Phase], done: Sequence[Transaction]) -> list[Noticed
     return noticed
 
 
+def unhurried(dsn: str, max_rate: int | None) -> str:
+    """Give the DSN of a session that keeps to one core, and whose repairs keep to a rate."""
+    settings = {"max_parallel_maintenance_workers": 0, "max_parallel_workers_per_gather": 0}
+    if max_rate is not None:
+        settings["flowguard.repair_max_rate"] = max_rate
+    options = conninfo_to_dict(dsn)["options"]
+    return make_conninfo(dsn, options=" ".join([str(options), *(f"-c {name}={settings[name]}" for name in settings)]))
+
+
 def roll_out(dsn: str, size: Size, console: Console) -> list[Phase]:
     """Do what a DBA does, a phase after the other; the first is nothing at all."""
+    dsn = unhurried(dsn, size.max_rate)
     phases: list[Phase] = []
 
     def phase(name: str, work: Callable[[], object]) -> None:
@@ -246,12 +257,23 @@ def misses(noticed: Sequence[Noticed]) -> Iterator[str]:
 @click.option("--rate", default=100, show_default=True, help="Transactions a second.")
 @click.option("--clients", default=8, show_default=True, help="Connections of the application.")
 @click.option("--alone", default=60.0, show_default=True, help="Seconds before and after the roll-out.")
+@click.option("--max-rate", type=int, help="Rows a second that a repair looks at.")
 @click.option("--write", "document", type=click.Path(exists=True, path_type=Path), help="Document to update.")
-def main(*, bindir: Path | None, rows: int, rate: int, clients: int, alone: float, document: Path | None) -> None:
+def main(
+    *,
+    bindir: Path | None,
+    rows: int,
+    rate: int,
+    clients: int,
+    alone: float,
+    max_rate: int | None,
+    document: Path | None,
+) -> None:
     """Roll the guard out beside an application; exit code 1 where it notices more than it may."""
     console = new_console()
     sources = max(3, min(1000, rows // 100))
-    size = Size(rows, tenants=10 if rows >= 10_000 else 2, sources=sources, rate=rate, clients=clients, alone=alone)
+    tenants = 10 if rows >= 10_000 else 2
+    size = Size(rows, tenants, sources, rate=rate, clients=clients, alone=alone, max_rate=max_rate)
     with (
         throwaway_server(bindir=bindir, settings=SETTINGS, fsync=True) as server,
         tempfile.TemporaryDirectory() as name,
@@ -273,7 +295,10 @@ def main(*, bindir: Path | None, rows: int, rate: int, clients: int, alone: floa
         shown.add_row(*cells)
     console.print(shown)
     if document is not None:
-        command = f"`make bench-rollout ROLLOUT='--rows {rows} --rate {rate} --clients {clients} --alone {alone:g}'`"
+        options = f"--rows {rows} --rate {rate} --clients {clients} --alone {alone:g}"
+        if max_rate is not None:
+            options += f" --max-rate {max_rate}"
+        command = f"`make bench-rollout ROLLOUT='{options}'`"
         bench.write(document, f"{command}\n\n{bench.as_markdown(headings, lines)}", "rollout")
     wrong = [*misses(noticed), *(f"{table} is not enforced and linked" for (table,) in left)]
     for line in wrong:

@@ -69,6 +69,19 @@ CASES = [
         then="CALL flowguard.repair()",
     ),
     Case(
+        name="a setting says that a repair is to look at no rows",
+        reaches=(("_pace_setting", "_refuse_argument"),),
+        admin="DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET flowguard.repair_max_rate = ''slow''', "
+        "current_database()); END$$;",
+        call="CALL flowguard.repair()",
+        says="""
+            ERROR: FG104: flowguard: setting flowguard.repair_max_rate is 'slow'
+            DETAIL: It must be of type integer, and more than 0.
+            HINT: Set it to such a value, or run "SET flowguard.repair_max_rate = ''" for as fast as can be.
+        """,
+        then="CALL flowguard.repair()",
+    ),
+    Case(
         name="replication is to be ahead",
         reaches=(("repair", "max_lag %s is not positive"),),
         call="CALL flowguard.repair(max_lag => '0')",
