@@ -77,7 +77,7 @@ def test_no_more_rows_a_second_than_it_may(db: Connection, session: Callable[[],
     ],
 )
 def test_a_batch_is_no_more_than_a_tenth_of_a_second(
-    db: Connection, setting: str, options: dict[str, int], batches: list[int]
+    db: Connection, setting: str, options: dict[str, Any], batches: list[int]
 ) -> None:
     fill(db, 30)
     run(db, "CREATE TABLE batch (xid bigint)")
