@@ -1094,6 +1094,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $guard_plan$
 DECLARE
   v_link flowguard.link := flowguard._link($1, $2);
 BEGIN
+  PERFORM flowguard._check_alone(v_link.relation, v_link.link_column);
   PERFORM flowguard._check_unique(v_link);
   PERFORM flowguard._check_rights(v_link);
   RETURN QUERY
@@ -1111,7 +1112,8 @@ statement: the statement.
 lock: the strongest lock that it takes, and on what.
 in_transaction: whether it may run inside a transaction.
 Errors: FG102 a column is gone; FG105 a partitioned table cannot have a unique index that is needed; FG107 no such link;
-  FG109 a foreign key of the application points to another column; FG110 rights are missing.';
+  FG108 a partition of the table, or the table that it is a partition of, is registered as well; FG109 a foreign key of
+  the application points to another column; FG110 rights are missing.';
 
 CREATE OR REPLACE FUNCTION flowguard.guard(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS TABLE (step integer, statement text, lock text, in_transaction boolean)
@@ -1125,6 +1127,7 @@ DECLARE
 BEGIN
   PERFORM flowguard._serialize();
   v_link := flowguard._link($1, $2);
+  PERFORM flowguard._check_alone(v_link.relation, v_link.link_column);
   PERFORM flowguard._check_unique(v_link);
   PERFORM flowguard._check_rights(v_link);
   IF v_link.mode = 'enforce' AND NOT v_link.guarded THEN
@@ -1177,7 +1180,8 @@ statement: what was run; no rows where nothing was missing.
 lock: the strongest lock that it took, and on what.
 in_transaction: true.
 Errors: FG102 a column is gone; FG105 a partitioned table cannot have a unique index that is needed; FG107 no such link;
-  FG109 a foreign key of the application points to another column; FG110 rights are missing.';
+  FG108 a partition of the table, or the table that it is a partition of, is registered as well; FG109 a foreign key of
+  the application points to another column; FG110 rights are missing.';
 
 CREATE OR REPLACE FUNCTION flowguard.unguard(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS SETOF text

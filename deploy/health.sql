@@ -426,6 +426,7 @@ DECLARE
   r_count record;
   r_keys  record;
   v_key   text;
+  v_whole regclass;
 BEGIN
   PERFORM flowguard._note_violations();
   RETURN QUERY
@@ -459,6 +460,15 @@ BEGIN
        AND NOT EXISTS (SELECT FROM flowguard.link l WHERE starts_with(t.tgname::text, '~flowguard_' || l.stem || '_'));
   FOR r_link IN SELECT * FROM flowguard._link_order() LOOP
     v_key := ':' || r_link.relation || ':' || r_link.link_column;
+    v_whole := flowguard._whole_link(r_link.relation, r_link.link_column);
+    IF v_whole IS NOT NULL THEN
+      RETURN QUERY SELECT 'registered_twice', 'ERROR', r_link.relation::text,
+                          format('the table is a partition of %s, whose link is registered as well', v_whole),
+                          'what guards the whole guards it too',
+                          format('SELECT flowguard.unguard(%1$L, %2$L); SELECT flowguard.drop_link(%1$L, %2$L)',
+                                 r_link.relation, r_link.link_column), 'registered_twice' || v_key;
+      CONTINUE;
+    END IF;
     r_count := flowguard._count_links(r_link);
     RETURN QUERY
       SELECT x.name, x.level, r_link.relation::text, format('%s of %s rows %s', x.rows, r_count.total, x.what),

@@ -21,6 +21,14 @@ SET session_replication_role = replica;
 INSERT INTO child (id, tenant, flow) VALUES (1, 1, 77);
 """
 
+ATTACHED = """
+CREATE TABLE batch (LIKE child INCLUDING ALL) PARTITION BY LIST (id);
+SELECT flowguard.add_link('batch', 'flow');
+SELECT flowguard.guard('batch', 'flow');
+SELECT flowguard.guard('child', 'flow');
+ALTER TABLE batch ATTACH PARTITION child DEFAULT;
+"""
+
 CASES = [
     Case(
         name="the application's key points to another column than the master's key",
@@ -75,6 +83,31 @@ ALTER TABLE child ADD batch integer, ADD FOREIGN KEY (tenant, batch) REFERENCES 
         """,
         take=(),
         then="ALTER TABLE batch ALTER COLUMN tenant SET NOT NULL; SELECT flowguard.guard('child', 'flow')",
+    ),
+    Case(
+        name="a table that is a link was attached to another one that is",
+        reaches=(("_check_alone", "cannot both be links"),),
+        setup=REGISTERED + ATTACHED,
+        call="SELECT flowguard.guard('child', 'flow')",
+        says="""
+            ERROR: FG108: flowguard: column flow of table public.batch and of a partition of it cannot both be links
+            DETAIL: What guards a table guards its partitions, here public.child.
+            HINT: Call flowguard.unguard('public.child', 'flow'), flowguard.drop_link('public.child', 'flow') first.
+        """,
+        take=(0, 1),
+        then="SELECT flowguard.guard('batch', 'flow')",
+    ),
+    Case(
+        name="a table that is a link was attached to another one, which is to be guarded",
+        reaches=(("_check_alone", "cannot both be links"),),
+        setup=REGISTERED + ATTACHED,
+        call="SELECT flowguard.guard_plan('batch', 'flow')",
+        says="""
+            ERROR: FG108: flowguard: column flow of table public.batch and of a partition of it cannot both be links
+            DETAIL: What guards a table guards its partitions, here public.child.
+            HINT: Call flowguard.unguard('public.child', 'flow'), flowguard.drop_link('public.child', 'flow') first.
+        """,
+        take=(0, 1),
     ),
     # --- Rights
     Case(
