@@ -729,15 +729,16 @@ COMMENT ON FUNCTION flowguard._locking_both(boolean, regclass, regclass, text) I
   'The beginning of a statement of an online plan that locks two tables; otherwise empty.';
 
 CREATE OR REPLACE FUNCTION flowguard._obsolete(p_link flowguard.link, p_online boolean)
-RETURNS TABLE (statement text, lock text)
+RETURNS TABLE (relation regclass, statement text, lock text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
--- Objects of ours that neither this link nor any guarded one needs, in the order in which they can go.
+-- Objects of ours that neither this link nor any guarded one needs, in the order in which they can go; and the table
+-- that each is on, NULL for one of our schema.
   WITH needing AS MATERIALIZED (
     SELECT l AS link FROM flowguard.link l
      WHERE (l.guarded OR (l.relation, l.link_column) = (p_link.relation, p_link.link_column)) AND flowguard._is_alive(l)
        AND (l.guarded OR p_link.guarded)
-  ), gone (n, statement, lock) AS (
-    SELECT 1, format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass), format('ACCESS EXCLUSIVE on %s',
+  ), gone (n, relation, statement, lock) AS (
+    SELECT 1, t.tgrelid, format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass), format('ACCESS EXCLUSIVE on %s',
       t.tgrelid::regclass)
       FROM pg_trigger t
      WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND flowguard._is_ours(t.tgname)
@@ -745,7 +746,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
        AND (t.tgrelid, t.tgname::text) NOT IN (
              SELECT w.relation, w.name FROM needing n CROSS JOIN LATERAL flowguard._wanted_triggers(n.link) w)
     UNION ALL
-    SELECT 2, format('DROP FUNCTION %s', p.oid::regprocedure), 'none'
+    SELECT 2, NULL, format('DROP FUNCTION %s', p.oid::regprocedure), 'none'
       FROM pg_proc p
      WHERE p.pronamespace = 'flowguard'::regnamespace AND flowguard._is_for(p_link, p.proname)
        AND obj_description(p.oid,
@@ -754,7 +755,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
              SELECT to_regprocedure(f.signature)::oid AS oid FROM flowguard._wanted_functions(n.link) f) w
                WHERE w.oid IS NOT NULL)
     UNION ALL
-    SELECT 3, flowguard._locking_both(p_online, c.conrelid, c.confrelid, 'ACCESS EXCLUSIVE')
+    SELECT 3, c.conrelid, flowguard._locking_both(p_online, c.conrelid, c.confrelid, 'ACCESS EXCLUSIVE')
               || format('ALTER TABLE %s DROP CONSTRAINT %I', c.conrelid::regclass, c.conname),
            format('ACCESS EXCLUSIVE on %s and %s', c.conrelid::regclass, c.confrelid::regclass)
       FROM pg_constraint c
@@ -768,12 +769,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
                          JOIN pg_partition_ancestors(c.conrelid) a ON a.relid = (n.link).relation
                         WHERE w.name = c.conname)
     UNION ALL
-    SELECT 4, format('DROP VIEW %s', v.id), 'none'
+    SELECT 4, NULL, format('DROP VIEW %s', v.id), 'none'
       FROM flowguard._unread_views() AS v (id)
       JOIN pg_class c ON c.oid = v.id
      WHERE flowguard._is_for(p_link, c.relname)
     UNION ALL
-    SELECT 5, format('DROP INDEX %s', i.indexrelid::regclass), format('ACCESS EXCLUSIVE on %s', i.indrelid::regclass)
+    SELECT 5, i.indrelid, format('DROP INDEX %s', i.indexrelid::regclass), format('ACCESS EXCLUSIVE on %s', i.indrelid::regclass)
       FROM pg_index i
       JOIN pg_class c ON c.oid = i.indexrelid AND NOT c.relispartition
      WHERE flowguard._is_ours(c.relname)
@@ -790,14 +791,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
                         WHERE k.conindid = i.indexrelid AND k.contype = 'f'
                           AND NOT (flowguard._is_ours(k.conname) AND flowguard._is_for(p_link, k.conname)))
     UNION ALL
-    SELECT 6, format('DROP STATISTICS %s.%I', x.stxnamespace::regnamespace, x.stxname),
+    SELECT 6, x.stxrelid, format('DROP STATISTICS %s.%I', x.stxnamespace::regnamespace, x.stxname),
            format('SHARE UPDATE EXCLUSIVE on %s', x.stxrelid::regclass)
       FROM pg_statistic_ext x
      WHERE flowguard._is_ours(x.stxname)
        AND (x.stxrelid, x.stxname::text) NOT IN (
              SELECT w.relation, w.name FROM needing n CROSS JOIN LATERAL flowguard._wanted_statistics(n.link) w)
   )
-  SELECT g.statement, g.lock FROM gone g ORDER BY g.n, g.statement;
+  SELECT g.relation::regclass, g.statement, g.lock FROM gone g ORDER BY g.n, g.statement;
 $_obsolete$;
 COMMENT ON FUNCTION flowguard._obsolete(flowguard.link, boolean) IS
   'Statements that remove what no guarded link needs any more.';

@@ -474,8 +474,14 @@ def test_a_partition_that_is_detached_and_attached_again(copy: Copy, how: str) -
     settled(app)
     run(app, detach)
     assert links(app, "probe") == {2: 1}
-    guard(app)
+    ((*finding, remedy),) = rows(app, "SELECT name, level, relation, description, remedy FROM flowguard.check_all()")
+    assert finding == [
+        *("leftover", "WARN", "public.probe_2024"),
+        "4 objects of guards are left on the table, which is no part of a guarded link any more",
+    ]
+    run(app, remedy)
     settled(app)
+    guard(app)
     run(app, "UPDATE probe_2024 SET flow = 77")
     assert not [row for row in objects(app) if row[0] == "probe_2024" and "flowguard" in row[1]]
     with refused("23503"):
@@ -514,7 +520,7 @@ def test_a_link_that_is_attached_to_another_one(copy: Copy, whole: str, part: st
     for call in ("guard", "guard_plan"):
         for table in ("probe", "probe_2026"):
             with refused("FG108") as refusal:
-                run(app, f"SELECT flowguard.{call}('{table}', 'flow')")  # noqa: S608  names of this test
+                run(app, f"SELECT flowguard.{call}('{table}', 'flow')")
             refusal.says("table public.probe and", "here public.probe_2026", "drop_link('public.probe_2026', 'flow')")
     with pytest.raises(StatementFailed, match="FG108"):
         online.guard(app.info.dsn)
