@@ -1088,6 +1088,27 @@ $_plan$;
 COMMENT ON FUNCTION flowguard._plan(flowguard.link, boolean) IS
   'What is missing for a link to be guarded, with indexes built concurrently or not.';
 
+CREATE OR REPLACE FUNCTION flowguard._tell_incomplete(p_link flowguard.link) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_tell_incomplete$
+-- A NOTICE where a link that is enforced and not guarded yet has rows that its guard would refuse. Online it is the plan
+-- that says so, once: the first of its statements makes the link guarded.
+DECLARE
+  v_count record;
+BEGIN
+  IF p_link.mode = 'enforce' AND NOT p_link.guarded THEN
+    v_count := flowguard._count_links(p_link);
+    IF v_count.linked < v_count.total THEN
+      RAISE NOTICE 'table %: % of % rows are not validly linked, and the link is enforced: writing them is refused',
+                   p_link.relation, v_count.total - v_count.linked, v_count.total
+        USING HINT = format('Run "CALL flowguard.repair(%1$L, link_column => %2$L)", or flowguard.set_mode(%1$L, '
+                            '''observe'', %2$L).', p_link.relation, p_link.link_column);
+    END IF;
+  END IF;
+END;
+$_tell_incomplete$;
+COMMENT ON FUNCTION flowguard._tell_incomplete(flowguard.link) IS
+  'A NOTICE where the guard of an enforced link would refuse rows that are there.';
+
 CREATE OR REPLACE FUNCTION flowguard.guard_plan(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS TABLE (step integer, statement text, lock text, in_transaction boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $guard_plan$
@@ -1098,6 +1119,7 @@ BEGIN
   PERFORM flowguard._check_alone(v_link.relation, v_link.link_column);
   PERFORM flowguard._check_unique(v_link);
   PERFORM flowguard._check_rights(v_link);
+  PERFORM flowguard._tell_incomplete(v_link);
   RETURN QUERY
     SELECT (row_number() OVER ())::integer, p.statement, p.lock, p.in_transaction FROM flowguard._plan(v_link, true) p;
 END;
@@ -1105,7 +1127,8 @@ $guard_plan$;
 COMMENT ON FUNCTION flowguard.guard_plan(regclass, name) IS
 'What is missing for a link to be guarded as its rules say, as statements to be run one by one: indexes are built
 concurrently, keys added NOT VALID and then validated, so that writers wait for moments only. No rows: nothing is
-missing. A VALIDATE that fails says which rows have to be repaired first. Changes nothing.
+missing. A VALIDATE that fails says which rows have to be repaired first. Where a link is enforced and not guarded yet
+its rows are counted, and a NOTICE says how many are not linked. Changes nothing.
 relation: the child table.
 link_column: the column that holds the link.
 step: the order, from 1.
@@ -1122,7 +1145,6 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $guard$
 #variable_conflict use_column
 DECLARE
   v_link  flowguard.link;
-  v_count record;
   v_kept  text[] := '{}'::text[];  -- keys that stay NOT VALID
   r_step  record;
 BEGIN
@@ -1131,15 +1153,7 @@ BEGIN
   PERFORM flowguard._check_alone(v_link.relation, v_link.link_column);
   PERFORM flowguard._check_unique(v_link);
   PERFORM flowguard._check_rights(v_link);
-  IF v_link.mode = 'enforce' AND NOT v_link.guarded THEN
-    v_count := flowguard._count_links(v_link);
-    IF v_count.linked < v_count.total THEN
-      RAISE NOTICE 'table %: % of % rows are not validly linked, and the link is enforced: writing them is refused',
-                   v_link.relation, v_count.total - v_count.linked, v_count.total
-        USING HINT = format('Run "CALL flowguard.repair(%1$L, link_column => %2$L)", or flowguard.set_mode(%1$L, '
-                            '''observe'', %2$L).', v_link.relation, v_link.link_column);
-    END IF;
-  END IF;
+  PERFORM flowguard._tell_incomplete(v_link);
   step := 0;
   FOR r_step IN SELECT p.* FROM flowguard._plan(v_link, false) p LOOP
     -- The key of the whole can only come when those of all partitions are validated.

@@ -30,6 +30,7 @@ DROP FUNCTION IF EXISTS flowguard.drop_link(regclass, name);
 DROP FUNCTION IF EXISTS flowguard.unguard(regclass, name);
 DROP FUNCTION IF EXISTS flowguard.guard(regclass, name);
 DROP FUNCTION IF EXISTS flowguard.guard_plan(regclass, name);
+DROP FUNCTION IF EXISTS flowguard._tell_incomplete(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._plan(flowguard.link, boolean);
 DROP FUNCTION IF EXISTS flowguard._check_columns(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._add_key_back(regclass, name, text, boolean, text);

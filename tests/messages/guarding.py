@@ -196,7 +196,7 @@ SELECT flowguard.add_link('word_child', 'flow');
     # --- Guarding over rows that are there
     Case(
         name="a link is enforced over rows that are not linked",
-        reaches=(("guard", "and the link is enforced"),),
+        reaches=(("_tell_incomplete", "and the link is enforced"),),
         setup="SELECT flowguard.add_master('flow', 'id', '{tenant}'); "
         "SELECT flowguard.add_link('child', 'flow', mode => 'enforce'); "
         "SELECT flowguard.add_reference_rule('child', 'parent', 'parent', 'id', 'flow', link_column => 'flow'); "
@@ -209,6 +209,21 @@ SELECT flowguard.add_link('word_child', 'flow');
                 flowguard.set_mode('public.child', 'observe', 'flow').
         """,
         then="UPDATE child SET tenant = 1, flow = flow",
+    ),
+    Case(
+        name="an enforced link is planned to be guarded over rows that are not linked",
+        reaches=(("_tell_incomplete", "and the link is enforced"),),
+        setup="SELECT flowguard.add_master('flow', 'id', '{tenant}'); "
+        "SELECT flowguard.add_link('child', 'flow', mode => 'enforce'); "
+        "INSERT INTO child (id, tenant) VALUES (1, 1);",
+        call="SELECT flowguard.guard_plan('child', 'flow')",
+        says="""
+            NOTICE: table public.child: 1 of 1 rows are not validly linked, and the link is enforced: writing them is
+                refused
+            HINT: Run "CALL flowguard.repair('public.child', link_column => 'flow')", or
+                flowguard.set_mode('public.child', 'observe', 'flow').
+        """,
+        take=(1,),
     ),
     Case(
         name="a key is not validated since a row violates it",
