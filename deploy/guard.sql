@@ -738,8 +738,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
      WHERE (l.guarded OR (l.relation, l.link_column) = (p_link.relation, p_link.link_column)) AND flowguard._is_alive(l)
        AND (l.guarded OR p_link.guarded)
   ), gone (n, relation, statement, lock) AS (
-    SELECT 1, t.tgrelid, format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass), format('ACCESS EXCLUSIVE on %s',
-      t.tgrelid::regclass)
+    SELECT 1, t.tgrelid, format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass),
+           format('ACCESS EXCLUSIVE on %s', t.tgrelid::regclass)
       FROM pg_trigger t
      WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND flowguard._is_ours(t.tgname)
        AND flowguard._is_for(p_link, t.tgname)
@@ -774,7 +774,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
       JOIN pg_class c ON c.oid = v.id
      WHERE flowguard._is_for(p_link, c.relname)
     UNION ALL
-    SELECT 5, i.indrelid, format('DROP INDEX %s', i.indexrelid::regclass), format('ACCESS EXCLUSIVE on %s', i.indrelid::regclass)
+    SELECT 5, i.indrelid, format('DROP INDEX %s', i.indexrelid::regclass),
+           format('ACCESS EXCLUSIVE on %s', i.indrelid::regclass)
       FROM pg_index i
       JOIN pg_class c ON c.oid = i.indexrelid AND NOT c.relispartition
      WHERE flowguard._is_ours(c.relname)
@@ -1090,8 +1091,8 @@ COMMENT ON FUNCTION flowguard._plan(flowguard.link, boolean) IS
 
 CREATE OR REPLACE FUNCTION flowguard._tell_incomplete(p_link flowguard.link) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_tell_incomplete$
--- A NOTICE where a link that is enforced and not guarded yet has rows that its guard would refuse. Online it is the plan
--- that says so, once: the first of its statements makes the link guarded.
+-- A NOTICE where a link that is enforced and not guarded yet has rows that its guard would refuse. Online it is the
+-- plan that says so, once: the first of its statements makes the link guarded.
 DECLARE
   v_count record;
 BEGIN

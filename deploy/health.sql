@@ -421,7 +421,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_left_tables$
 -- A partition that was detached keeps keys and indexes of the guard of the whole.
   WITH known AS MATERIALIZED (
     SELECT DISTINCT unnest(flowguard._partition_family(t.relation)) AS relation
-      FROM flowguard._link_order() l
+      FROM flowguard.link l
      CROSS JOIN LATERAL (SELECT l.relation UNION SELECT l.master
                           UNION SELECT r.source FROM flowguard._rules(l) r WHERE r.source IS NOT NULL) AS t (relation)
      WHERE l.guarded

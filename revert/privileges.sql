@@ -2,25 +2,6 @@
 
 BEGIN;
 
--- What is held in quarantine exists nowhere else, and the call that puts it back goes with the changes below this one.
-DO $keep_quarantine$
-DECLARE
-  v_held bigint;
-BEGIN
-  IF to_regclass('flowguard.quarantined_row') IS NOT NULL THEN
-    SELECT count(*) INTO v_held FROM flowguard.quarantined_row WHERE restored_at IS NULL;
-    IF v_held > 0 THEN
-      RAISE EXCEPTION 'flowguard: % rows are still held in quarantine', v_held
-        USING ERRCODE = 'FG205',
-              DETAIL = 'Removing the ledger would lose them.',
-              HINT = 'Run "SELECT flowguard.undo(run_id) FROM flowguard.run WHERE run_id IN (SELECT run_id FROM '
-                'flowguard.quarantine) ORDER BY run_id DESC", or copy the rows away and run "DELETE FROM '
-                'flowguard.quarantined_row".';
-    END IF;
-  END IF;
-END;
-$keep_quarantine$;
-
 -- What is guarded rests on functions of ours, and the call that takes it away goes with them.
 DO $keep_guards$
 DECLARE
@@ -39,6 +20,25 @@ BEGIN
   END IF;
 END;
 $keep_guards$;
+
+-- What is held in quarantine exists nowhere else, and the call that puts it back goes with the changes below this one.
+DO $keep_quarantine$
+DECLARE
+  v_held bigint;
+BEGIN
+  IF to_regclass('flowguard.quarantined_row') IS NOT NULL THEN
+    SELECT count(*) INTO v_held FROM flowguard.quarantined_row WHERE restored_at IS NULL;
+    IF v_held > 0 THEN
+      RAISE EXCEPTION 'flowguard: % rows are still held in quarantine', v_held
+        USING ERRCODE = 'FG205',
+              DETAIL = 'Removing the ledger would lose them.',
+              HINT = 'Run "SELECT flowguard.undo(run_id) FROM flowguard.run WHERE run_id IN (SELECT run_id FROM '
+                'flowguard.quarantine) ORDER BY run_id DESC", or copy the rows away and run "DELETE FROM '
+                'flowguard.quarantined_row".';
+    END IF;
+  END IF;
+END;
+$keep_quarantine$;
 
 DO $revoke$
 DECLARE

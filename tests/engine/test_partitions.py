@@ -540,7 +540,6 @@ def test_a_link_that_is_attached_to_another_one(copy: Copy, whole: str, part: st
     assert not [row for row in objects(app) if "flowguard" in row[1]]
 
 
-
 def test_a_trigger_that_is_disabled_on_one_partition(copy: Copy) -> None:
     app = copy()
     run(app, 'ALTER TABLE probe_2025_1 DISABLE TRIGGER "~flowguard_probe_flow_insert"')
