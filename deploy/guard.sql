@@ -729,23 +729,24 @@ COMMENT ON FUNCTION flowguard._locking_both(boolean, regclass, regclass, text) I
   'The beginning of a statement of an online plan that locks two tables; otherwise empty.';
 
 CREATE OR REPLACE FUNCTION flowguard._obsolete(p_link flowguard.link, p_online boolean)
-RETURNS TABLE (statement text, lock text)
+RETURNS TABLE (relation regclass, statement text, lock text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
--- Objects of ours that neither this link nor any guarded one needs, in the order in which they can go.
+-- Objects of ours that neither this link nor any guarded one needs, in the order in which they can go; and the table
+-- that each is on, NULL for one of our schema.
   WITH needing AS MATERIALIZED (
     SELECT l AS link FROM flowguard.link l
      WHERE (l.guarded OR (l.relation, l.link_column) = (p_link.relation, p_link.link_column)) AND flowguard._is_alive(l)
        AND (l.guarded OR p_link.guarded)
-  ), gone (n, statement, lock) AS (
-    SELECT 1, format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass), format('ACCESS EXCLUSIVE on %s',
-      t.tgrelid::regclass)
+  ), gone (n, relation, statement, lock) AS (
+    SELECT 1, t.tgrelid, format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass),
+           format('ACCESS EXCLUSIVE on %s', t.tgrelid::regclass)
       FROM pg_trigger t
      WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND flowguard._is_ours(t.tgname)
        AND flowguard._is_for(p_link, t.tgname)
        AND (t.tgrelid, t.tgname::text) NOT IN (
              SELECT w.relation, w.name FROM needing n CROSS JOIN LATERAL flowguard._wanted_triggers(n.link) w)
     UNION ALL
-    SELECT 2, format('DROP FUNCTION %s', p.oid::regprocedure), 'none'
+    SELECT 2, NULL, format('DROP FUNCTION %s', p.oid::regprocedure), 'none'
       FROM pg_proc p
      WHERE p.pronamespace = 'flowguard'::regnamespace AND flowguard._is_for(p_link, p.proname)
        AND obj_description(p.oid,
@@ -754,7 +755,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
              SELECT to_regprocedure(f.signature)::oid AS oid FROM flowguard._wanted_functions(n.link) f) w
                WHERE w.oid IS NOT NULL)
     UNION ALL
-    SELECT 3, flowguard._locking_both(p_online, c.conrelid, c.confrelid, 'ACCESS EXCLUSIVE')
+    SELECT 3, c.conrelid, flowguard._locking_both(p_online, c.conrelid, c.confrelid, 'ACCESS EXCLUSIVE')
               || format('ALTER TABLE %s DROP CONSTRAINT %I', c.conrelid::regclass, c.conname),
            format('ACCESS EXCLUSIVE on %s and %s', c.conrelid::regclass, c.confrelid::regclass)
       FROM pg_constraint c
@@ -768,12 +769,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
                          JOIN pg_partition_ancestors(c.conrelid) a ON a.relid = (n.link).relation
                         WHERE w.name = c.conname)
     UNION ALL
-    SELECT 4, format('DROP VIEW %s', v.id), 'none'
+    SELECT 4, NULL, format('DROP VIEW %s', v.id), 'none'
       FROM flowguard._unread_views() AS v (id)
       JOIN pg_class c ON c.oid = v.id
      WHERE flowguard._is_for(p_link, c.relname)
     UNION ALL
-    SELECT 5, format('DROP INDEX %s', i.indexrelid::regclass), format('ACCESS EXCLUSIVE on %s', i.indrelid::regclass)
+    SELECT 5, i.indrelid, format('DROP INDEX %s', i.indexrelid::regclass),
+           format('ACCESS EXCLUSIVE on %s', i.indrelid::regclass)
       FROM pg_index i
       JOIN pg_class c ON c.oid = i.indexrelid AND NOT c.relispartition
      WHERE flowguard._is_ours(c.relname)
@@ -790,14 +792,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
                         WHERE k.conindid = i.indexrelid AND k.contype = 'f'
                           AND NOT (flowguard._is_ours(k.conname) AND flowguard._is_for(p_link, k.conname)))
     UNION ALL
-    SELECT 6, format('DROP STATISTICS %s.%I', x.stxnamespace::regnamespace, x.stxname),
+    SELECT 6, x.stxrelid, format('DROP STATISTICS %s.%I', x.stxnamespace::regnamespace, x.stxname),
            format('SHARE UPDATE EXCLUSIVE on %s', x.stxrelid::regclass)
       FROM pg_statistic_ext x
      WHERE flowguard._is_ours(x.stxname)
        AND (x.stxrelid, x.stxname::text) NOT IN (
              SELECT w.relation, w.name FROM needing n CROSS JOIN LATERAL flowguard._wanted_statistics(n.link) w)
   )
-  SELECT g.statement, g.lock FROM gone g ORDER BY g.n, g.statement;
+  SELECT g.relation::regclass, g.statement, g.lock FROM gone g ORDER BY g.n, g.statement;
 $_obsolete$;
 COMMENT ON FUNCTION flowguard._obsolete(flowguard.link, boolean) IS
   'Statements that remove what no guarded link needs any more.';
@@ -1087,6 +1089,27 @@ $_plan$;
 COMMENT ON FUNCTION flowguard._plan(flowguard.link, boolean) IS
   'What is missing for a link to be guarded, with indexes built concurrently or not.';
 
+CREATE OR REPLACE FUNCTION flowguard._tell_incomplete(p_link flowguard.link) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_tell_incomplete$
+-- A NOTICE where a link that is enforced and not guarded yet has rows that its guard would refuse. Online it is the
+-- plan that says so, once: the first of its statements makes the link guarded.
+DECLARE
+  v_count record;
+BEGIN
+  IF p_link.mode = 'enforce' AND NOT p_link.guarded THEN
+    v_count := flowguard._count_links(p_link);
+    IF v_count.linked < v_count.total THEN
+      RAISE NOTICE 'table %: % of % rows are not validly linked, and the link is enforced: writing them is refused',
+                   p_link.relation, v_count.total - v_count.linked, v_count.total
+        USING HINT = format('Run "CALL flowguard.repair(%1$L, link_column => %2$L)", or flowguard.set_mode(%1$L, '
+                            '''observe'', %2$L).', p_link.relation, p_link.link_column);
+    END IF;
+  END IF;
+END;
+$_tell_incomplete$;
+COMMENT ON FUNCTION flowguard._tell_incomplete(flowguard.link) IS
+  'A NOTICE where the guard of an enforced link would refuse rows that are there.';
+
 CREATE OR REPLACE FUNCTION flowguard.guard_plan(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS TABLE (step integer, statement text, lock text, in_transaction boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $guard_plan$
@@ -1094,8 +1117,10 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $guard_plan$
 DECLARE
   v_link flowguard.link := flowguard._link($1, $2);
 BEGIN
+  PERFORM flowguard._check_alone(v_link.relation, v_link.link_column);
   PERFORM flowguard._check_unique(v_link);
   PERFORM flowguard._check_rights(v_link);
+  PERFORM flowguard._tell_incomplete(v_link);
   RETURN QUERY
     SELECT (row_number() OVER ())::integer, p.statement, p.lock, p.in_transaction FROM flowguard._plan(v_link, true) p;
 END;
@@ -1103,7 +1128,8 @@ $guard_plan$;
 COMMENT ON FUNCTION flowguard.guard_plan(regclass, name) IS
 'What is missing for a link to be guarded as its rules say, as statements to be run one by one: indexes are built
 concurrently, keys added NOT VALID and then validated, so that writers wait for moments only. No rows: nothing is
-missing. A VALIDATE that fails says which rows have to be repaired first. Changes nothing.
+missing. A VALIDATE that fails says which rows have to be repaired first. Where a link is enforced and not guarded yet
+its rows are counted, and a NOTICE says how many are not linked. Changes nothing.
 relation: the child table.
 link_column: the column that holds the link.
 step: the order, from 1.
@@ -1111,7 +1137,8 @@ statement: the statement.
 lock: the strongest lock that it takes, and on what.
 in_transaction: whether it may run inside a transaction.
 Errors: FG102 a column is gone; FG105 a partitioned table cannot have a unique index that is needed; FG107 no such link;
-  FG109 a foreign key of the application points to another column; FG110 rights are missing.';
+  FG108 a partition of the table, or the table that it is a partition of, is registered as well; FG109 a foreign key of
+  the application points to another column; FG110 rights are missing.';
 
 CREATE OR REPLACE FUNCTION flowguard.guard(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS TABLE (step integer, statement text, lock text, in_transaction boolean)
@@ -1119,23 +1146,15 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $guard$
 #variable_conflict use_column
 DECLARE
   v_link  flowguard.link;
-  v_count record;
   v_kept  text[] := '{}'::text[];  -- keys that stay NOT VALID
   r_step  record;
 BEGIN
   PERFORM flowguard._serialize();
   v_link := flowguard._link($1, $2);
+  PERFORM flowguard._check_alone(v_link.relation, v_link.link_column);
   PERFORM flowguard._check_unique(v_link);
   PERFORM flowguard._check_rights(v_link);
-  IF v_link.mode = 'enforce' AND NOT v_link.guarded THEN
-    v_count := flowguard._count_links(v_link);
-    IF v_count.linked < v_count.total THEN
-      RAISE NOTICE 'table %: % of % rows are not validly linked, and the link is enforced: writing them is refused',
-                   v_link.relation, v_count.total - v_count.linked, v_count.total
-        USING HINT = format('Run "CALL flowguard.repair(%1$L, link_column => %2$L)", or flowguard.set_mode(%1$L, '
-                            '''observe'', %2$L).', v_link.relation, v_link.link_column);
-    END IF;
-  END IF;
+  PERFORM flowguard._tell_incomplete(v_link);
   step := 0;
   FOR r_step IN SELECT p.* FROM flowguard._plan(v_link, false) p LOOP
     -- The key of the whole can only come when those of all partitions are validated.
@@ -1177,7 +1196,8 @@ statement: what was run; no rows where nothing was missing.
 lock: the strongest lock that it took, and on what.
 in_transaction: true.
 Errors: FG102 a column is gone; FG105 a partitioned table cannot have a unique index that is needed; FG107 no such link;
-  FG109 a foreign key of the application points to another column; FG110 rights are missing.';
+  FG108 a partition of the table, or the table that it is a partition of, is registered as well; FG109 a foreign key of
+  the application points to another column; FG110 rights are missing.';
 
 CREATE OR REPLACE FUNCTION flowguard.unguard(relation regclass, link_column name DEFAULT 'master_flow_id')
 RETURNS SETOF text

@@ -416,6 +416,26 @@ COMMENT ON FUNCTION flowguard.health_score() IS
 Returns a number from 0 to 100 with one decimal; 100.0 only where nothing is left to fix.
 Errors: 42501 row security would hide rows.';
 
+CREATE OR REPLACE FUNCTION flowguard._left_tables() RETURNS regclass[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_left_tables$
+-- A partition that was detached keeps keys and indexes of the guard of the whole.
+  WITH known AS MATERIALIZED (
+    SELECT DISTINCT unnest(flowguard._partition_family(t.relation)) AS relation
+      FROM flowguard.link l
+     CROSS JOIN LATERAL (SELECT l.relation UNION SELECT l.master
+                          UNION SELECT r.source FROM flowguard._rules(l) r WHERE r.source IS NOT NULL) AS t (relation)
+     WHERE l.guarded
+  )
+  SELECT coalesce(array_agg(x.relation::regclass), '{}')
+    FROM (SELECT c.conrelid FROM pg_constraint c WHERE c.contype = 'f' AND flowguard._is_ours(c.conname)
+          UNION
+          SELECT i.indrelid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+           WHERE flowguard._is_ours(c.relname)) AS x (relation)
+   WHERE x.relation NOT IN (SELECT k.relation FROM known k);
+$_left_tables$;
+COMMENT ON FUNCTION flowguard._left_tables() IS
+  'Tables that have keys or indexes of ours and are no part of a guarded link.';
+
 CREATE OR REPLACE FUNCTION flowguard.check_all()
 RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $check_all$
@@ -426,6 +446,8 @@ DECLARE
   r_count record;
   r_keys  record;
   v_key   text;
+  v_whole regclass;
+  v_left  regclass[] := flowguard._left_tables();
 BEGIN
   PERFORM flowguard._note_violations();
   RETURN QUERY
@@ -459,6 +481,15 @@ BEGIN
        AND NOT EXISTS (SELECT FROM flowguard.link l WHERE starts_with(t.tgname::text, '~flowguard_' || l.stem || '_'));
   FOR r_link IN SELECT * FROM flowguard._link_order() LOOP
     v_key := ':' || r_link.relation || ':' || r_link.link_column;
+    v_whole := flowguard._whole_link(r_link.relation, r_link.link_column);
+    IF v_whole IS NOT NULL THEN
+      RETURN QUERY SELECT 'registered_twice', 'ERROR', r_link.relation::text,
+                          format('the table is a partition of %s, whose link is registered as well', v_whole),
+                          'what guards the whole guards it too',
+                          format('SELECT flowguard.unguard(%1$L, %2$L); SELECT flowguard.drop_link(%1$L, %2$L)',
+                                 r_link.relation, r_link.link_column), 'registered_twice' || v_key;
+      CONTINUE;
+    END IF;
     r_count := flowguard._count_links(r_link);
     RETURN QUERY
       SELECT x.name, x.level, r_link.relation::text, format('%s of %s rows %s', x.rows, r_count.total, x.what),
@@ -515,8 +546,25 @@ BEGIN
        WHERE p.statement NOT LIKE '% VALIDATE CONSTRAINT %'
          -- Of keys that are all there, one can be missing on the whole of a partitioned table only: said above.
          AND NOT (p.statement LIKE '% ADD CONSTRAINT %' AND r_keys.present = r_keys.wanted)
+         -- What is left on other tables is no part of this guard: said below.
+         AND (v_left = '{}' OR p.statement NOT IN (
+               SELECT o.statement FROM flowguard._obsolete(r_link, true) o WHERE o.relation = ANY (v_left)))
       HAVING count(*) > 0;
   END LOOP;
+  IF v_left <> '{}' THEN
+    -- The link that takes most of it away: its keys are its own, indexes go with any.
+    RETURN QUERY
+      SELECT DISTINCT ON (x.relation) 'leftover', 'WARN', x.relation::text,
+             format('%s objects of guards are left on the table, which is no part of a guarded link any more', x.n),
+             left(x.statements, 500), x.remedy, format('leftover:%s', x.relation)
+        FROM (SELECT o.relation, l.stem, count(*) AS n, string_agg(o.statement, '; ') AS statements,
+                     format('SELECT flowguard.guard(%L, %L)', l.relation, l.link_column) AS remedy
+                FROM flowguard._link_order() l
+               CROSS JOIN LATERAL flowguard._obsolete(l, false) o
+               WHERE l.guarded AND o.relation = ANY (v_left)
+               GROUP BY o.relation, l.stem, l.relation, l.link_column) AS x
+       ORDER BY x.relation, x.n DESC, x.stem;
+  END IF;
   RETURN QUERY
     SELECT 'run_stopped', 'WARN', r.relation, format('run %s ended before it was done', r.run_id),
            format('%s linked, %s translated, %s quarantined', r.linked, r.translated, r.quarantined),

@@ -246,6 +246,52 @@ $_choose_stem$;
 COMMENT ON FUNCTION flowguard._choose_stem(regclass, name) IS
   'A free beginning for the names of a link''s generated objects.';
 
+CREATE OR REPLACE FUNCTION flowguard._whole_link(p_relation regclass, p_link_column name) RETURNS regclass
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_whole_link$
+  SELECT l.relation
+    FROM pg_partition_ancestors(p_relation) a
+    JOIN flowguard.link l ON l.relation = a.relid AND l.relation <> p_relation AND l.link_column = p_link_column
+   ORDER BY (SELECT count(*) FROM pg_partition_ancestors(l.relation)) LIMIT 1;
+$_whole_link$;
+COMMENT ON FUNCTION flowguard._whole_link(regclass, name) IS
+  'The table that a table is a partition of and whose same column is registered as a link; NULL where there is none.';
+
+CREATE OR REPLACE FUNCTION flowguard._check_alone(p_relation regclass, p_link_column name) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_alone$
+-- Raises FG108 where the column is a link of a table and of a partition of it as well: a partition takes over keys and
+-- triggers of the whole, and a guard of its own would be in their way. ATTACH PARTITION can make it so at any time.
+DECLARE
+  v_whole regclass := flowguard._whole_link(p_relation, p_link_column);
+  v_parts regclass[] := ARRAY[p_relation];
+  v_asked boolean := false;  -- for a partition that is not registered, when the whole is
+  v_calls text;
+BEGIN
+  IF v_whole IS NULL THEN
+    v_parts := ARRAY(SELECT l.relation FROM pg_partition_tree(p_relation) t
+                       JOIN flowguard.link l ON l.relation = t.relid
+                      WHERE l.relation <> p_relation AND l.link_column = p_link_column ORDER BY l.stem);
+    IF v_parts = '{}' THEN
+      RETURN;
+    END IF;
+  ELSE
+    v_asked := NOT EXISTS (SELECT FROM flowguard.link l
+                            WHERE l.relation = p_relation AND l.link_column = p_link_column);
+  END IF;
+  SELECT string_agg(format('flowguard.unguard(%1$L, %2$L), flowguard.drop_link(%1$L, %2$L)', d.relation, p_link_column),
+                    ', ' ORDER BY d.n)
+    INTO v_calls
+    FROM unnest(CASE WHEN v_asked THEN ARRAY[v_whole] ELSE v_parts END) WITH ORDINALITY AS d (relation, n);
+  RAISE EXCEPTION 'flowguard: column % of table % and of a partition of it cannot both be links',
+                  quote_ident(p_link_column), coalesce(v_whole, p_relation)
+    USING ERRCODE = 'FG108',
+          DETAIL = format('What guards a table guards its partitions, here %s.', array_to_string(v_parts, ', ')),
+          HINT = CASE WHEN v_asked THEN 'It is guarded with the whole. For a guard of its own, call '
+                      ELSE 'Call ' END || v_calls || ' first.';
+END;
+$_check_alone$;
+COMMENT ON FUNCTION flowguard._check_alone(regclass, name) IS
+  'Raises FG108 where a column is a link of a table and of a partition of it as well.';
+
 CREATE OR REPLACE FUNCTION flowguard._check_read(p_relation regclass, p_columns name[], p_before boolean) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_read$
 -- Raises FG104 for a generated column that a trigger cannot read: before its row is written, any of them; after, one
@@ -341,6 +387,7 @@ BEGIN
     RETURN v_link;
   END IF;
 
+  PERFORM flowguard._check_alone(p_relation, p_link_column);
   v_link := (p_relation, p_link_column, v_master.relation,
              flowguard._align_tenants(p_relation, p_tenant_columns, v_master),
              p_mode, p_on_orphan, p_on_master_delete, flowguard._choose_stem(p_relation, p_link_column), false, false);
@@ -395,7 +442,8 @@ on_master_delete: what deleting a master does to its rows: keep (what the key th
   refuse, cascade or set null.
 Returns the registered link.
 Errors: FG101 no table; FG102 no such column; FG103 types differ; FG104 a value is none of those; FG105 the table has
-  no such key; FG107 no such master; FG108 it is registered otherwise.';
+  no such key; FG107 no such master; FG108 it is registered otherwise, or the same column of a partition of the table,
+  or of the table that it is a partition of, is registered.';
 
 CREATE OR REPLACE FUNCTION flowguard._add_rule(p_rule flowguard.rule) RETURNS flowguard.rule
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_add_rule$

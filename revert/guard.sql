@@ -2,6 +2,25 @@
 
 BEGIN;
 
+-- A link may have been guarded since the privileges went; this is the last moment to take that away.
+DO $keep_guards$
+DECLARE
+  v_links text;
+BEGIN
+  IF to_regclass('flowguard.link') IS NOT NULL THEN
+    LOCK TABLE flowguard.link IN SHARE MODE;  -- whoever is guarding a link now comes first
+    SELECT string_agg(format('%s.%I', l.relation, l.link_column), ', ' ORDER BY l.stem)
+      INTO v_links FROM flowguard.link l WHERE l.guarded;
+    IF v_links IS NOT NULL THEN
+      RAISE EXCEPTION 'flowguard: links are still guarded'
+        USING ERRCODE = 'FG112',
+              DETAIL = format('They are: %s. Their triggers and keys are on the tables of the application.', v_links),
+              HINT = 'Run "SELECT flowguard.unguard(relation, link_column) FROM flowguard.link WHERE guarded" first.';
+    END IF;
+  END IF;
+END;
+$keep_guards$;
+
 DROP FUNCTION IF EXISTS flowguard.resume(regclass, name);
 DROP FUNCTION IF EXISTS flowguard.pause(regclass, name);
 DROP FUNCTION IF EXISTS flowguard._set_paused(regclass, name, boolean);
@@ -11,6 +30,7 @@ DROP FUNCTION IF EXISTS flowguard.drop_link(regclass, name);
 DROP FUNCTION IF EXISTS flowguard.unguard(regclass, name);
 DROP FUNCTION IF EXISTS flowguard.guard(regclass, name);
 DROP FUNCTION IF EXISTS flowguard.guard_plan(regclass, name);
+DROP FUNCTION IF EXISTS flowguard._tell_incomplete(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._plan(flowguard.link, boolean);
 DROP FUNCTION IF EXISTS flowguard._check_columns(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._add_key_back(regclass, name, text, boolean, text);

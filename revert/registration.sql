@@ -14,6 +14,8 @@ DROP FUNCTION IF EXISTS flowguard._source_tenants(flowguard.link, regclass, name
 DROP FUNCTION IF EXISTS flowguard._add_rule(flowguard.rule);
 DROP FUNCTION IF EXISTS flowguard.add_link(regclass, name, regclass, name[], text, text, text);
 DROP FUNCTION IF EXISTS flowguard._check_read(regclass, name[], boolean);
+DROP FUNCTION IF EXISTS flowguard._check_alone(regclass, name);
+DROP FUNCTION IF EXISTS flowguard._whole_link(regclass, name);
 DROP FUNCTION IF EXISTS flowguard._choose_stem(regclass, name);
 DROP FUNCTION IF EXISTS flowguard._align_tenants(regclass, name[], flowguard.master);
 DROP FUNCTION IF EXISTS flowguard.drop_master(regclass);

@@ -37,6 +37,7 @@ SELECT 'flowguard._replace_key(regclass, name, name)'::regprocedure;
 SELECT 'flowguard._add_key_back(regclass, name, text, boolean, text)'::regprocedure;
 SELECT 'flowguard._check_columns(flowguard.link)'::regprocedure;
 SELECT 'flowguard._plan(flowguard.link, boolean)'::regprocedure;
+SELECT 'flowguard._tell_incomplete(flowguard.link)'::regprocedure;
 SELECT 'flowguard.guard_plan(regclass, name)'::regprocedure;
 SELECT 'flowguard.guard(regclass, name)'::regprocedure;
 SELECT 'flowguard.unguard(regclass, name)'::regprocedure;

@@ -10,6 +10,8 @@ SELECT 'flowguard.add_master(regclass, name, name[], name[], name)'::regprocedur
 SELECT 'flowguard.drop_master(regclass)'::regprocedure;
 SELECT 'flowguard._align_tenants(regclass, name[], flowguard.master)'::regprocedure;
 SELECT 'flowguard._choose_stem(regclass, name)'::regprocedure;
+SELECT 'flowguard._whole_link(regclass, name)'::regprocedure;
+SELECT 'flowguard._check_alone(regclass, name)'::regprocedure;
 SELECT 'flowguard._check_read(regclass, name[], boolean)'::regprocedure;
 SELECT 'flowguard.add_link(regclass, name, regclass, name[], text, text, text)'::regprocedure;
 SELECT 'flowguard._add_rule(flowguard.rule)'::regprocedure;

@@ -49,6 +49,25 @@ def test_the_command_gives_json(command: Run, app: Connection) -> None:
     assert "parent.flow: a key stays NOT VALID" in shown.stdout
 
 
+def test_the_command_tells_once_that_rows_of_an_enforced_link_are_not_linked(command: Run, app: Connection) -> None:
+    run(app, "CREATE TABLE strict (id integer PRIMARY KEY, tenant integer NOT NULL, flow integer)")
+    run(app, "SELECT flowguard.add_link('strict', 'flow', mode => 'enforce')")
+    run(app, "INSERT INTO strict VALUES (1, 1, NULL), (2, 1, 1), (3, 1, 77)")
+    arguments = ("guard", "--link-column", "flow", "strict", "--dsn", app.info.dsn)
+    for more in (["--dry-run"], []):
+        done = command(*arguments, *more)
+        assert done.returncode == 0, done
+        said = re.findall(r"table public\.strict: (.*)", done.stderr)
+        assert said == ["2 of 3 rows are not validly linked, and the link is enforced: writing them is refused"]
+        assert "Run \"CALL flowguard.repair('public.strict', link_column => 'flow')\"" in done.stderr
+    again = command(*arguments)
+    assert (again.returncode, again.stderr) == (0, "")
+    run(app, "SELECT flowguard.unguard('strict', 'flow')")
+    run(app, "UPDATE strict SET flow = 1")
+    done = command(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_command_refuses_what_is_not_there(command: Run, app: Connection) -> None:
     assert "nowhere" in failure(command("guard", "nowhere", "--dsn", app.info.dsn), ExitCode.USAGE)
     refusal = failure(command("guard", "flow", "--link-column", "flow", "--dsn", app.info.dsn), ExitCode.USAGE)

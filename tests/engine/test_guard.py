@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from difflib import unified_diff
@@ -11,7 +12,11 @@ import psycopg
 import pytest
 from engine.postgres import Connection, one, refused, rows, run
 from engine.tables import LINKS, Guarded, add_reference, create, guard, link, links, register
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from waiting import PATIENCE, beside, wait_until
+
+from pyflowguard import changes
+from pyflowguard.errors import ScriptFailed
 
 
 @pytest.fixture
@@ -96,6 +101,60 @@ def test_a_plan_changes_nothing(db: Connection, postgresql: Any) -> None:  # noq
         assert [step for step, *_ in steps] == list(range(1, len(steps) + 1))
         assert all(statement and lock for _, statement, lock, _ in steps)
     assert difference(before, dump(db, postgresql)) == ""
+
+
+@pytest.mark.parametrize("state", ["a master", "links", "links that were guarded"])
+def test_reverting_the_engine_forgets_what_is_only_registered(
+    db: Connection,
+    postgresql: Any,  # noqa: ANN401
+    state: str,
+) -> None:
+    create(db)
+    before = dump(db, postgresql)
+    if state == "a master":
+        run(db, "SELECT flowguard.add_master('flow', 'id', '{tenant}')")
+    else:
+        register(db)
+    if state == "links that were guarded":
+        guard(db)
+        for table in LINKS:
+            run(db, "SELECT flowguard.unguard(%s::regclass, 'flow')", table)
+    changes.revert(db.info.dsn)
+    assert difference(before, dump(db, postgresql)) == ""
+    assert rows(db, "SELECT FROM pg_namespace WHERE nspname = 'flowguard'") == []
+
+
+def test_reverting_the_engine_under_guarded_links_is_refused_before_anything_is_done(
+    db: Connection,
+    postgresql: Any,  # noqa: ANN401
+) -> None:
+    create(db)
+    before = dump(db, postgresql)
+    register(db)
+    guard(db, "parent", "probe")
+    deployed = changes.status(db.info.dsn)
+    with pytest.raises(ScriptFailed, match=r"^revert/privileges\.sql:\d+: ERROR FG112: ") as refusal:
+        changes.revert(db.info.dsn)
+    assert "They are: parent.flow, probe.flow." in str(refusal.value)
+    assert changes.status(db.info.dsn) == deployed
+    assert [plan(db, table) for table in ("parent", "probe")] == [[], []]
+    (remedy,) = re.findall(r'"(SELECT [^"]+)"', str(refusal.value))
+    run(db, remedy)
+    changes.revert(db.info.dsn)
+    assert difference(before, dump(db, postgresql)) == ""
+
+
+def test_a_revert_waits_for_a_link_that_is_being_guarded(db: Connection) -> None:
+    create(db)
+    register(db)
+    waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'flowguard.link'::regclass AND NOT granted)"
+    with psycopg.connect(db.info.dsn) as guarding:
+        guard(guarding, "parent")
+        with beside(lambda: changes.revert(make_conninfo(db.info.dsn, options="-c lock_timeout=20s"))) as reverted:
+            wait_until(lambda: bool(one(db, waits)), "the revert to wait")
+            guarding.commit()
+            with pytest.raises(ScriptFailed, match=r"^revert/privileges\.sql:\d+: ERROR FG112: "):
+                reverted.result(PATIENCE)
 
 
 @pytest.mark.parametrize("mode", ["observe", "enforce"])

@@ -18,7 +18,7 @@ from repair.calls import dump as dump_rows
 from repair.calls import repair, undo
 
 from pyflowguard import online
-from pyflowguard.errors import ConnectionLost
+from pyflowguard.errors import ConnectionLost, StatementFailed
 
 TABLES = """
 CREATE TABLE flow (tenant integer, id integer, PRIMARY KEY (tenant, id)) PARTITION BY HASH (tenant);
@@ -474,8 +474,14 @@ def test_a_partition_that_is_detached_and_attached_again(copy: Copy, how: str) -
     settled(app)
     run(app, detach)
     assert links(app, "probe") == {2: 1}
-    guard(app)
+    ((*finding, remedy),) = rows(app, "SELECT name, level, relation, description, remedy FROM flowguard.check_all()")
+    assert finding == [
+        *("leftover", "WARN", "public.probe_2024"),
+        "4 objects of guards are left on the table, which is no part of a guarded link any more",
+    ]
+    run(app, remedy)
     settled(app)
+    guard(app)
     run(app, "UPDATE probe_2024 SET flow = 77")
     assert not [row for row in objects(app) if row[0] == "probe_2024" and "flowguard" in row[1]]
     with refused("23503"):
@@ -491,6 +497,47 @@ def test_a_partition_that_is_detached_and_attached_again(copy: Copy, how: str) -
 
 
 # --- What is noticed, and what is refused
+
+
+@pytest.mark.parametrize("part", ["registered", "guarded"])
+@pytest.mark.parametrize("whole", ["registered", "guarded"])
+def test_a_link_that_is_attached_to_another_one(copy: Copy, whole: str, part: str) -> None:
+    """ATTACH PARTITION asks nobody: what is to be called is said afterwards, by each call and by check."""
+    app = copy()
+    run(app, ATTACHED + "ALTER TABLE probe_2026 ADD PRIMARY KEY (id, at)")
+    add_links(app, ["probe_2026"], "observe", "keep")
+    run(
+        app,
+        "SELECT flowguard.add_proximity_rule('probe_2026', 'event', '1 hour', 'at', 'at', 'flow', "
+        "link_column => 'flow')",
+    )
+    if whole == "registered":
+        run(app, "SELECT flowguard.unguard('probe', 'flow')")
+    if part == "guarded":
+        run(app, "SELECT flowguard.guard('probe_2026', 'flow')")
+    run(app, ATTACH)
+
+    for call in ("guard", "guard_plan"):
+        for table in ("probe", "probe_2026"):
+            with refused("FG108") as refusal:
+                run(app, f"SELECT flowguard.{call}('{table}', 'flow')")
+            refusal.says("table public.probe and", "here public.probe_2026", "drop_link('public.probe_2026', 'flow')")
+    with pytest.raises(StatementFailed, match="FG108"):
+        online.guard(app.info.dsn)
+    about = rows(app, "SELECT name, remedy FROM flowguard.check_all() WHERE relation = 'public.probe_2026'")
+    assert [name for name, _ in about] == ["registered_twice"]
+    run(app, about[0][1])
+
+    guard(app)
+    assert plan(app, "probe") == []
+    settled(app)
+    run(app, "INSERT INTO parent VALUES (1, 10, 1)")
+    run(app, "INSERT INTO probe_2026 (id, tenant, at, parent) VALUES (1, 1, '2026-06-01 00:00Z', 10)")
+    assert links(app, "probe") == {1: 1}
+    with refused("23503"):
+        run(app, "UPDATE probe_2026 SET flow = 77")
+    unguard(app)
+    assert not [row for row in objects(app) if "flowguard" in row[1]]
 
 
 def test_a_trigger_that_is_disabled_on_one_partition(copy: Copy) -> None:

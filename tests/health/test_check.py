@@ -69,6 +69,16 @@ DEFECTS: dict[str, tuple[Plant, str, list[str] | None]] = {
         "ERROR",
         None,
     ),
+    "registered_twice": (
+        lambda c: run(
+            c,
+            "CREATE TABLE whole (LIKE grandchild INCLUDING ALL) PARTITION BY LIST (id); "
+            "SELECT flowguard.add_link('whole', 'flow'); SELECT flowguard.guard('whole', 'flow'); "
+            "ALTER TABLE whole ATTACH PARTITION grandchild DEFAULT",
+        ),
+        "ERROR",
+        None,
+    ),
     "table_gone": (lambda c: run(c, "DROP TABLE grandchild"), "ERROR", None),
     "column_gone": (
         lambda c: run(c, "ALTER TABLE probe RENAME COLUMN flow TO stream"),

@@ -21,6 +21,14 @@ SET session_replication_role = replica;
 INSERT INTO child (id, tenant, flow) VALUES (1, 1, 77);
 """
 
+ATTACHED = """
+CREATE TABLE batch (LIKE child INCLUDING ALL) PARTITION BY LIST (id);
+SELECT flowguard.add_link('batch', 'flow');
+SELECT flowguard.guard('batch', 'flow');
+SELECT flowguard.guard('child', 'flow');
+ALTER TABLE batch ATTACH PARTITION child DEFAULT;
+"""
+
 CASES = [
     Case(
         name="the application's key points to another column than the master's key",
@@ -75,6 +83,31 @@ ALTER TABLE child ADD batch integer, ADD FOREIGN KEY (tenant, batch) REFERENCES 
         """,
         take=(),
         then="ALTER TABLE batch ALTER COLUMN tenant SET NOT NULL; SELECT flowguard.guard('child', 'flow')",
+    ),
+    Case(
+        name="a table that is a link was attached to another one that is",
+        reaches=(("_check_alone", "cannot both be links"),),
+        setup=REGISTERED + ATTACHED,
+        call="SELECT flowguard.guard('child', 'flow')",
+        says="""
+            ERROR: FG108: flowguard: column flow of table public.batch and of a partition of it cannot both be links
+            DETAIL: What guards a table guards its partitions, here public.child.
+            HINT: Call flowguard.unguard('public.child', 'flow'), flowguard.drop_link('public.child', 'flow') first.
+        """,
+        take=(0, 1),
+        then="SELECT flowguard.guard('batch', 'flow')",
+    ),
+    Case(
+        name="a table that is a link was attached to another one, which is to be guarded",
+        reaches=(("_check_alone", "cannot both be links"),),
+        setup=REGISTERED + ATTACHED,
+        call="SELECT flowguard.guard_plan('batch', 'flow')",
+        says="""
+            ERROR: FG108: flowguard: column flow of table public.batch and of a partition of it cannot both be links
+            DETAIL: What guards a table guards its partitions, here public.child.
+            HINT: Call flowguard.unguard('public.child', 'flow'), flowguard.drop_link('public.child', 'flow') first.
+        """,
+        take=(0, 1),
     ),
     # --- Rights
     Case(
@@ -163,7 +196,7 @@ SELECT flowguard.add_link('word_child', 'flow');
     # --- Guarding over rows that are there
     Case(
         name="a link is enforced over rows that are not linked",
-        reaches=(("guard", "and the link is enforced"),),
+        reaches=(("_tell_incomplete", "and the link is enforced"),),
         setup="SELECT flowguard.add_master('flow', 'id', '{tenant}'); "
         "SELECT flowguard.add_link('child', 'flow', mode => 'enforce'); "
         "SELECT flowguard.add_reference_rule('child', 'parent', 'parent', 'id', 'flow', link_column => 'flow'); "
@@ -176,6 +209,21 @@ SELECT flowguard.add_link('word_child', 'flow');
                 flowguard.set_mode('public.child', 'observe', 'flow').
         """,
         then="UPDATE child SET tenant = 1, flow = flow",
+    ),
+    Case(
+        name="an enforced link is planned to be guarded over rows that are not linked",
+        reaches=(("_tell_incomplete", "and the link is enforced"),),
+        setup="SELECT flowguard.add_master('flow', 'id', '{tenant}'); "
+        "SELECT flowguard.add_link('child', 'flow', mode => 'enforce'); "
+        "INSERT INTO child (id, tenant) VALUES (1, 1);",
+        call="SELECT flowguard.guard_plan('child', 'flow')",
+        says="""
+            NOTICE: table public.child: 1 of 1 rows are not validly linked, and the link is enforced: writing them is
+                refused
+            HINT: Run "CALL flowguard.repair('public.child', link_column => 'flow')", or
+                flowguard.set_mode('public.child', 'observe', 'flow').
+        """,
+        take=(1,),
     ),
     Case(
         name="a key is not validated since a row violates it",

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from messages.stage import Case
 
+BATCH = """
+CREATE TABLE batch (id integer, tenant integer NOT NULL, flow integer, PRIMARY KEY (id)) PARTITION BY LIST (id);
+CREATE TABLE batch_1 PARTITION OF batch FOR VALUES IN (1);
+CREATE TABLE batch_2 PARTITION OF batch FOR VALUES IN (2);
+"""
+
 CASES = [
     # --- Tables and columns
     Case(
@@ -402,6 +408,35 @@ CASES = [
         """,
         take=(),
         then="SELECT flowguard.add_link('child', 'flow')",
+    ),
+    Case(
+        name="a partition is named of a table that is a link",
+        reaches=(("_check_alone", "cannot both be links"),),
+        world="known",
+        setup=BATCH + "SELECT flowguard.add_link('batch', 'flow'); SELECT flowguard.guard('batch', 'flow')",
+        call="SELECT flowguard.add_link('batch_1', 'flow')",
+        says="""
+            ERROR: FG108: flowguard: column flow of table public.batch and of a partition of it cannot both be links
+            DETAIL: What guards a table guards its partitions, here public.batch_1.
+            HINT: It is guarded with the whole. For a guard of its own, call flowguard.unguard('public.batch', 'flow'),
+                flowguard.drop_link('public.batch', 'flow') first.
+        """,
+        take=(0, 1),
+    ),
+    Case(
+        name="a table is named of which partitions are links",
+        reaches=(("_check_alone", "cannot both be links"),),
+        world="known",
+        setup=BATCH + "SELECT flowguard.add_link('batch_1', 'flow'); SELECT flowguard.guard('batch_1', 'flow'); "
+        "SELECT flowguard.add_link('batch_2', 'flow')",
+        call="SELECT flowguard.add_link('batch', 'flow')",
+        says="""
+            ERROR: FG108: flowguard: column flow of table public.batch and of a partition of it cannot both be links
+            DETAIL: What guards a table guards its partitions, here public.batch_1, public.batch_2.
+            HINT: Call flowguard.unguard('public.batch_1', 'flow'), flowguard.drop_link('public.batch_1', 'flow'),
+                flowguard.unguard('public.batch_2', 'flow'), flowguard.drop_link('public.batch_2', 'flow') first.
+        """,
+        take=(0, 1, 2, 3),
     ),
     Case(
         name="orphans of a link that is NOT NULL are to be unlinked",

@@ -669,6 +669,25 @@ PARTITIONED = [
         replace="AND c.confrelid = p_relation",
         tests=(PARTITIONS,),
     ),
+    Fault(
+        name="partitions: one and the whole are both guarded",
+        breaks="guard() of a partition that has keys of the whole makes its own anew, and ends in 42710.",
+        design="5, 9",
+        file="guard.sql",
+        find="  PERFORM flowguard._check_alone(v_link.relation, v_link.link_column);\n",
+        replace="",
+        tests=(PARTITIONS,),
+        times=2,
+    ),
+    Fault(
+        name="partitions: what one keeps that was detached is part of every guard",
+        breaks="check calls the guard of each link incomplete, whose tables are none of it.",
+        design="5, 9",
+        file="health.sql",
+        find="v_left  regclass[] := flowguard._left_tables();",
+        replace="v_left  regclass[] := '{}';",
+        tests=(PARTITIONS,),
+    ),
 ]
 
 REPAIRING = [
