@@ -58,7 +58,7 @@ def new_table(*headings: str, right: Sequence[str] = ()) -> Table:
 def show_health(console: Console, health: Health) -> None:
     """Show score, categories with what keeps them below 100, links, and violations if they were asked for."""
     if not health.links:
-        console.print("No link is registered: there is nothing to measure. See flowguard.add_link().")
+        console.print("There is nothing to measure.")
         return
     console.print(Text(f"Health score {health.score} of 100", style="bold"))
     console.print()
