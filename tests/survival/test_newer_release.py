@@ -169,7 +169,7 @@ def test_and_back(app: Connection, newer: Path) -> None:
     changes.deploy(app.info.dsn, directory=newer)
     online.guard(app.info.dsn)
     # The older release's own command does nothing to what it does not know.
-    for call in (changes.status, changes.deploy, changes.verify):
+    for call in (changes.status, changes.deploy, changes.verify, changes.revert):
         with pytest.raises(PlanDiverged, match=r"the database has next .*; the plan has report/links "):
             call(app.info.dsn)
     with writers(app.info.dsn) as told:
