@@ -21,6 +21,24 @@ BEGIN
 END;
 $keep_quarantine$;
 
+-- Generated code calls what goes with the changes below this one: writing the tables of a guarded link would fail.
+DO $keep_guards$
+DECLARE
+  v_links text;
+BEGIN
+  IF to_regclass('flowguard.link') IS NOT NULL THEN
+    SELECT string_agg(format('%s.%I', l.relation, l.link_column), ', ' ORDER BY l.relation::text, l.link_column)
+      INTO v_links FROM flowguard.link l WHERE l.guarded;
+    IF v_links IS NOT NULL THEN
+      RAISE EXCEPTION 'flowguard: links are still guarded'
+        USING ERRCODE = 'FG112',
+              DETAIL = format('They are: %s. Without the engine, writing their tables would fail.', v_links),
+              HINT = 'Run "SELECT flowguard.unguard(relation, link_column) FROM flowguard.link WHERE guarded" first.';
+    END IF;
+  END IF;
+END;
+$keep_guards$;
+
 DO $revoke$
 DECLARE
   v_role text;

@@ -110,6 +110,28 @@ CALL flowguard.repair();
         yield connection
 
 
+@reaches(("revert/privileges.sql", "still guarded"))
+def test_guarded_links_stop_the_revert(holding: Connection, tell: Teller) -> None:
+    """Their generated code calls the engine: without it nobody could write the tables."""
+    run(holding, "SELECT flowguard.undo(1)")
+    run(holding, "UPDATE probe SET flow = NULL")
+    run(holding, "SELECT count(*) FROM flowguard.guard('probe', 'flow')")
+    said = tell(hear_script(holding, "revert/privileges.sql"), "still guarded")
+    says(
+        said,
+        """
+    ERROR: FG112: flowguard: links are still guarded
+    DETAIL: They are: probe.flow. Without the engine, writing their tables would fail.
+    HINT: Run "SELECT flowguard.unguard(relation, link_column) FROM flowguard.link WHERE guarded" first.
+    """,
+    )
+    run(holding, "INSERT INTO probe VALUES (2, NULL)")
+    run(holding, statements(said.hint)[0])
+    for change in ("privileges", "health", "repair", "diagnosis"):
+        passes(holding, f"revert/{change}.sql")
+    run(holding, "INSERT INTO probe VALUES (3, NULL)")
+
+
 HELD = """
     ERROR: FG205: flowguard: 1 rows are still held in quarantine
     DETAIL: Removing the ledger would lose them.
