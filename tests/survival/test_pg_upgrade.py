@@ -29,8 +29,8 @@ UPDATE pg_attribute
  WHERE attoptions::text LIKE '%pg_attver=%'
 """
 """15.20 notes a version at each column of every table and view, as an option of it that 18.6 does not know yet. Its
-pg_upgrade and pg_dump carry the option over, which fails, whether a table is guarded or not: docs/dump-and-restore.md says
-what to do. The test of pg_upgrade takes it off, where the new server does not know it."""
+pg_upgrade and pg_dump carry the option over, which fails, guarded or not: docs/dump-and-restore.md says what to do. The
+test of pg_upgrade takes it off, where the new server does not know it."""
 
 
 @dataclass(frozen=True)
