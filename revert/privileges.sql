@@ -2,6 +2,25 @@
 
 BEGIN;
 
+-- What is guarded rests on functions of ours, and the call that takes it away goes with them.
+DO $keep_guards$
+DECLARE
+  v_links text;
+BEGIN
+  IF to_regclass('flowguard.link') IS NOT NULL THEN
+    LOCK TABLE flowguard.link IN SHARE MODE;  -- whoever is guarding a link now comes first
+    SELECT string_agg(format('%s.%I', l.relation, l.link_column), ', ' ORDER BY l.stem)
+      INTO v_links FROM flowguard.link l WHERE l.guarded;
+    IF v_links IS NOT NULL THEN
+      RAISE EXCEPTION 'flowguard: links are still guarded'
+        USING ERRCODE = 'FG112',
+              DETAIL = format('They are: %s. Their triggers and keys are on the tables of the application.', v_links),
+              HINT = 'Run "SELECT flowguard.unguard(relation, link_column) FROM flowguard.link WHERE guarded" first.';
+    END IF;
+  END IF;
+END;
+$keep_guards$;
+
 -- What is held in quarantine exists nowhere else, and the call that puts it back goes with the changes below this one.
 DO $keep_quarantine$
 DECLARE
@@ -20,24 +39,6 @@ BEGIN
   END IF;
 END;
 $keep_quarantine$;
-
--- Generated code calls what goes with the changes below this one: writing the tables of a guarded link would fail.
-DO $keep_guards$
-DECLARE
-  v_links text;
-BEGIN
-  IF to_regclass('flowguard.link') IS NOT NULL THEN
-    SELECT string_agg(format('%s.%I', l.relation, l.link_column), ', ' ORDER BY l.relation::text, l.link_column)
-      INTO v_links FROM flowguard.link l WHERE l.guarded;
-    IF v_links IS NOT NULL THEN
-      RAISE EXCEPTION 'flowguard: links are still guarded'
-        USING ERRCODE = 'FG112',
-              DETAIL = format('They are: %s. Without the engine, writing their tables would fail.', v_links),
-              HINT = 'Run "SELECT flowguard.unguard(relation, link_column) FROM flowguard.link WHERE guarded" first.';
-    END IF;
-  END IF;
-END;
-$keep_guards$;
 
 DO $revoke$
 DECLARE

@@ -110,28 +110,6 @@ CALL flowguard.repair();
         yield connection
 
 
-@reaches(("revert/privileges.sql", "still guarded"))
-def test_guarded_links_stop_the_revert(holding: Connection, tell: Teller) -> None:
-    """Their generated code calls the engine: without it nobody could write the tables."""
-    run(holding, "SELECT flowguard.undo(1)")
-    run(holding, "UPDATE probe SET flow = NULL")
-    run(holding, "SELECT count(*) FROM flowguard.guard('probe', 'flow')")
-    said = tell(hear_script(holding, "revert/privileges.sql"), "still guarded")
-    says(
-        said,
-        """
-    ERROR: FG112: flowguard: links are still guarded
-    DETAIL: They are: probe.flow. Without the engine, writing their tables would fail.
-    HINT: Run "SELECT flowguard.unguard(relation, link_column) FROM flowguard.link WHERE guarded" first.
-    """,
-    )
-    run(holding, "INSERT INTO probe VALUES (2, NULL)")
-    run(holding, statements(said.hint)[0])
-    for change in ("privileges", "health", "repair", "diagnosis"):
-        passes(holding, f"revert/{change}.sql")
-    run(holding, "INSERT INTO probe VALUES (3, NULL)")
-
-
 HELD = """
     ERROR: FG205: flowguard: 1 rows are still held in quarantine
     DETAIL: Removing the ledger would lose them.
@@ -157,6 +135,40 @@ def test_rows_in_quarantine_keep_the_ledger(holding: Connection, tell: Teller) -
     says(said, HELD)
     run(holding, statements(said.hint)[1])
     assert [said for said in hear_script(holding, "revert/ledger.sql") if said.severity == "ERROR"] == []
+
+
+GUARDED = """
+    ERROR: FG112: flowguard: links are still guarded
+    DETAIL: They are: child.flow, parent.flow. Their triggers and keys are on the tables of the application.
+    HINT: Run "SELECT flowguard.unguard(relation, link_column) FROM flowguard.link WHERE guarded" first.
+"""
+
+
+@reaches(("revert/privileges.sql", "still guarded"))
+def test_guarded_links_stop_the_revert(world: Callable[[str], str], tell: Teller) -> None:
+    with psycopg.connect(world("observe"), autocommit=True) as owner:
+        for table in ("grandchild", "event", "probe"):
+            run(owner, "SELECT flowguard.unguard(%s::regclass, 'flow')", table)
+        said = tell(hear_script(owner, "revert/privileges.sql"), "still guarded")
+        says(said, GUARDED)
+        run(owner, statements(said.hint)[0])
+        passes(owner, "revert/privileges.sql")
+
+
+@reaches(("revert/guard.sql", "still guarded"))
+def test_links_that_were_guarded_during_the_revert_stop_it(world: Callable[[str], str], tell: Teller) -> None:
+    with psycopg.connect(world("observe"), autocommit=True) as owner:
+        run(owner, "SELECT flowguard.unguard(relation, link_column) FROM flowguard.link")
+        passes(owner, "revert/privileges.sql")
+        for table in ("parent", "child"):
+            run(owner, "SELECT flowguard.guard(%s::regclass, 'flow')", table)
+        for name in ("health", "repair", "diagnosis"):
+            passes(owner, f"revert/{name}.sql")
+        said = tell(hear_script(owner, "revert/guard.sql"), "still guarded")
+        says(said, GUARDED)
+        run(owner, statements(said.hint)[0])
+        for name in ("guard", "compiler", "ledger", "registration", "catalog", "registry", "schema"):
+            assert [said for said in hear_script(owner, f"revert/{name}.sql") if said.severity == "ERROR"] == []
 
 
 @reaches(("verify/privileges.sql", "PUBLIC may execute"))
