@@ -356,7 +356,7 @@ class _Runner:
         """Say what deploy() would do."""
         with connect(self.dsn) as connection, readable_errors("reading what is deployed"):
             records = _read_records(connection, self.plan.project)
-            pending = self._pending(connection, records, end)
+            pending = self._pending(connection, records, end, sent=True)
         edited = self._edited(records)
         _refuse_edits(edited if pending else ())
         return DeployResult(pending, (), edited, dry_run=True)
@@ -411,7 +411,7 @@ class _Runner:
         records = registry.records(self.plan.project)
         if not records and not log_only:
             _refuse_sqitch(registry.connection, self.plan)
-        pending = self._pending(registry.connection, records, end)
+        pending = self._pending(registry.connection, records, end, sent=not log_only)
         edited = self._edited(records)
         if accept_edits:
             for change in edited:
@@ -444,13 +444,17 @@ class _Runner:
             raise UsageError(f"{to} is not deployed, so nothing can be reverted to it.")
         return tuple(reversed(self.plan.changes[keep : len(records)]))
 
-    def _pending(self, connection: Connection, records: Sequence[Record], end: int) -> tuple[Change, ...]:
+    def _pending(
+        self, connection: Connection, records: Sequence[Record], end: int, *, sent: bool
+    ) -> tuple[Change, ...]:
+        """List the changes that are not deployed yet; raises for what would stop them, before anything is run."""
         _check_history(self.plan, records)
         pending = self.plan.changes[len(records) : end]
         present = {record.change for record in records}
         for change in pending:
-            self.plan.script_hash(change)  # raises before anything is run if there is no script
-            self.plan.online_remarks(change)  # or one of its remarks cannot be read
+            self.plan.script_hash(change)  # raises if there is no script
+            if sent:
+                self.plan.online_remarks(change)  # raises if one cannot be read
             for dependency in change.requires + change.conflicts:
                 self._check_dependency(connection, change, dependency, present)
             present.add(change.name)

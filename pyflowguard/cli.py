@@ -306,7 +306,7 @@ def status(context: click.Context, *, dsn: str, directory: Path | None, as_json:
 @click.pass_context
 def health(context: click.Context, *, dsn: str, min_score: float | None, violations: int | None, as_json: bool) -> None:
     """Show how true the links are: score, categories, and counts of each link."""
-    result = links.read_health(dsn, violations=violations or 0)
+    result = links.read_health(dsn, violations=violations or 0, on_notice=_show_notice)
     if as_json:
         _print_json(asdict(result))
     else:
@@ -329,7 +329,7 @@ def health(context: click.Context, *, dsn: str, min_score: float | None, violati
 @click.pass_context
 def check(context: click.Context, *, dsn: str, fail_on: str, ignore: tuple[str, ...], as_json: bool) -> None:
     """List what is not as it should be, with the remedy. Exit code 1 for findings."""
-    findings = links.check(dsn, ignore=ignore)
+    findings = links.check(dsn, ignore=ignore, on_notice=_show_notice)
     if as_json:
         _print_json([asdict(finding) for finding in findings])
     else:
@@ -550,6 +550,10 @@ def _saying_when_interrupted(left: str) -> Iterator[None]:
         raise
 
 
+def _show_notice(notice: Notice) -> None:
+    click.echo(str(notice), err=True)
+
+
 def _terminal(*, quiet: bool) -> Console | None:
     """Give the terminal to draw on while a command works, if there is one and it may be drawn on."""
     console = Console(stderr=True)
@@ -597,8 +601,7 @@ class _Progress:
             click.echo(f"{self.indent}+ {event.link}: {present.headline(event.planned.statement)}")
             click.echo(f"{self.indent}    {event.seconds:.1f} s{tries}; {present.lock_of(event.planned)}")
 
-    def notice(self, notice: Notice) -> None:
-        click.echo(str(notice), err=True)
+    notice = staticmethod(_show_notice)
 
 
 class _Rate(ProgressColumn):
@@ -642,8 +645,7 @@ class _Bar:
         done = undone.restored + undone.skipped
         self._show(self.action, done, done + undone.remaining)
 
-    def notice(self, notice: Notice) -> None:
-        click.echo(str(notice), err=True)
+    notice = staticmethod(_show_notice)
 
     def _show(self, what: str, completed: int, total: int) -> None:
         if self.live is None:

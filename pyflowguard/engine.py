@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from pyflowguard.database import Connection, NoticeHandler, connect, readable_errors
+from pyflowguard.database import Connection, Notice, NoticeHandler, connect, readable_errors
 from pyflowguard.errors import EngineMissing, StatementFailed, UsageError
 
 _MEANT_NOTHING = frozenset({"FG104", "FG107", "FG201"})
@@ -24,6 +24,8 @@ _ENGINE_IS_THERE = """
 SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
                 WHERE n.nspname = 'flowguard' AND p.proname = 'version')
 """
+
+_NO_LINK = "SELECT NOT EXISTS (SELECT FROM flowguard.link)"
 
 _FIND_TABLE = "SELECT pg_catalog.to_regclass(%s)::pg_catalog.text, pg_catalog.current_setting('search_path')"
 
@@ -64,6 +66,22 @@ def find_table(connection: Connection, name: str) -> str:
             hint="Write it as schema.table, or as in SQL where it has capitals; `pyflowguard health` lists the links.",
         )
     return str(row[0])
+
+
+def notice_no_link(connection: Connection, on_notice: NoticeHandler | None) -> None:
+    """Tell the handler if no link is registered, so that a command for every link does not seem to have done its work.
+
+    It is no error: there is nothing to do, and nothing that is wrong.
+    """
+    if on_notice is not None and connection.execute(_NO_LINK).fetchone() == (True,):
+        on_notice(
+            Notice(
+                "NOTICE",
+                f'No link is registered in database "{connection.info.dbname}": there is nothing to do or to measure.',
+                hint="Register links by flowguard.add_link(), or `pyflowguard deploy` change sets that do. Another "
+                "database is meant? Name it by --dsn.",
+            )
+        )
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeAlias
 import psycopg
 from psycopg.rows import class_row
 
-from pyflowguard.engine import engine
+from pyflowguard.database import NoticeHandler
+from pyflowguard.engine import engine, notice_no_link
 
 Level: TypeAlias = Literal["ERROR", "WARN", "INFO"]
 
@@ -108,15 +109,16 @@ SELECT name, level, relation, description, detail, remedy, cache_key
 """
 
 
-def read_health(dsn: str = "", *, violations: int = 0) -> Health:
+def read_health(dsn: str = "", *, violations: int = 0, on_notice: NoticeHandler | None = None) -> Health:
     """Read score, categories and counts, all of one moment, and up to so many `violations`.
 
     Raises EngineMissing, StatementFailed (row security would hide rows, say), and what connecting raises.
     """
-    with engine(dsn, action="reading the health of links") as connection:
+    with engine(dsn, action="reading the health of links", on_notice=on_notice) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
         with connection.transaction():
+            notice_no_link(connection, on_notice)
             row = connection.execute(_SCORE).fetchone()
             assert row is not None  # noqa: S101 - a SELECT without FROM has one row
             with connection.cursor(row_factory=class_row(Category)) as cursor:
@@ -130,14 +132,17 @@ def read_health(dsn: str = "", *, violations: int = 0) -> Health:
     return Health(row[0], tuple(categories), tuple(links), tuple(listed))
 
 
-def check(dsn: str = "", *, ignore: Collection[str] = ()) -> tuple[Finding, ...]:
+def check(
+    dsn: str = "", *, ignore: Collection[str] = (), on_notice: NoticeHandler | None = None
+) -> tuple[Finding, ...]:
     """List what is not as it should be, the worst first, but for findings whose cache_key is to be ignored.
 
     Lets the database note when each violation was first seen. Raises what read_health() raises.
     """
     with (
-        engine(dsn, action="checking the links") as connection,
+        engine(dsn, action="checking the links", on_notice=on_notice) as connection,
         connection.cursor(row_factory=class_row(Finding)) as cursor,
     ):
+        notice_no_link(connection, on_notice)
         findings = cursor.execute(_FINDINGS).fetchall()
     return tuple(finding for finding in findings if finding.cache_key not in ignore)

@@ -20,7 +20,7 @@ from psycopg import errors as refusals
 from psycopg.rows import class_row
 
 from pyflowguard.database import Connection, Holder, NoticeHandler, waits_for_lock
-from pyflowguard.engine import engine, find_table
+from pyflowguard.engine import engine, find_table, notice_no_link
 from pyflowguard.errors import LockNotObtained
 from pyflowguard.plan import Mode
 
@@ -157,7 +157,7 @@ def guard(
     LockNotObtained, EngineMissing, StatementFailed, and what connecting raises.
     """
     with engine(dsn, action="guarding links", on_notice=on_notice) as connection:
-        links = _find_links(connection, tables, link_column)
+        links = _find_links(connection, tables, link_column, on_notice)
         if dry_run:
             steps = tuple(Step(link, planned) for link in links for planned in _plan(connection, link))
             return Guarded(steps, (), dry_run=True)
@@ -188,7 +188,7 @@ def set_mode(
     again. Raises what guard() raises.
     """
     with engine(dsn, action="setting the mode", on_notice=on_notice) as connection:
-        links = _find_links(connection, tables, link_column)
+        links = _find_links(connection, tables, link_column, on_notice)
         work = _Work(connection, lock_timeout, deadline, on_progress)
         work.take_turns()
         refused = {link: work.set_mode(link, mode, skip_incomplete=skip_incomplete) for link in links}
@@ -197,8 +197,12 @@ def set_mode(
         return ModeSet(mode, done, tuple(work.done), incomplete)
 
 
-def _find_links(connection: Connection, tables: Sequence[str], link_column: str) -> list[Link]:
+def _find_links(
+    connection: Connection, tables: Sequence[str], link_column: str, on_notice: NoticeHandler | None
+) -> list[Link]:
     wanted: list[str | None] = [find_table(connection, table) for table in tables] or [None]
+    if not tables:
+        notice_no_link(connection, on_notice)
     found: list[Link] = []
     with connection.cursor(row_factory=class_row(Link)) as cursor:
         for table in wanted:

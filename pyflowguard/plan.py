@@ -45,10 +45,14 @@ _DEPENDENCY = re.compile(
 )
 _OFFSET = re.compile(rf"(?<![{_PUNCTUATION}])(?P<sign>[~^])(?:(?P<twice>(?P=sign))|(?P<count>\d+))?$")
 _RESERVED = frozenset({"ROOT", "HEAD"})
-_ONLINE_REMARK = re.compile(r"^-- pyflowguard (?P<command>guard|set-mode)\b(?P<rest>.*)$", re.MULTILINE)
+_ONLINE_REMARK = re.compile(r"^--[ \t]*pyflowguard[ \t]+\S.*$", re.MULTILINE)  # that program, and a word after it
 _ONLINE_ARGUMENTS = re.compile(
-    r"(?:(?<=set-mode)[ ]+(?P<mode>enforce|observe)|(?<=guard))"
+    r"-- pyflowguard (?:guard|set-mode[ ]+(?P<mode>enforce|observe))"
     r"(?:[ ]+--link-column[ ]+(?P<column>\S+))?(?P<tables>(?:[ ]+(?!-)(?:\"(?:[^\"]|\"\")+\"|[^\s\"])+)+)[ ]*"
+)
+_ONLINE_HINT = (
+    "Write -- pyflowguard guard [--link-column COLUMN] TABLE…, or -- pyflowguard set-mode enforce|observe "
+    "[--link-column COLUMN] TABLE…, tables as in SQL. A comment that is no remark begins otherwise: -- PyFlowGuard …"
 )
 _TABLE = re.compile(r"(?:\"(?:[^\"]|\"\")+\"|[^\s\"])+")
 _NOTE_ESCAPES = {r"\n": "\n", r"\r": "\r", r"\\": "\\"}
@@ -154,18 +158,20 @@ class Plan:
     def online_remarks(self, change: Change) -> tuple[OnlineRemark, ...]:
         """Give the lines `-- pyflowguard guard|set-mode MODE [--link-column COLUMN] TABLE…` of the script, in order.
 
-        A table is written as in SQL. PlanError for such a line that cannot be read.
+        A table is written as in SQL. A line that begins with `-- pyflowguard` and a word is such a remark; PlanError
+        for one that cannot be read. Any other comment is a comment.
         """
         file = self.deploy_file(change)
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise PlanError(f"{file}: not UTF-8 at byte {error.start}.") from error
         found = []
-        for remark in _ONLINE_REMARK.finditer(file.read_text(encoding="utf-8")):
-            arguments = _ONLINE_ARGUMENTS.fullmatch(remark[0], remark.end("command") - remark.start())
+        for remark in _ONLINE_REMARK.finditer(text):
+            arguments = _ONLINE_ARGUMENTS.fullmatch(remark[0])
             if arguments is None:
-                usage = "guard" if remark["command"] == "guard" else "set-mode enforce|observe"
-                raise PlanError(
-                    f"{file}: cannot read the line {remark[0]!r}.",
-                    hint=f"Write -- pyflowguard {usage} [--link-column COLUMN] TABLE…, tables as in SQL.",
-                )
+                line = text.count("\n", 0, remark.start()) + 1
+                raise PlanError(f"{file}:{line}: cannot read the remark {remark[0]!r}.", hint=_ONLINE_HINT)
             tables = tuple(_TABLE.findall(arguments["tables"]))
             mode = cast("Mode | None", arguments["mode"])
             found.append(OnlineRemark(tables, arguments["column"] or "master_flow_id", mode))

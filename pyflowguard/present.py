@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 from collections.abc import Sequence
 
 from rich import box
@@ -19,11 +18,23 @@ from pyflowguard.repair import Run, Undone
 WIDTH = 100
 """Columns at most, and where the output is no terminal."""
 
-_DETAILS = re.compile(r" (?:LANGUAGE plpgsql|FOREIGN KEY|FOR EACH ROW|DEFERRABLE|WHERE relation = )|; ")
-"""Where the details of a statement of a plan begin."""
+_QUOTED = r""" "(?:[^"]|"")*" | '(?:[^']|'')*' """
+"""A name or a string; what stands in it is not looked at."""
 
-_LOCKING = re.compile(r"^SELECT flowguard\._lock_both\(.*?\); (?=ALTER TABLE |SELECT )")
+_HEAD = re.compile(
+    rf"""(?: {_QUOTED}
+           | (?! ;[ ] | [ ](?: LANGUAGE[ ]plpgsql | FOREIGN[ ]KEY | FOR[ ]EACH[ ]ROW | DEFERRABLE
+                             | WHERE[ ]relation[ ]=[ ] | AS[ ]SELECT\b )) . )*""",
+    re.VERBOSE | re.DOTALL,
+)
+"""A statement of a plan up to its details, or to the next statement."""
+
+_LOCKING = re.compile(
+    rf"SELECT[ ]flowguard\._lock_both\((?: {_QUOTED} | [^'\"] )*?\);[ ](?=ALTER[ ]TABLE[ ]|SELECT[ ])", re.VERBOSE
+)
 """What a statement that locks two tables begins with."""
+
+_WORD = re.compile(rf"(?: {_QUOTED} | [^\s\"'] )+", re.VERBOSE)
 
 _STYLES: dict[Level, str] = {"ERROR": "bold red", "WARN": "yellow", "INFO": "cyan"}
 
@@ -47,7 +58,7 @@ def new_table(*headings: str, right: Sequence[str] = ()) -> Table:
 def show_health(console: Console, health: Health) -> None:
     """Show score, categories with what keeps them below 100, links, and violations if they were asked for."""
     if not health.links:
-        console.print("No link is registered: there is nothing to measure. See flowguard.add_link().")
+        console.print("There is nothing to measure.")
         return
     console.print(Text(f"Health score {health.score} of 100", style="bold"))
     console.print()
@@ -118,9 +129,13 @@ def show_findings(console: Console, findings: Sequence[Finding]) -> None:
 
 
 def headline(statement: str) -> str:
-    """Give the beginning of a statement of a plan, which says what it makes."""
-    statement = _LOCKING.sub("", statement)
-    return textwrap.shorten(_DETAILS.split(statement, maxsplit=1)[0], WIDTH - 8, placeholder=" ...")
+    """Give the beginning of a statement of a plan, which says what it makes; a quoted name in it is given whole."""
+    head = _HEAD.match(_LOCKING.sub("", statement, count=1))
+    words = _WORD.findall(head[0]) if head else []
+    shown = words.copy()
+    while len(" ".join(shown)) > WIDTH - 8 and '"' not in shown[-1]:
+        shown.pop()
+    return " ".join(shown) + (" ..." if len(shown) < len(words) else "")
 
 
 def lock_of(planned: Planned) -> str:

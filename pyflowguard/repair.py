@@ -14,7 +14,7 @@ from psycopg.errors import InvalidParameterValue
 from psycopg.rows import class_row
 
 from pyflowguard.database import Connection, NoticeHandler, connect
-from pyflowguard.engine import engine, find_table
+from pyflowguard.engine import engine, find_table, notice_no_link
 
 BATCH_SIZE = 5000
 """Rows that are looked at, links that are put back, in one transaction by default."""
@@ -119,6 +119,8 @@ def repair(
             "max_lag": max_lag,
             "resume": resume,
         }
+        if table is None:
+            notice_no_link(connection, on_notice)
         # A client that is killed says nothing. A server that cannot see it go carries the run to its end all the same.
         with suppress(InvalidParameterValue):
             connection.execute(_NOTICE_A_LOST_CLIENT)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 from acceptance.command import Run, failure
 from engine.postgres import Connection, rows, run
@@ -108,3 +109,35 @@ def test_the_command_refuses_what_is_no_time(command: Run, app: Connection, valu
         assert (refused.returncode, refused.stdout) == (ExitCode.USAGE, "")
         assert option in refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+def test_the_command_prints_quoted_names_whole(command: Run, engine_db: str) -> None:
+    """Whatever they hold, and however long: here what else would end a headline, or be taken for two statements."""
+    table, source = '"s; t"."li\'ne; LANGUAGE plpgsql  FOR EACH ROW"', '"s; t"."up; FOREIGN KEY load"'
+    with psycopg.connect(engine_db, autocommit=True) as connection:
+        run(
+            connection,
+            f"""
+            CREATE SCHEMA "s; t";
+            CREATE TABLE job (id bigint PRIMARY KEY, client int NOT NULL, created_at timestamptz);
+            CREATE TABLE {source} (id bigint PRIMARY KEY, client int NOT NULL, job_id bigint);
+            CREATE TABLE {table} (id bigint PRIMARY KEY, client int NOT NULL, job_id bigint REFERENCES job,
+                                  "up); ALTER TABLE x" bigint REFERENCES {source});
+            SELECT flowguard.add_master('job', 'id', tenant_columns => '{{client}}');
+            """,
+        )
+        connection.execute("SELECT flowguard.add_link(%s, 'job_id')", [source])
+        connection.execute("SELECT flowguard.add_link(%s, 'job_id')", [table])
+        connection.execute(
+            "SELECT flowguard.add_reference_rule(%s, %s, %s, source_link => 'job_id', link_column => 'job_id')",
+            [table, "up); ALTER TABLE x", source],
+        )
+    arguments = ("guard", table, "--link-column", "job_id", "--dsn", engine_db)
+    dry, done = command(*arguments, "--dry-run"), command(*arguments)
+    assert (dry.returncode, done.returncode) == (0, 0), (dry, done)
+    for said in (dry.stdout, done.stdout):
+        assert f"{table}.job_id: ALTER TABLE {table} ADD CONSTRAINT " in said
+        assert f" ON {table}" in "".join(line for line in said.splitlines() if ": CREATE INDEX " in line), said
+        assert f" BEFORE INSERT ON {table}\n" in said
+        assert f" AFTER UPDATE ON {source}\n" in said
+        assert all(line.count('"') % 2 == 0 for line in said.splitlines()), said

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from acceptance.command import COMMAND, Query, Run, failure, in_migration, on_terminal
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from pyflowguard import changes, database
 from pyflowguard import repair as repairs
@@ -92,12 +93,48 @@ def test_a_score_below_the_least_is_a_finding(command: Run, guarded_db: str, reg
     assert command("health", "--dsn", guarded_db, "--min-score", "101").returncode == 2
 
 
-def test_a_database_without_links_has_nothing_to_measure(command: Run, engine_db: str) -> None:
-    result = command("health", "--dsn", engine_db)
-    assert result.returncode == 0
-    assert "No link is registered" in result.stdout
-    assert command("check", "--dsn", engine_db).stdout == "Nothing found.\n"
-    assert printed_json(command, 0, "check", "--dsn", engine_db) == []
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        (("health",), "There is nothing to measure.\n"),
+        (("health", "--min-score", "100"), "There is nothing to measure.\n"),
+        (("check",), "Nothing found.\n"),
+        (("guard",), "Nothing is missing.\n"),
+        (("guard", "--dry-run"), "Nothing is missing.\n"),
+        (("set-mode", "enforce"), ""),
+        (("repair",), "Run 1: 0 linked, 0 translated, 0 quarantined, 0 unlinked, 0 remaining.\n"),
+        (
+            ("repair", "--dry-run"),
+            "Dry run, taken back: 0 linked, 0 translated, 0 quarantined, 0 unlinked, 0 remaining.\n",
+        ),
+    ],
+)
+def test_a_database_without_links_is_noticed(
+    command: Run, engine_db: str, arguments: tuple[str, ...], printed: str
+) -> None:
+    """Nothing is wrong and nothing failed, so the exit code is 0; who named the wrong database sees it all the same."""
+    result = command(*arguments, "--dsn", engine_db)
+    assert (result.returncode, result.stdout) == (0, printed)
+    name = conninfo_to_dict(engine_db)["dbname"]
+    notice = f'NOTICE:  No link is registered in database "{name}": there is nothing to do or to measure.\nHINT:  '
+    assert result.stderr.startswith(notice)
+    assert "flowguard.add_link()" in result.stderr
+    assert "`pyflowguard deploy`" in result.stderr
+    as_json = command(*arguments, "--json", "--dsn", engine_db)
+    assert as_json.stderr == result.stderr
+    assert isinstance(json.loads(as_json.stdout), (dict, list))
+
+
+def test_a_table_is_named_where_no_link_is_registered(command: Run, engine_db: str, query: Query) -> None:
+    query(engine_db, "CREATE TABLE child (id int PRIMARY KEY, master_flow_id int); SELECT 1")
+    for arguments in (("guard", "child"), ("set-mode", "enforce", "child"), ("repair", "child")):
+        refusal = failure(command(*arguments, "--dsn", engine_db), 2)
+        assert "column master_flow_id of table public.child is not registered as a link" in refusal
+
+
+def test_a_database_with_links_is_not(command: Run, registered_db: str) -> None:
+    for arguments in (("health",), ("check", "--fail-on", "error"), ("guard", "--dry-run"), ("repair", "--dry-run")):
+        assert command(*arguments, "--dsn", registered_db).stderr == ""
 
 
 # --- check

@@ -60,7 +60,7 @@ def test_the_script_finds_nothing_left_to_do(app: Connection, sets: ChangeSets) 
 
 
 def test_without_a_remark_the_script_does_it_all(app: Connection, sets: ChangeSets) -> None:
-    sets.add_raw("guard", f"-- Deploy demo:guard to pg\n--pyflowguard guard x\n{SCRIPT}\n -- pyflowguard guard x\n")
+    sets.add_raw("guard", f"-- Deploy demo:guard to pg\n-- pyflowguard: guard x\n{SCRIPT}\n -- pyflowguard guard x\n")
     changes.deploy(app.info.dsn, directory=sets.directory)
     assert rows(app, "TABLE seen") != []
     assert is_guarded(app)
@@ -142,7 +142,9 @@ def test_a_table_that_is_not_there_is_named(app: Connection, sets: ChangeSets) -
         ),
         ("-- pyflowguard set-mode enforce a b", [OnlineRemark(("a", "b"), "master_flow_id", "enforce")]),
         ("-- pyflowguard set-mode observe --link-column j a", [OnlineRemark(("a",), "j", "observe")]),
-        ("-- pyflowguard guards a\n  -- pyflowguard guard a\nSELECT 1; -- pyflowguard guard a", []),
+        # Comments: of another beginning, indented, or behind a statement.
+        ("-- Deploy pyflowguard:engine to pg\n-- pyflowguard\n-- pyflowguard: gaurd a\n-- PyFlowGuard guards a", []),
+        ("  -- pyflowguard guard a\nSELECT 1; -- pyflowguard guard a\n-- pyflowguards a\n---- pyflowguard guard a", []),
     ],
 )
 def test_remarks_are_read(sets: ChangeSets, lines: str, remarks: list[OnlineRemark]) -> None:
@@ -151,10 +153,55 @@ def test_remarks_are_read(sets: ChangeSets, lines: str, remarks: list[OnlineRema
     assert list(plan.online_remarks(plan.changes[0])) == remarks
 
 
-@pytest.mark.parametrize("rest", ["", " ", ' "a', " --link-column", " --link-column flow", ' a"'])
-def test_a_remark_that_cannot_be_read_stops_all(app: Connection, sets: ChangeSets, rest: str) -> None:
+@pytest.mark.parametrize(
+    "remark",
+    [
+        *(f"-- pyflowguard guard{rest}" for rest in ["", " ", ' "a', " --link-column", " --link-column flow", ' a"']),
+        "-- pyflowguard gaurd child",
+        "-- pyflowguard guards child",
+        "-- pyflowguard Guard child",
+        "-- pyflowguard --link-column flow guard child",
+        "-- pyflowguard guard --linkcolumn flow child",
+        "-- pyflowguard setmode enforce child",
+        "-- pyflowguard set-mode child",
+        "-- pyflowguard set-mode strict child",
+        "-- pyflowguard deploy child",
+        "--pyflowguard guard child",
+        "--  pyflowguard guard child",
+        "-- pyflowguard  guard child",
+    ],
+)
+def test_a_remark_that_cannot_be_read_stops_all(app: Connection, sets: ChangeSets, remark: str) -> None:
     sets.add_table("first")
-    sets.add_raw("guard", f"-- pyflowguard guard{rest}\nBEGIN;\nCOMMIT;\n")
-    with pytest.raises(PlanError, match="cannot read the line"):
-        changes.deploy(app.info.dsn, directory=sets.directory)
+    sets.add_raw("guard", f"-- Deploy demo:guard to pg\n\n{remark}\nBEGIN;\nCOMMIT;\n")
+    for dry_run in (True, False):
+        with pytest.raises(PlanError, match="cannot read the remark") as caught:
+            changes.deploy(app.info.dsn, directory=sets.directory, dry_run=dry_run)
+        assert f"{sets.directory}/deploy/guard.sql:3: " in caught.value.message
+        assert remark in caught.value.message
+        assert "-- pyflowguard guard [--link-column COLUMN] TABLE…" in str(caught.value.hint)
+        assert "-- pyflowguard set-mode enforce|observe [--link-column COLUMN] TABLE…" in str(caught.value.hint)
     assert one(app, "SELECT to_regclass('first')") is None
+
+
+def test_the_command_refuses_a_misspelt_remark(
+    app: Connection, sets: ChangeSets, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    sets.add_raw("guard", "-- pyflowguard gaurd child\nBEGIN;\nCOMMIT;\n")
+    refused = command("deploy", "--changes", sets.directory, "--dsn", app.info.dsn)
+    assert (refused.returncode, refused.stdout) == (ExitCode.USAGE, "")
+    assert "deploy/guard.sql:1: cannot read the remark '-- pyflowguard gaurd child'.\nHINT:  Write " in refused.stderr
+
+
+def test_what_is_recorded_only_may_say_anything(app: Connection, sets: ChangeSets) -> None:
+    """No remark of it is followed; another tool may have deployed it, and would miss its script if that were edited."""
+    sets.add_raw("guard", "-- pyflowguard gaurd child\nBEGIN;\nCOMMIT;\n")
+    assert names(changes.deploy(app.info.dsn, directory=sets.directory, log_only=True)) == []
+    assert [entry.state for entry in changes.status(app.info.dsn, directory=sets.directory).changes] == ["deployed"]
+
+
+def test_a_script_that_is_not_utf_8_is_named(app: Connection, sets: ChangeSets) -> None:
+    sets.add_raw("guard", "BEGIN;\nCOMMIT;\n")
+    (sets.directory / "deploy" / "guard.sql").write_bytes(b"-- \xe9\nBEGIN;\nCOMMIT;\n")
+    with pytest.raises(PlanError, match=r"guard\.sql: not UTF-8 at byte 3\."):
+        changes.deploy(app.info.dsn, directory=sets.directory)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from changesets import ChangeSets
+from changesets import ChangeSets, write_newer_release
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pyflowguard import changes
@@ -90,6 +90,18 @@ def test_sqitch_deploys_verifies_and_reverts_the_shipped_plan(sqitch: Sqitch, re
     sqitch(dsn, plan.directory, "revert", "-y")
     assert rows(dsn, "SELECT change FROM sqitch.changes") == []
     assert rows(dsn, APPLICATION_OBJECTS) == before
+
+
+def test_sqitch_goes_on_with_a_newer_release(sqitch: Sqitch, empty_db: str, tmp_path: Path) -> None:
+    newer = tmp_path / "newer"
+    newer.mkdir()
+    write_newer_release(newer)
+    sqitch(empty_db, read_plan().directory, "deploy", "--verify", "--to", "@engine")
+    sqitch(empty_db, newer, "deploy", "--verify")
+    assert rows(empty_db, "SELECT flowguard.version()") == [("0.2.0",)]
+    sqitch(empty_db, newer, "verify")
+    sqitch(empty_db, newer, "revert", "-y", "--to", "privileges")
+    assert rows(empty_db, "SELECT flowguard.version()") == [("0.1.0",)]
 
 
 def test_sqitch_takes_over_from_pyflowguard(sqitch: Sqitch, engine_db: str) -> None:
