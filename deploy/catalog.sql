@@ -1,5 +1,6 @@
 -- Deploy pyflowguard:catalog to pg
 -- What the other functions ask PostgreSQL's catalog, and the names they give to what they make.
+-- What is called often is PL/pgSQL: before 18 PostgreSQL plans an SQL function anew in each query that calls it.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -39,18 +40,20 @@ $_check_table$;
 COMMENT ON FUNCTION flowguard._check_table(regclass) IS 'Raises FG101 unless the relation is a table.';
 
 CREATE OR REPLACE FUNCTION flowguard._type_sql(p_type oid, p_modifier integer) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_type_sql$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_type_sql$
 -- A type's name that no search_path can give another meaning. Those that the grammar itself knows need no schema.
-  SELECT CASE
-           WHEN t.typnamespace <> 'pg_catalog'::regnamespace
-                OR f.name ~ ('^(bit|boolean|character|numeric|double precision|integer|bigint|smallint|real|interval'
-                             '|time|timestamp)($|[^a-z])')
-           THEN f.name
-           ELSE 'pg_catalog.' || f.name
-         END
-    FROM pg_type t
-   CROSS JOIN LATERAL format_type(p_type, p_modifier) AS f (name)
-   WHERE t.oid = p_type;
+BEGIN
+  RETURN (SELECT CASE
+                   WHEN t.typnamespace <> 'pg_catalog'::regnamespace
+                        OR f.name ~ ('^(bit|boolean|character|numeric|double precision|integer|bigint|smallint|real'
+                                     '|interval|time|timestamp)($|[^a-z])')
+                   THEN f.name
+                   ELSE 'pg_catalog.' || f.name
+                 END
+            FROM pg_type t
+           CROSS JOIN LATERAL format_type(p_type, p_modifier) AS f (name)
+           WHERE t.oid = p_type);
+END;
 $_type_sql$;
 COMMENT ON FUNCTION flowguard._type_sql(oid, integer) IS 'The name of a type for SQL text, safe under any search_path.';
 
@@ -184,12 +187,14 @@ COMMENT ON FUNCTION flowguard._check_same_type(regclass, name, regclass, name) I
   'Raises FG103 unless two columns have one type and collations that can be compared.';
 
 CREATE OR REPLACE FUNCTION flowguard._key_columns(p_index oid) RETURNS name[]
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_key_columns$
-  SELECT array_agg(a.attname ORDER BY k.ordinality)
-    FROM pg_index i
-   CROSS JOIN LATERAL unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, ordinality)
-    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-   WHERE i.indexrelid = p_index;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_key_columns$
+BEGIN
+  RETURN (SELECT array_agg(a.attname ORDER BY k.ordinality)
+            FROM pg_index i
+           CROSS JOIN LATERAL unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, ordinality)
+            JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+           WHERE i.indexrelid = p_index);
+END;
 $_key_columns$;
 COMMENT ON FUNCTION flowguard._key_columns(oid) IS 'The key columns of an index, in its order.';
 
@@ -232,22 +237,24 @@ COMMENT ON FUNCTION flowguard._is_ours(name) IS
 CREATE OR REPLACE FUNCTION flowguard._find_index(
   p_relation regclass, p_columns name[], p_unique boolean, p_ours boolean
 ) RETURNS regclass
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_find_index$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_find_index$
 -- A valid, whole index that serves: unique on exactly these columns in any order, or led by them in any order.
-  SELECT i.indexrelid::regclass
-    FROM pg_index i
-    JOIN pg_class c ON c.oid = i.indexrelid
-    JOIN pg_am am ON am.oid = c.relam
-   CROSS JOIN LATERAL flowguard._key_columns(i.indexrelid) AS k (columns)
-   WHERE i.indrelid = p_relation AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
-     AND CASE
-           WHEN p_unique THEN i.indisunique AND i.indimmediate AND i.indnkeyatts = cardinality(p_columns)
-                              AND k.columns @> p_columns
-           ELSE am.amname = 'btree' AND k.columns[1:cardinality(p_columns)] @> p_columns
-         END
-     AND flowguard._is_ours(c.relname) = p_ours
-   ORDER BY i.indnkeyatts, i.indexrelid
-   LIMIT 1;
+BEGIN
+  RETURN (SELECT i.indexrelid::regclass
+            FROM pg_index i
+            JOIN pg_class c ON c.oid = i.indexrelid
+            JOIN pg_am am ON am.oid = c.relam
+           CROSS JOIN LATERAL flowguard._key_columns(i.indexrelid) AS k (columns)
+           WHERE i.indrelid = p_relation AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+             AND CASE
+                   WHEN p_unique THEN i.indisunique AND i.indimmediate AND i.indnkeyatts = cardinality(p_columns)
+                                      AND k.columns @> p_columns
+                   ELSE am.amname = 'btree' AND k.columns[1:cardinality(p_columns)] @> p_columns
+                 END
+             AND flowguard._is_ours(c.relname) = p_ours
+           ORDER BY i.indnkeyatts, i.indexrelid
+           LIMIT 1);
+END;
 $_find_index$;
 COMMENT ON FUNCTION flowguard._find_index(regclass, name[], boolean, boolean) IS
   'An index on the columns, unique or not, made by us or by the application; NULL where there is none.';

@@ -53,10 +53,13 @@ $_prefixed$;
 COMMENT ON FUNCTION flowguard._prefixed(name[], text) IS 'References to columns for SQL text; NULL stays NULL.';
 
 CREATE OR REPLACE FUNCTION flowguard._rules(p_link flowguard.link) RETURNS SETOF flowguard.rule
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_rules$
-  SELECT r.* FROM flowguard.rule r
-   WHERE r.relation = p_link.relation AND r.link_column = p_link.link_column
-   ORDER BY r."position";
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_rules$
+BEGIN
+  RETURN QUERY
+    SELECT r.* FROM flowguard.rule r
+     WHERE r.relation = p_link.relation AND r.link_column = p_link.link_column
+     ORDER BY r."position";
+END;
 $_rules$;
 COMMENT ON FUNCTION flowguard._rules(flowguard.link) IS 'The rules of a link in order.';
 
@@ -79,21 +82,23 @@ $_named_columns$;
 COMMENT ON FUNCTION flowguard._named_columns(flowguard.link) IS 'The columns that a link and its rules name.';
 
 CREATE OR REPLACE FUNCTION flowguard._missing(p_link flowguard.link) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_missing$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_missing$
 -- What a link speaks of and is not there any more; NULL where all is.
-  SELECT string_agg(x.what, ', ' ORDER BY x.what)
-    FROM (SELECT format('table with oid %s', t.id::oid) AS what
-            FROM (SELECT p_link.relation AS id UNION SELECT p_link.master
-                  UNION SELECT r.source FROM flowguard._rules(p_link) r WHERE r.source IS NOT NULL) AS t
-           WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.id)
-          UNION ALL
-          SELECT format('column %I of %s', n.name, n.relation)
-            FROM flowguard._named_columns(p_link) n
-           WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = n.relation)
-             AND NOT EXISTS (SELECT FROM pg_attribute a
-                              WHERE a.attrelid = n.relation AND a.attname = n.name AND a.attnum > 0
-                                AND NOT a.attisdropped)
-         ) AS x;
+BEGIN
+  RETURN (SELECT string_agg(x.what, ', ' ORDER BY x.what)
+            FROM (SELECT format('table with oid %s', t.id::oid) AS what
+                    FROM (SELECT p_link.relation AS id UNION SELECT p_link.master
+                          UNION SELECT r.source FROM flowguard._rules(p_link) r WHERE r.source IS NOT NULL) AS t
+                   WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.id)
+                  UNION ALL
+                  SELECT format('column %I of %s', n.name, n.relation)
+                    FROM flowguard._named_columns(p_link) n
+                   WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = n.relation)
+                     AND NOT EXISTS (SELECT FROM pg_attribute a
+                                      WHERE a.attrelid = n.relation AND a.attname = n.name AND a.attnum > 0
+                                        AND NOT a.attisdropped)
+                 ) AS x);
+END;
 $_missing$;
 COMMENT ON FUNCTION flowguard._missing(flowguard.link) IS 'Tables and columns that a link speaks of and that are gone.';
 
@@ -105,17 +110,19 @@ COMMENT ON FUNCTION flowguard._is_alive(flowguard.link) IS
   'Whether all tables and columns that a link speaks of are there.';
 
 CREATE OR REPLACE FUNCTION flowguard._read_columns(p_link flowguard.link) RETURNS name[]
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_read_columns$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_read_columns$
 -- The columns of the child that its rules read, each once: tenants first.
-  SELECT coalesce(array_agg(x.name ORDER BY x.first), '{}')
-    FROM (SELECT c.name, min(c.place) AS first
-            FROM (SELECT t.name, t.ordinality AS place
-                    FROM unnest(p_link.tenant_columns) WITH ORDINALITY AS t (name, ordinality)
-                  UNION ALL
-                  SELECT coalesce(r.via_column, r.time_column), 1000 + r."position"
-                    FROM flowguard._rules(p_link) r) AS c
-           WHERE c.name IS NOT NULL
-           GROUP BY c.name) AS x;
+BEGIN
+  RETURN (SELECT coalesce(array_agg(x.name ORDER BY x.first), '{}')
+            FROM (SELECT c.name, min(c.place) AS first
+                    FROM (SELECT t.name, t.ordinality AS place
+                            FROM unnest(p_link.tenant_columns) WITH ORDINALITY AS t (name, ordinality)
+                          UNION ALL
+                          SELECT coalesce(r.via_column, r.time_column), 1000 + r."position"
+                            FROM flowguard._rules(p_link) r) AS c
+                   WHERE c.name IS NOT NULL
+                   GROUP BY c.name) AS x);
+END;
 $_read_columns$;
 COMMENT ON FUNCTION flowguard._read_columns(flowguard.link) IS
   'The columns of the child that the rules of a link read.';
@@ -841,16 +848,18 @@ COMMENT ON FUNCTION flowguard._commit_body(flowguard.link) IS
   'The body of the trigger function that looks at a row without a link again at commit.';
 
 CREATE OR REPLACE FUNCTION flowguard._is_direct(p_link flowguard.link, p_rule flowguard.rule) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_direct$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_is_direct$
 -- Whether no other rule has a say before this reference to a registered link: then a late link may simply be written,
 -- for the foreign keys prove it at commit. Any other rule has to ask the finder.
-  SELECT p_rule.kind = 'reference'
-     AND NOT EXISTS (SELECT FROM flowguard._rules(p_link) r WHERE r."position" < p_rule."position"
-       AND r.kind <> 'session')
-     AND (p_rule.source = p_link.master
-          OR EXISTS (SELECT FROM flowguard.link l WHERE l.relation = p_rule.source
-            AND l.link_column = p_rule.source_link
-                        AND l.master = p_link.master));
+BEGIN
+  RETURN (SELECT p_rule.kind = 'reference'
+             AND NOT EXISTS (SELECT FROM flowguard._rules(p_link) r WHERE r."position" < p_rule."position"
+               AND r.kind <> 'session')
+             AND (p_rule.source = p_link.master
+                  OR EXISTS (SELECT FROM flowguard.link l WHERE l.relation = p_rule.source
+                    AND l.link_column = p_rule.source_link
+                                AND l.master = p_link.master)));
+END;
 $_is_direct$;
 COMMENT ON FUNCTION flowguard._is_direct(flowguard.link, flowguard.rule) IS
   'Whether a late link by this rule may be written without asking the other rules.';

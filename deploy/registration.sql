@@ -692,21 +692,25 @@ Errors: FG101 no table; FG102 no such column; FG103 types differ; FG104 position
 CREATE OR REPLACE FUNCTION flowguard._foreign_keys(p_relation regclass, p_column name)
 RETURNS TABLE (conname name, definition text, target regclass, target_column name, action "char", is_deferrable boolean,
                validated boolean, comment text, columns name[], target_columns name[])
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_foreign_keys$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_foreign_keys$
 -- The foreign keys that hold the column, and the column that it refers to in each. One that is NOT ENFORCED proves
 -- nothing.
-  SELECT c.conname, regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', ''), c.confrelid::regclass, t.attname,
-         c.confdeltype, c.condeferrable, c.convalidated, obj_description(c.oid, 'pg_constraint'),
-         (SELECT array_agg(x.attname ORDER BY y.n) FROM unnest(c.conkey) WITH ORDINALITY AS y (attnum, n)
-            JOIN pg_attribute x ON x.attrelid = c.conrelid AND x.attnum = y.attnum),
-         (SELECT array_agg(x.attname ORDER BY y.n) FROM unnest(c.confkey) WITH ORDINALITY AS y (attnum, n)
-            JOIN pg_attribute x ON x.attrelid = c.confrelid AND x.attnum = y.attnum)
-    FROM pg_constraint c
-   CROSS JOIN LATERAL unnest(c.conkey, c.confkey) AS k (own, other)
-    JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.own
-    JOIN pg_attribute t ON t.attrelid = c.confrelid AND t.attnum = k.other
-   WHERE c.contype = 'f' AND c.conrelid = p_relation AND a.attname = p_column AND flowguard._is_enforced(c)
-   ORDER BY c.conname;
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+    SELECT c.conname, regexp_replace(pg_get_constraintdef(c.oid), ' NOT VALID$', ''), c.confrelid::regclass, t.attname,
+           c.confdeltype, c.condeferrable, c.convalidated, obj_description(c.oid, 'pg_constraint'),
+           (SELECT array_agg(x.attname ORDER BY y.n) FROM unnest(c.conkey) WITH ORDINALITY AS y (attnum, n)
+              JOIN pg_attribute x ON x.attrelid = c.conrelid AND x.attnum = y.attnum),
+           (SELECT array_agg(x.attname ORDER BY y.n) FROM unnest(c.confkey) WITH ORDINALITY AS y (attnum, n)
+              JOIN pg_attribute x ON x.attrelid = c.confrelid AND x.attnum = y.attnum)
+      FROM pg_constraint c
+     CROSS JOIN LATERAL unnest(c.conkey, c.confkey) AS k (own, other)
+      JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.own
+      JOIN pg_attribute t ON t.attrelid = c.confrelid AND t.attnum = k.other
+     WHERE c.contype = 'f' AND c.conrelid = p_relation AND a.attname = p_column AND flowguard._is_enforced(c)
+     ORDER BY c.conname;
+END;
 $_foreign_keys$;
 COMMENT ON FUNCTION flowguard._foreign_keys(regclass, name) IS 'The foreign keys of a table that hold a column.';
 
