@@ -6,11 +6,11 @@ DROP FUNCTION IF EXISTS flowguard._revert_runs(text);
 DROP FUNCTION IF EXISTS flowguard._unmark_undo();
 DROP FUNCTION IF EXISTS flowguard.undo(bigint, bigint);
 DROP FUNCTION IF EXISTS flowguard._undo_query(text, text, text);
-DROP FUNCTION IF EXISTS flowguard._undo_links(bigint, bigint);
+DROP FUNCTION IF EXISTS flowguard._undo_links(bigint, bigint, bigint);
 DROP FUNCTION IF EXISTS flowguard._undo_start(flowguard.repair_run, bigint);
 DROP FUNCTION IF EXISTS flowguard._restore_row(flowguard.quarantined_row);
 DROP FUNCTION IF EXISTS flowguard._restore_sql(regclass, text[], text[]);
-DROP FUNCTION IF EXISTS flowguard._forbidding_keys(bigint, bigint);
+DROP FUNCTION IF EXISTS flowguard._forbidding_keys(bigint, bigint, bigint, bigint);
 DROP PROCEDURE IF EXISTS flowguard.repair(regclass, integer, boolean, name, text, integer, interval, boolean, bigint,
   bigint, bigint, bigint, bigint, bigint);
 DROP PROCEDURE IF EXISTS flowguard._hold_back(double precision, interval, boolean);

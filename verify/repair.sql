@@ -28,11 +28,11 @@ SELECT 'flowguard._lagging(interval, pg_lsn)'::regprocedure;
 SELECT 'flowguard._hold_back(double precision, interval, boolean)'::regprocedure;
 SELECT 'flowguard.repair(regclass, integer, boolean, name, text, integer, interval, boolean, bigint, bigint, bigint, '
   'bigint, bigint, bigint)'::regprocedure;
-SELECT 'flowguard._forbidding_keys(bigint, bigint)'::regprocedure;
+SELECT 'flowguard._forbidding_keys(bigint, bigint, bigint, bigint)'::regprocedure;
 SELECT 'flowguard._restore_sql(regclass, text[], text[])'::regprocedure;
 SELECT 'flowguard._restore_row(flowguard.quarantined_row)'::regprocedure;
 SELECT 'flowguard._undo_start(flowguard.repair_run, bigint)'::regprocedure;
-SELECT 'flowguard._undo_links(bigint, bigint)'::regprocedure;
+SELECT 'flowguard._undo_links(bigint, bigint, bigint)'::regprocedure;
 SELECT 'flowguard._undo_query(text, text, text)'::regprocedure;
 SELECT 'flowguard.undo(bigint, bigint)'::regprocedure;
 SELECT 'flowguard._unmark_undo()'::regprocedure;
