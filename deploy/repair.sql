@@ -668,6 +668,66 @@ $_count_remaining$;
 COMMENT ON FUNCTION flowguard._count_remaining(bigint, flowguard.link[]) IS
   'Writes into a run how many rows of its links are unlinked or dangling.';
 
+CREATE OR REPLACE FUNCTION flowguard._tell_missing_indexes(p_links flowguard.link[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_tell_missing_indexes$
+-- Says, before hours have gone by, that a rule by time has no index to search its source by. What else repair looks up
+-- is unique, or was not registered. Of a small source nothing is said: to read it all is soon done.
+DECLARE
+  v_link    flowguard.link;
+  v_columns name[];
+  v_index   record;
+  v_rows    bigint;
+  r_rule    flowguard.rule;
+BEGIN
+  FOREACH v_link IN ARRAY p_links LOOP
+    CONTINUE WHEN NOT flowguard._is_alive(v_link);
+    FOR r_rule IN SELECT * FROM flowguard._rules(v_link) r WHERE r.kind = 'proximity' LOOP
+      v_columns := array_remove(r_rule.source_tenant_columns, NULL) || r_rule.source_time;
+      CONTINUE WHEN EXISTS (SELECT FROM (VALUES (false), (true)) AS o (ours)
+                             WHERE flowguard._find_index(r_rule.source, v_columns, false, o.ours) IS NOT NULL
+                                OR flowguard._find_index(r_rule.source, ARRAY[r_rule.source_time], false, o.ours)
+                                   IS NOT NULL);
+      v_rows := flowguard._estimate_rows(r_rule.source);
+      CONTINUE WHEN v_rows < 10000;
+      v_index := flowguard._index_sql(r_rule.source,
+                   v_columns || array_remove(flowguard._row_key(r_rule.source), r_rule.source_time), false, NULL,
+                   r_rule.source_time);
+      RAISE NOTICE 'table % has no index on (%), by which rule % of link %.% searches it: repair will be slow',
+        r_rule.source, flowguard._columns_sql(v_columns), r_rule."position", v_link.relation,
+        quote_ident(v_link.link_column)
+        USING DETAIL = format('All of its about %s rows are read for each row that is looked for.', v_rows),
+              HINT = format('It may be stopped: what was committed stays. Call flowguard.guard(%L, %L), which makes '
+                'the index, or run "%s%s%s" alone, and then repair.', v_link.relation, v_link.link_column, v_index.verb,
+                (SELECT CASE WHEN c.relkind = 'p' THEN '' ELSE 'CONCURRENTLY ' END FROM pg_class c
+                  WHERE c.oid = r_rule.source), v_index.definition);
+    END LOOP;
+  END LOOP;
+END;
+$_tell_missing_indexes$;
+COMMENT ON FUNCTION flowguard._tell_missing_indexes(flowguard.link[]) IS
+  'Says which sources have no index for a rule by time.';
+
+CREATE OR REPLACE FUNCTION flowguard._refuse_gone(p_run bigint, p_position integer, p_link flowguard.link) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_refuse_gone$
+-- Raises FG101 where a table that a link speaks of was dropped; the ledger knows what the link's own was called.
+DECLARE
+  v_gone text := flowguard._missing(p_link);
+BEGIN
+  IF v_gone LIKE '%table with oid%' THEN
+    RAISE EXCEPTION 'flowguard: link % cannot be repaired: % is gone',
+      coalesce((SELECT format('%I.%I.%I', k.schema_name, k.table_name, k.link_column) FROM flowguard.repair_link k
+                 WHERE k.run_id = p_run AND k."position" = p_position),
+               format('%s.%I', p_link.relation, p_link.link_column)), v_gone
+      USING ERRCODE = 'FG101', DETAIL = 'It was dropped since the link was registered. What was committed stays.',
+            HINT = format('Forget the link: run "SELECT flowguard.unguard(%1$L, %2$L)" and "SELECT '
+              'flowguard.drop_link(%1$L, %2$L)". Then "CALL flowguard.repair()" comes to the other links.',
+              p_link.relation, p_link.link_column);
+  END IF;
+END;
+$_refuse_gone$;
+COMMENT ON FUNCTION flowguard._refuse_gone(bigint, integer, flowguard.link) IS
+  'Raises FG101 where a table that a link speaks of was dropped.';
+
 CREATE OR REPLACE FUNCTION flowguard._lagging(p_max_lag interval, p_written pg_lsn) RETURNS text
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $_lagging$
 -- Standbys and subscribers that are too far behind; NULL: none. One that still catches up tells no lag. One that has
@@ -779,7 +839,9 @@ BEGIN
     v_links := ARRAY(SELECT l FROM flowguard._link_order() l);
   ELSE
     v_links := ARRAY[flowguard._link(p_relation, p_link_column)];
+    PERFORM flowguard._refuse_gone(NULL, NULL, v_links[1]);
   END IF;
+  PERFORM flowguard._tell_missing_indexes(v_links);
   -- A second's rows at most, so that the rate holds from second to second.
   v_batch_size := least(p_batch_size, p_max_rate);
   IF NOT p_dry_run THEN
@@ -800,6 +862,7 @@ BEGIN
       v_link := v_links[v_position];
       SELECT p.after_key, p.last_key INTO v_after, v_last FROM flowguard._link_place(run_id, v_position) p;
       CONTINUE WHEN v_last IS NULL;
+      PERFORM flowguard._refuse_gone(run_id, v_position, v_link);
       v_query := flowguard._repair_query(v_link);
       v_size := v_batch_size;
       LOOP
@@ -813,7 +876,10 @@ BEGIN
             v_counts := flowguard._repair_batch(run_id, v_link, v_query, v_after, v_last, v_size);
             EXIT;
           EXCEPTION
-            WHEN deadlock_detected OR serialization_failure THEN
+            WHEN deadlock_detected OR serialization_failure OR undefined_table THEN
+              -- A table that is not there was dropped, or renamed.
+              PERFORM flowguard._refuse_gone(run_id, v_position, v_link);
+              v_query := flowguard._repair_query(v_link);
               v_tries := v_tries OPERATOR(pg_catalog.+) 1;
               IF v_tries OPERATOR(pg_catalog.>=) 10 THEN
                 RAISE;
@@ -859,6 +925,7 @@ BEGIN
   END LOOP;
 
   PERFORM flowguard._end_run(run_id);
+  v_links := ARRAY(SELECT l FROM pg_catalog.unnest(v_links) l WHERE flowguard._is_alive(l));
   PERFORM flowguard._count_remaining(run_id, v_links);
   PERFORM flowguard._note_violations(CASE WHEN p_relation IS NOT NULL THEN v_links END);
   SELECT r.linked, r.translated, r.quarantined, r.unlinked, r.remaining
@@ -895,8 +962,9 @@ translated: links that held an alternate key and now hold the key.
 quarantined: orphans taken out, without the rows that went with them.
 unlinked: dangling links set to NULL.
 remaining: rows left unlinked or dangling.
-Errors: FG104 batch_size or max_rate is less than 1, or max_lag not positive; FG107 no such link; FG110 max_lag is given
-  and the role may not see replication; 2D000 called inside a transaction; 42501 row security would hide rows.';
+Errors: FG101 a table that a link speaks of is gone; FG104 batch_size or max_rate is less than 1, or max_lag not
+  positive; FG107 no such link; FG110 max_lag is given and the role may not see replication; 2D000 called inside a
+  transaction; 42501 row security would hide rows.';
 
 CREATE OR REPLACE FUNCTION flowguard._forbidding_keys(
   p_run bigint, p_from bigint DEFAULT 0, p_until bigint DEFAULT 9223372036854775807,
@@ -904,8 +972,8 @@ CREATE OR REPLACE FUNCTION flowguard._forbidding_keys(
 )
 RETURNS TABLE (relation regclass, conname name, link_column name, definition text, validated boolean, comment text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_forbidding_keys$
--- Foreign keys, of whoever, that would be violated if what a run wrote, from one change on until before another one, and
--- took, up to some row, were put back now.
+-- Foreign keys, of whoever, that would be violated if a part of what a run wrote and took were put back now: of the
+-- changes those from one on until before another one, of the rows those up to one.
 #variable_conflict use_column
 DECLARE
   r_key      record;

@@ -15,6 +15,8 @@ DROP PROCEDURE IF EXISTS flowguard.repair(regclass, integer, boolean, name, text
   bigint, bigint, bigint, bigint, bigint);
 DROP PROCEDURE IF EXISTS flowguard._hold_back(double precision, interval, boolean);
 DROP FUNCTION IF EXISTS flowguard._lagging(interval, pg_lsn);
+DROP FUNCTION IF EXISTS flowguard._refuse_gone(bigint, integer, flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._tell_missing_indexes(flowguard.link[]);
 DROP FUNCTION IF EXISTS flowguard._count_remaining(bigint, flowguard.link[]);
 DROP FUNCTION IF EXISTS flowguard._end_run(bigint);
 DROP FUNCTION IF EXISTS flowguard._next_pass(bigint);

@@ -24,6 +24,8 @@ SELECT 'flowguard._count_batch(bigint, integer, jsonb)'::regprocedure;
 SELECT 'flowguard._next_pass(bigint)'::regprocedure;
 SELECT 'flowguard._end_run(bigint)'::regprocedure;
 SELECT 'flowguard._count_remaining(bigint, flowguard.link[])'::regprocedure;
+SELECT 'flowguard._tell_missing_indexes(flowguard.link[])'::regprocedure;
+SELECT 'flowguard._refuse_gone(bigint, integer, flowguard.link)'::regprocedure;
 SELECT 'flowguard._lagging(interval, pg_lsn)'::regprocedure;
 SELECT 'flowguard._hold_back(double precision, interval, boolean)'::regprocedure;
 SELECT 'flowguard.repair(regclass, integer, boolean, name, text, integer, interval, boolean, bigint, bigint, bigint, '
