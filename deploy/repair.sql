@@ -1177,7 +1177,8 @@ BEGIN
   LOOP
     EXECUTE v_query INTO v_restored, v_skipped, v_changes, v_left USING p_run, p_from, p_until;
     UPDATE flowguard.repair_change c SET undone = 'skipped'
-     WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.change_id OPERATOR(pg_catalog.=) ANY (v_left);
+     WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.change_id OPERATOR(pg_catalog.=) ANY (v_left)
+       AND c.change_id OPERATOR(pg_catalog.>=) p_from AND c.change_id OPERATOR(pg_catalog.<) p_until;
     restored := restored OPERATOR(pg_catalog.+) v_restored;
     skipped := skipped OPERATOR(pg_catalog.+) v_skipped;
     changes := changes OPERATOR(pg_catalog.+) v_changes;
