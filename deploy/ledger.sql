@@ -126,7 +126,8 @@ COMMENT ON COLUMN flowguard.repair_run.restored IS 'Links and rows that undo() p
 COMMENT ON COLUMN flowguard.repair_run.skipped IS
   'Links that undo() left, since they are no longer what the run wrote.';
 COMMENT ON COLUMN flowguard.repair_run.undone_from IS 'undo() has been at the changes from this one on; NULL: at none.';
-COMMENT ON COLUMN flowguard.repair_run.undo_left IS 'Changes that undo() has yet to come to, once it has begun.';
+COMMENT ON COLUMN flowguard.repair_run.undo_left IS
+  'Changes and rows that undo() has yet to come to, once it has begun.';
 COMMENT ON COLUMN flowguard.repair_link.run_id IS 'The run.';
 COMMENT ON COLUMN flowguard.repair_link.schema_name IS 'Schema of the table at that time.';
 COMMENT ON COLUMN flowguard.repair_link.table_name IS 'Name of the table at that time.';

@@ -693,6 +693,66 @@ $_pace_setting$;
 COMMENT ON FUNCTION flowguard._pace_setting(text, regtype) IS
   'A setting of the session that bounds the pace of repairs; raises FG104 where it has no such value.';
 
+CREATE OR REPLACE FUNCTION flowguard._tell_missing_indexes(p_links flowguard.link[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_tell_missing_indexes$
+-- Says, before hours have gone by, that a rule by time has no index to search its source by. What else repair looks up
+-- is unique, or was not registered. Of a small source nothing is said: to read it all is soon done.
+DECLARE
+  v_link    flowguard.link;
+  v_columns name[];
+  v_index   record;
+  v_rows    bigint;
+  r_rule    flowguard.rule;
+BEGIN
+  FOREACH v_link IN ARRAY p_links LOOP
+    CONTINUE WHEN NOT flowguard._is_alive(v_link);
+    FOR r_rule IN SELECT * FROM flowguard._rules(v_link) r WHERE r.kind = 'proximity' LOOP
+      v_columns := array_remove(r_rule.source_tenant_columns, NULL) || r_rule.source_time;
+      CONTINUE WHEN EXISTS (SELECT FROM (VALUES (false), (true)) AS o (ours)
+                             WHERE flowguard._find_index(r_rule.source, v_columns, false, o.ours) IS NOT NULL
+                                OR flowguard._find_index(r_rule.source, ARRAY[r_rule.source_time], false, o.ours)
+                                   IS NOT NULL);
+      v_rows := flowguard._estimate_rows(r_rule.source);
+      CONTINUE WHEN v_rows < 10000;
+      v_index := flowguard._index_sql(r_rule.source,
+                   v_columns || array_remove(flowguard._row_key(r_rule.source), r_rule.source_time), false, NULL,
+                   r_rule.source_time);
+      RAISE NOTICE 'table % has no index on (%), by which rule % of link %.% searches it: repair will be slow',
+        r_rule.source, flowguard._columns_sql(v_columns), r_rule."position", v_link.relation,
+        quote_ident(v_link.link_column)
+        USING DETAIL = format('All of its about %s rows are read for each row that is looked for.', v_rows),
+              HINT = format('It may be stopped: what was committed stays. Call flowguard.guard(%L, %L), which makes '
+                'the index, or run "%s%s%s" alone, and then repair.', v_link.relation, v_link.link_column, v_index.verb,
+                (SELECT CASE WHEN c.relkind = 'p' THEN '' ELSE 'CONCURRENTLY ' END FROM pg_class c
+                  WHERE c.oid = r_rule.source), v_index.definition);
+    END LOOP;
+  END LOOP;
+END;
+$_tell_missing_indexes$;
+COMMENT ON FUNCTION flowguard._tell_missing_indexes(flowguard.link[]) IS
+  'Says which sources have no index for a rule by time.';
+
+CREATE OR REPLACE FUNCTION flowguard._refuse_gone(p_run bigint, p_position integer, p_link flowguard.link) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_refuse_gone$
+-- Raises FG101 where a table that a link speaks of was dropped; the ledger knows what the link's own was called.
+DECLARE
+  v_gone text := flowguard._missing(p_link);
+BEGIN
+  IF v_gone LIKE '%table with oid%' THEN
+    RAISE EXCEPTION 'flowguard: link % cannot be repaired: % is gone',
+      coalesce((SELECT format('%I.%I.%I', k.schema_name, k.table_name, k.link_column) FROM flowguard.repair_link k
+                 WHERE k.run_id = p_run AND k."position" = p_position),
+               format('%s.%I', p_link.relation, p_link.link_column)), v_gone
+      USING ERRCODE = 'FG101', DETAIL = 'It was dropped since the link was registered. What was committed stays.',
+            HINT = format('Forget the link: run "SELECT flowguard.unguard(%1$L, %2$L)" and "SELECT '
+              'flowguard.drop_link(%1$L, %2$L)". Then "CALL flowguard.repair()" comes to the other links.',
+              p_link.relation, p_link.link_column);
+  END IF;
+END;
+$_refuse_gone$;
+COMMENT ON FUNCTION flowguard._refuse_gone(bigint, integer, flowguard.link) IS
+  'Raises FG101 where a table that a link speaks of was dropped.';
+
 CREATE OR REPLACE FUNCTION flowguard._lagging(p_max_lag interval, p_written pg_lsn) RETURNS text
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $_lagging$
 -- Standbys and subscribers that are too far behind; NULL: none. One that still catches up tells no lag. One that has
@@ -807,7 +867,9 @@ BEGIN
     v_links := ARRAY(SELECT l FROM flowguard._link_order() l);
   ELSE
     v_links := ARRAY[flowguard._link(p_relation, p_link_column)];
+    PERFORM flowguard._refuse_gone(NULL, NULL, v_links[1]);
   END IF;
+  PERFORM flowguard._tell_missing_indexes(v_links);
   -- A tenth of a second's rows at most: whoever writes beside it waits for a batch to be flushed, not for a second's.
   v_batch_size := least(p_batch_size,
     (p_max_rate OPERATOR(pg_catalog.-) 1) OPERATOR(pg_catalog./) 10 OPERATOR(pg_catalog.+) 1);
@@ -829,6 +891,7 @@ BEGIN
       v_link := v_links[v_position];
       SELECT p.after_key, p.last_key INTO v_after, v_last FROM flowguard._link_place(run_id, v_position) p;
       CONTINUE WHEN v_last IS NULL;
+      PERFORM flowguard._refuse_gone(run_id, v_position, v_link);
       v_query := flowguard._repair_query(v_link);
       v_size := v_batch_size;
       LOOP
@@ -842,7 +905,10 @@ BEGIN
             v_counts := flowguard._repair_batch(run_id, v_link, v_query, v_after, v_last, v_size);
             EXIT;
           EXCEPTION
-            WHEN deadlock_detected OR serialization_failure THEN
+            WHEN deadlock_detected OR serialization_failure OR undefined_table THEN
+              -- A table that is not there was dropped, or renamed.
+              PERFORM flowguard._refuse_gone(run_id, v_position, v_link);
+              v_query := flowguard._repair_query(v_link);
               v_tries := v_tries OPERATOR(pg_catalog.+) 1;
               IF v_tries OPERATOR(pg_catalog.>=) 10 THEN
                 RAISE;
@@ -888,6 +954,7 @@ BEGIN
   END LOOP;
 
   PERFORM flowguard._end_run(run_id);
+  v_links := ARRAY(SELECT l FROM pg_catalog.unnest(v_links) l WHERE flowguard._is_alive(l));
   PERFORM flowguard._count_remaining(run_id, v_links);
   PERFORM flowguard._note_violations(CASE WHEN p_relation IS NOT NULL THEN v_links END);
   SELECT r.linked, r.translated, r.quarantined, r.unlinked, r.remaining
@@ -925,28 +992,36 @@ translated: links that held an alternate key and now hold the key.
 quarantined: orphans taken out, without the rows that went with them.
 unlinked: dangling links set to NULL.
 remaining: rows left unlinked or dangling.
-Errors: FG104 batch_size or max_rate is less than 1, max_lag not positive, or a setting no such value; FG107 no such
-  link; FG110 max_lag is given and the role may not see replication; 2D000 called inside a transaction; 42501 row
-  security would hide rows.';
+Errors: FG101 a table that a link speaks of is gone; FG104 batch_size or max_rate is less than 1, max_lag not positive,
+  or a setting no such value; FG107 no such link; FG110 max_lag is given and the role may not see replication; 2D000
+  called inside a transaction; 42501 row security would hide rows.';
 
-CREATE OR REPLACE FUNCTION flowguard._forbidding_keys(p_run bigint, p_from bigint DEFAULT 0)
+CREATE OR REPLACE FUNCTION flowguard._forbidding_keys(
+  p_run bigint, p_from bigint DEFAULT 0, p_until bigint DEFAULT 9223372036854775807,
+  p_last_row bigint DEFAULT 9223372036854775807
+)
 RETURNS TABLE (relation regclass, conname name, link_column name, definition text, validated boolean, comment text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_forbidding_keys$
--- Foreign keys, of whoever, that what a run took, or wrote from some change on, would violate if it were put back now.
+-- Foreign keys, of whoever, that would be violated if a part of what a run wrote and took were put back now: of the
+-- changes those from one on until before another one, of the rows those up to one.
 #variable_conflict use_column
 DECLARE
   r_key      record;
+  v_query    text;
+  v_until    bigint;
   v_violated boolean;
 BEGIN
   FOR r_key IN
     WITH touched AS (
       SELECT to_regclass(format('%I.%I', x.schema_name, x.table_name)) AS relation, x.*
         FROM (SELECT DISTINCT q.schema_name, q.table_name, NULL::name AS link_column
-                FROM flowguard.quarantined_row q WHERE q.run_id = p_run AND q.restored_at IS NULL
+                FROM flowguard.quarantined_row q
+               WHERE q.run_id = p_run AND q.restored_at IS NULL AND q.quarantine_id <= p_last_row
               UNION ALL
               SELECT DISTINCT c.schema_name, c.table_name, c.link_column::name
                 FROM flowguard.repair_change c
-               WHERE c.run_id = p_run AND c.change_id >= p_from AND c.undone IS NULL AND c.old_link IS NOT NULL) AS x
+               WHERE c.run_id = p_run AND c.change_id >= p_from AND c.change_id < p_until AND c.undone IS NULL
+                 AND c.old_link IS NOT NULL) AS x
     )
     SELECT DISTINCT ON (c.oid, t.link_column) c.oid, c.conrelid::regclass AS child, c.conname,
       c.confrelid::regclass AS target,
@@ -966,35 +1041,38 @@ BEGIN
      ORDER BY c.oid, t.link_column
   LOOP
     IF r_key.link_column IS NULL THEN
-      -- A parent that is in the same quarantine will be back first.
-      EXECUTE format(
-        'SELECT EXISTS (SELECT FROM flowguard.quarantined_row q '
-        'CROSS JOIN LATERAL (SELECT %1$s) AS v WHERE q.run_id = $1 AND q.restored_at IS NULL AND q.action '
-          '= ''deleted'' '
-        'AND to_regclass(format(''%%I.%%I'', q.schema_name, q.table_name)) = %2$L::regclass AND num_nulls(%3$s) = 0 '
-        'AND NOT EXISTS (SELECT FROM %4$s t WHERE %5$s) '
-        'AND NOT EXISTS (SELECT FROM flowguard.quarantined_row p WHERE p.run_id = $1 AND p.restored_at IS NULL '
-        'AND p.action = ''deleted'' '
-          'AND to_regclass(format(''%%I.%%I'', p.schema_name, p.table_name)) = ANY (%7$L::regclass[]) AND %6$s))',
+      -- A parent that is in the same quarantine will be back first; it is looked for among these rows, then among all.
+      -- EXCEPT, for a planner that knows nothing of the quarantine would join each row with each.
+      v_query := format(
+        'SELECT EXISTS (SELECT v.* FROM flowguard.quarantined_row q CROSS JOIN LATERAL (SELECT %1$s) AS v '
+        'WHERE q.run_id = $1 AND q.restored_at IS NULL AND q.quarantine_id <= $2 AND q.action = ''deleted'' '
+        'AND q.schema_name = %2$L AND q.table_name = %3$L AND num_nulls(%4$s) = 0 '
+        'AND NOT EXISTS (SELECT FROM %5$s t WHERE %6$s) '
+        'EXCEPT SELECT %7$s FROM flowguard.quarantined_row p WHERE p.run_id = $1 AND p.restored_at IS NULL '
+        'AND p.quarantine_id <= $3 AND p.action = ''deleted'' '
+        'AND to_regclass(format(''%%I.%%I'', p.schema_name, p.table_name)) = ANY (%8$L::regclass[]))',
         (SELECT string_agg(format('q.column_values[array_position(q.column_names, %L)] AS v%s', k.name, k.n), ', '
           ORDER BY k.n)
            FROM unnest(r_key.columns) WITH ORDINALITY AS k (name, n)),
-        r_key.child,
+        r_key.schema_name, r_key.table_name,
         (SELECT string_agg('v.v' || k.n, ', ' ORDER BY k.n) FROM unnest(r_key.columns) WITH ORDINALITY AS k (name, n)),
         r_key.target,
         (SELECT string_agg(format('t.%I %s v.v%s::%s', k.name, flowguard._equal(r_key.target, k.name), k.n,
                                   (SELECT c.type_sql FROM flowguard._column(r_key.target, k.name) c)), ' AND '
                                     ORDER BY k.n)
            FROM unnest(r_key.target_columns) WITH ORDINALITY AS k (name, n)),
-        (SELECT string_agg(format('p.column_values[array_position(p.column_names, %L)] = v.v%s', k.name, k.n), ' AND '
-          ORDER BY k.n)
+        (SELECT string_agg(format('p.column_values[array_position(p.column_names, %L)]', k.name), ', ' ORDER BY k.n)
            FROM unnest(r_key.target_columns) WITH ORDINALITY AS k (name, n)),
-        flowguard._partition_family(r_key.target))
-        INTO v_violated USING p_run;
+        flowguard._partition_family(r_key.target));
+      FOREACH v_until IN ARRAY ARRAY[p_last_row, 9223372036854775807] LOOP
+        EXECUTE v_query INTO v_violated USING p_run, p_last_row, v_until;
+        EXIT WHEN NOT v_violated;
+      END LOOP;
     ELSE
       EXECUTE format(
         'SELECT EXISTS (SELECT FROM flowguard.repair_change x JOIN %1$s c ON %2$s '
-        'WHERE x.run_id = $1 AND x.change_id >= $2 AND x.undone IS NULL AND x.old_link IS NOT NULL '
+        'WHERE x.run_id = $1 AND x.change_id >= $2 AND x.change_id < $3 AND x.undone IS NULL '
+        'AND x.old_link IS NOT NULL '
         'AND x.link_column = %3$L AND x.schema_name = %7$L AND x.table_name = %8$L '
         'AND num_nulls(%4$s) = 0 AND NOT EXISTS (SELECT FROM %5$s t WHERE %6$s))',
         r_key.child, flowguard._key_sql_match(r_key.child, 'c', 'x.row_key'), r_key.link_column,
@@ -1010,7 +1088,7 @@ BEGIN
            FROM unnest(r_key.columns) WITH ORDINALITY AS k (name, n)
            JOIN unnest(r_key.target_columns) WITH ORDINALITY AS t (name, n) USING (n)),
         r_key.schema_name, r_key.table_name)
-        INTO v_violated USING p_run, p_from;
+        INTO v_violated USING p_run, p_from, p_until;
     END IF;
     IF v_violated THEN
       relation := r_key.child;
@@ -1024,8 +1102,8 @@ BEGIN
   END LOOP;
 END;
 $_forbidding_keys$;
-COMMENT ON FUNCTION flowguard._forbidding_keys(bigint, bigint) IS
-  'Foreign keys that what a run took, or wrote from some change on, would violate if it were put back now.';
+COMMENT ON FUNCTION flowguard._forbidding_keys(bigint, bigint, bigint, bigint) IS
+  'Foreign keys that would be violated if a part of what a run wrote and took were put back now.';
 
 CREATE OR REPLACE FUNCTION flowguard._restore_sql(p_relation regclass, p_columns text[], p_values text[]) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_restore_sql$
@@ -1105,15 +1183,16 @@ $_undo_start$;
 COMMENT ON FUNCTION flowguard._undo_start(flowguard.repair_run, bigint) IS
   'The first of the changes that one call of undo() puts back.';
 
-CREATE OR REPLACE FUNCTION flowguard._undo_links(p_run bigint, p_from bigint, OUT restored bigint, OUT skipped bigint,
-  OUT changes bigint)
+CREATE OR REPLACE FUNCTION flowguard._undo_links(p_run bigint, p_from bigint, p_until bigint, OUT restored bigint,
+  OUT skipped bigint, OUT changes bigint)
 LANGUAGE plpgsql SET row_security = off AS $_undo_links$
--- Puts back the links that a run wrote from a change on and that are not undone yet. A row that the run wrote more than
+-- Puts back the links that a run wrote from one change on until before another one. A row that the run wrote more than
 -- once goes from its last value to its first. Rows whose link is another by now are skipped.
 DECLARE
   v_restored bigint;
   v_skipped  bigint;
   v_changes  bigint;
+  v_left     bigint[];
   v_query    pg_catalog.text;
 BEGIN
   restored := 0;
@@ -1124,21 +1203,28 @@ BEGIN
       FROM (SELECT DISTINCT c.schema_name, c.table_name, c.link_column
               FROM flowguard.repair_change c
              WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL
-               AND c.change_id OPERATOR(pg_catalog.>=) p_from) t
+               AND c.change_id OPERATOR(pg_catalog.>=) p_from AND c.change_id OPERATOR(pg_catalog.<) p_until) t
   LOOP
-    EXECUTE v_query INTO v_restored, v_skipped, v_changes USING p_run, p_from;
+    EXECUTE v_query INTO v_restored, v_skipped, v_changes, v_left USING p_run, p_from, p_until;
+    UPDATE flowguard.repair_change c SET undone = 'skipped'
+     WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.change_id OPERATOR(pg_catalog.=) ANY (v_left)
+       AND c.change_id OPERATOR(pg_catalog.>=) p_from AND c.change_id OPERATOR(pg_catalog.<) p_until;
     restored := restored OPERATOR(pg_catalog.+) v_restored;
     skipped := skipped OPERATOR(pg_catalog.+) v_skipped;
     changes := changes OPERATOR(pg_catalog.+) v_changes;
   END LOOP;
+  UPDATE flowguard.repair_change c SET undone = 'restored'
+   WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL
+     AND c.change_id OPERATOR(pg_catalog.>=) p_from AND c.change_id OPERATOR(pg_catalog.<) p_until;
 END;
 $_undo_links$;
-COMMENT ON FUNCTION flowguard._undo_links(bigint, bigint) IS 'Puts back links that a run wrote.';
+COMMENT ON FUNCTION flowguard._undo_links(bigint, bigint, bigint) IS 'Puts back links that a run wrote.';
 
 CREATE OR REPLACE FUNCTION flowguard._undo_query(p_schema text, p_table text, p_link_column text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_undo_query$
--- SQL text that puts back the links of one table and marks the changes. Parameters: $1 run, $2 first change. Result:
--- rows restored, rows skipped, changes marked.
+-- SQL text that puts back the links of one table. Parameters: $1 run, $2 first change, $3 the change before which it
+-- ends. Result: rows restored, rows skipped, the number of their changes, the changes of the skipped. No step joins two
+-- others: the planner may know nothing of the ledger, and how it would join them is not left to that.
 DECLARE
   v_relation regclass := to_regclass(format('%I.%I', p_schema, p_table));
   v_type     text;
@@ -1147,7 +1233,8 @@ BEGIN
   RETURN format($query$
   WITH changes AS MATERIALIZED (
     SELECT c.change_id, c.row_key, c.old_link, c.new_link FROM flowguard.repair_change c
-     WHERE c.run_id OPERATOR(pg_catalog.=) $1 AND c.undone IS NULL AND c.change_id OPERATOR(pg_catalog.>=) $2
+     WHERE c.run_id OPERATOR(pg_catalog.=) $1 AND c.undone IS NULL
+       AND c.change_id OPERATOR(pg_catalog.>=) $2 AND c.change_id OPERATOR(pg_catalog.<) $3
        AND c.schema_name OPERATOR(pg_catalog.=) %1$L AND c.table_name OPERATOR(pg_catalog.=) %2$L
        AND c.link_column OPERATOR(pg_catalog.=) %3$L
   ), rows AS MATERIALIZED (
@@ -1159,18 +1246,11 @@ BEGIN
     UPDATE %4$s c SET %3$I = r.old_link::%5$s FROM rows r
      WHERE %6$s AND (r.new_link IS NULL AND c.%3$I IS NULL OR c.%3$I %7$s r.new_link::%5$s)
     RETURNING r.change_ids
-  ), marked AS (
-    UPDATE flowguard.repair_change c
-       SET undone = CASE WHEN c.change_id OPERATOR(pg_catalog.=) ANY (
-                                SELECT pg_catalog.unnest(w.change_ids) FROM written w)
-                      THEN 'restored' ELSE 'skipped' END
-      FROM changes x
-     WHERE c.run_id OPERATOR(pg_catalog.=) $1 AND c.change_id OPERATOR(pg_catalog.>=) $2
-       AND c.change_id OPERATOR(pg_catalog.=) x.change_id
   )
   SELECT (SELECT pg_catalog.count(*) FROM written),
          (SELECT pg_catalog.count(*) FROM rows) OPERATOR(pg_catalog.-) (SELECT pg_catalog.count(*) FROM written),
-         (SELECT pg_catalog.count(*) FROM changes)
+         (SELECT pg_catalog.count(*) FROM changes),
+         ARRAY(SELECT c.change_id FROM changes c EXCEPT SELECT pg_catalog.unnest(w.change_ids) FROM written w)
 $query$, p_schema, p_table, p_link_column, v_relation, v_type, flowguard._key_sql_match(v_relation, 'c', 'r.row_key'),
          flowguard._equal(v_relation, p_link_column::name));
 END;
@@ -1190,8 +1270,10 @@ DECLARE
   v_row      flowguard.quarantined_row;
   v_waiting  flowguard.quarantined_row;
   v_before   bigint;
-  v_start    bigint;  -- what this call puts back of the links, from this change on
-  v_checked  bigint;  -- what is checked first: all of the run before anything of it is undone, then what is put back
+  v_start    bigint;  -- the links that this call puts back: from this change on,
+  v_until    bigint;  -- until before this one, for what comes after it is undone
+  v_checked  bigint := 0;                    -- what is checked first: the links from this change on
+  v_last_row bigint := 9223372036854775807;  -- and the rows up to this one
   v_links    record;
   v_keys     pg_catalog.text;
   v_table    pg_catalog.text;
@@ -1213,19 +1295,27 @@ BEGIN
             HINT = pg_catalog.format('Wait for it, or run "SELECT pg_terminate_backend(%s)"; then call '
               'flowguard.undo(%s) again.', v_run.pid, p_run);
   END IF;
+  -- All of the run is checked before anything of it is undone, then what is put back.
   v_start := flowguard._undo_start(v_run, p_max_rows);
-  v_checked := CASE WHEN v_run.status OPERATOR(pg_catalog.=) 'undoing' THEN coalesce(v_start, 9223372036854775807)
-                    ELSE 0 END;
+  v_until := coalesce(v_run.undone_from, 9223372036854775807);
+  IF v_run.status OPERATOR(pg_catalog.=) 'undoing' THEN
+    v_checked := coalesce(v_start, v_until);
+    v_last_row := (SELECT pg_catalog.max(x.quarantine_id) FROM (
+                     SELECT q.quarantine_id FROM flowguard.quarantined_row q
+                      WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL
+                      ORDER BY q.quarantine_id LIMIT p_max_rows) x);
+  END IF;
   SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', x.schema_name, x.table_name), ', '),
          pg_catalog.string_agg(DISTINCT pg_catalog.format('"ALTER TABLE <its name now> RENAME TO %I"', x.table_name),
            ', ')
     INTO v_table, v_hint
     FROM (SELECT DISTINCT c.schema_name, c.table_name FROM flowguard.repair_change c
            WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.change_id OPERATOR(pg_catalog.>=) v_checked
-             AND c.undone IS NULL
+             AND c.change_id OPERATOR(pg_catalog.<) v_until AND c.undone IS NULL
           UNION ALL
           SELECT DISTINCT q.schema_name, q.table_name FROM flowguard.quarantined_row q
-           WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL) x
+           WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL
+             AND q.quarantine_id OPERATOR(pg_catalog.<=) v_last_row) x
    WHERE pg_catalog.to_regclass(pg_catalog.format('%I.%I', x.schema_name, x.table_name)) IS NULL;
   IF v_table IS NOT NULL THEN
     RAISE EXCEPTION 'flowguard: table % is not there any more', v_table
@@ -1239,7 +1329,7 @@ BEGIN
     FROM (SELECT c.schema_name, c.table_name, l.relation, l.link_column
             FROM (SELECT DISTINCT w.schema_name, w.table_name, w.link_column FROM flowguard.repair_change w
                    WHERE w.run_id OPERATOR(pg_catalog.=) p_run AND w.change_id OPERATOR(pg_catalog.>=) v_checked
-                     AND w.undone IS NULL AND w.old_link IS NULL) c
+                     AND w.change_id OPERATOR(pg_catalog.<) v_until AND w.undone IS NULL AND w.old_link IS NULL) c
             JOIN flowguard.link l ON l.relation OPERATOR(pg_catalog.=) pg_catalog.to_regclass(
                                        pg_catalog.format('%I.%I', c.schema_name, c.table_name))
                                  AND l.link_column OPERATOR(pg_catalog.=) c.link_column::pg_catalog.name
@@ -1259,7 +1349,7 @@ BEGIN
              END), ' ')
              FILTER (WHERE l.relation IS NULL))
     INTO v_keys, v_hint
-    FROM flowguard._forbidding_keys(p_run, v_checked) k
+    FROM flowguard._forbidding_keys(p_run, v_checked, v_until, v_last_row) k
     LEFT JOIN flowguard.link l ON flowguard._is_ours(k.conname) AND l.relation OPERATOR(pg_catalog.=) k.relation
                               AND flowguard._is_for(l, k.conname::pg_catalog.text);
   IF v_keys IS NOT NULL THEN
@@ -1269,6 +1359,13 @@ BEGIN
   END IF;
 
   PERFORM flowguard._mark_transaction('undo', p_run, NULL);
+  -- Counted once, then reckoned: what is left of a large run is not read again by each call.
+  v_run.undo_left := CASE WHEN v_run.status OPERATOR(pg_catalog.=) ANY ('{undoing,undone}') THEN v_run.undo_left
+                          ELSE (SELECT pg_catalog.count(*) FROM flowguard.repair_change c
+                                 WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL)
+                               OPERATOR(pg_catalog.+)
+                               (SELECT pg_catalog.count(*) FROM flowguard.quarantined_row q
+                                 WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL) END;
   -- Rows first: one that was taken out after a link of it had been written comes back as it was then.
   restored := 0;
   skipped := 0;
@@ -1295,23 +1392,17 @@ BEGIN
       PERFORM flowguard._restore_row(v_waiting);  -- none could come back: let PostgreSQL say why
     END IF;
   END LOOP;
-  -- Counted once, then reckoned: what is left of a large run is not read again by each call.
-  v_run.undo_left := CASE WHEN v_run.status OPERATOR(pg_catalog.=) ANY ('{undoing,undone}') THEN v_run.undo_left
-                          ELSE (SELECT pg_catalog.count(*) FROM flowguard.repair_change c
-                                 WHERE c.run_id OPERATOR(pg_catalog.=) p_run AND c.undone IS NULL) END;
+  v_run.undo_left := v_run.undo_left OPERATOR(pg_catalog.-) restored;
   IF p_max_rows IS NULL OR restored OPERATOR(pg_catalog.<) p_max_rows THEN
     v_start := flowguard._undo_start(v_run, p_max_rows OPERATOR(pg_catalog.-) restored);
-    SELECT * INTO v_links FROM flowguard._undo_links(p_run, v_start);
+    SELECT * INTO v_links FROM flowguard._undo_links(p_run, v_start, v_until);
     restored := restored OPERATOR(pg_catalog.+) v_links.restored;
     skipped := v_links.skipped;
     v_run.undo_left := v_run.undo_left OPERATOR(pg_catalog.-) v_links.changes;
     v_run.undone_from := coalesce(v_start, v_run.undone_from);
   END IF;
   PERFORM flowguard._unmark_undo();
-  remaining := v_run.undo_left
-               OPERATOR(pg_catalog.+)
-               (SELECT pg_catalog.count(*) FROM flowguard.quarantined_row q
-                 WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL);
+  remaining := v_run.undo_left;
   UPDATE flowguard.repair_run r
      SET status = CASE WHEN undo.remaining OPERATOR(pg_catalog.=) 0 THEN 'undone' ELSE 'undoing' END,
          restored = r.restored OPERATOR(pg_catalog.+) undo.restored,

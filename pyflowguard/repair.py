@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 import psycopg
-from psycopg.errors import InvalidParameterValue
+from psycopg.errors import DeadlockDetected, InvalidParameterValue, SerializationFailure
 from psycopg.rows import class_row
 
 from pyflowguard.database import Connection, NoticeHandler, connect
@@ -18,6 +20,9 @@ from pyflowguard.engine import engine, find_table, notice_no_link
 
 BATCH_SIZE = 5000
 """Rows that are looked at, links that are put back, in one transaction by default."""
+
+_TRIES = 10
+"""How often a batch of undo() is tried that loses a race; flowguard.repair() tries its own as often, as patiently."""
 
 _POLL_INTERVAL = 0.5  # seconds between two looks at how far a run has come
 
@@ -144,8 +149,9 @@ def undo(
 ) -> Undone:
     """Put back the links that a run wrote and the rows that it took out, `batch_size` of them in a transaction.
 
-    At most `max_rows` in all. Interrupted, what was put back stays so; called again it goes on. `on_progress` is told
-    after each transaction what this call has done so far. Raises UsageError if there is no such run, EngineMissing,
+    At most `max_rows` in all. Interrupted, what was put back stays so; called again it goes on. A transaction that
+    loses a race (40P01, 40001) is tried again. `on_progress` is told after each transaction what this call has done so
+    far. Raises UsageError if there is no such run, EngineMissing,
     StatementFailed where the database forbids it (and says what does), and what connecting raises.
     """
     done = Undone(0, 0, 0)
@@ -155,13 +161,27 @@ def undo(
     ):
         while True:
             left = None if max_rows is None else max_rows - done.restored - done.skipped
-            batch = cursor.execute(_UNDO, [run_id, batch_size if left is None else min(batch_size, left)]).fetchone()
-            assert batch is not None  # noqa: S101 - a function with OUT parameters returns one row
+            batch = _undo_batch(cursor, run_id, batch_size if left is None else min(batch_size, left))
             done = Undone(done.restored + batch.restored, done.skipped + batch.skipped, batch.remaining)
             if on_progress is not None:
                 on_progress(done)
             if not done.remaining or (max_rows is not None and done.restored + done.skipped >= max_rows):
                 return done
+
+
+def _undo_batch(cursor: psycopg.Cursor[Undone], run_id: int, max_rows: int) -> Undone:
+    """Put back a batch; one that was chosen to end a deadlock is tried again, for nothing of it is left."""
+    for tries in range(1, _TRIES):
+        with suppress(DeadlockDetected, SerializationFailure):
+            return _call_undo(cursor, run_id, max_rows)
+        time.sleep(random.uniform(0, 0.1 * tries))  # noqa: S311 - so that two do not meet again
+    return _call_undo(cursor, run_id, max_rows)
+
+
+def _call_undo(cursor: psycopg.Cursor[Undone], run_id: int, max_rows: int) -> Undone:
+    batch = cursor.execute(_UNDO, [run_id, max_rows]).fetchone()
+    assert batch is not None  # noqa: S101 - a function with OUT parameters returns one row
+    return batch
 
 
 @contextmanager

@@ -17,6 +17,33 @@ SELECT flowguard.add_reference_rule('child', 'parent', 'parent', 'id', 'flow', l
 INSERT INTO parent VALUES (1, 1, 1);
 INSERT INTO child (id, tenant, parent) VALUES (1, 1, 1);
 """
+BY_TIME = """
+SELECT flowguard.add_master('flow', 'id', '{tenant}');
+SELECT flowguard.add_link(t, 'flow') FROM unnest('{event,probe}'::regclass[]) t;
+SELECT flowguard.add_proximity_rule('probe', 'event', '1 hour', 'at', 'at', 'flow', link_column => 'flow');
+INSERT INTO event VALUES (1, 1, 1, 'live', '2025-01-01');
+INSERT INTO probe SELECT n, 1, NULL, '2025-01-01' FROM generate_series(1, 2) n;
+"""
+MANY = """
+INSERT INTO event SELECT n, 1, 1, 'live', timestamptz '2025-01-01' + n * interval '1 day'
+  FROM generate_series(2, 20000) n;
+ANALYZE event;
+"""
+SLOWLY = """
+    NOTICE: table public.event has no index on (tenant, at), by which rule 1 of link public.probe.flow searches it:
+        repair will be slow
+    DETAIL: All of its about 20000 rows are read for each row that is looked for.
+    HINT: It may be stopped: what was committed stays. Call flowguard.guard('public.probe', 'flow'), which makes the
+        index, or run "CREATE INDEX CONCURRENTLY flowguard_event_tenant_at_id_newest_idx ON public.event
+        (tenant, at DESC, id)" alone, and then repair.
+"""
+DROPPING = """
+CREATE FUNCTION dropping() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  EXECUTE format('DROP TABLE IF EXISTS %I', TG_ARGV[0]);
+  RETURN NULL;
+END $$;
+"""
 LAST_RUN = "SELECT flowguard.undo(max(run_id)) FROM flowguard.run"
 
 CASES = [
@@ -119,6 +146,72 @@ CASES = [
             HINT: To look at all rows again, run "CALL flowguard.repair('public.probe', link_column => 'flow',
                 resume => false)" instead.
         """,
+    ),
+    Case(
+        name="no index finds the source's rows in time, and all is guarded then",
+        reaches=(("_tell_missing_indexes", "has no index"),),
+        setup=BY_TIME + MANY,
+        call="CALL flowguard.repair('probe', link_column => 'flow')",
+        says=SLOWLY,
+    ),
+    Case(
+        name="no index finds the source's rows in time, and one is made by itself then",
+        reaches=(("_tell_missing_indexes", "has no index"),),
+        setup=BY_TIME + MANY,
+        call="CALL flowguard.repair(dry_run => true)",
+        says=SLOWLY,
+        take=(1,),
+    ),
+    Case(
+        name="a source was dropped before its link is repaired",
+        reaches=(("_refuse_gone", "cannot be repaired"),),
+        setup=BY_TIME + "DROP TABLE event;",
+        call="CALL flowguard.repair('probe', link_column => 'flow')",
+        says="""
+            ERROR: FG101: flowguard: link public.probe.flow cannot be repaired: table with oid … is gone
+            DETAIL: It was dropped since the link was registered. What was committed stays.
+            HINT: Forget the link: run "SELECT flowguard.unguard('public.probe', 'flow')" and
+                "SELECT flowguard.drop_link('public.probe', 'flow')". Then "CALL flowguard.repair()" comes to the
+                other links.
+        """,
+        take=(0, 1),
+        then="CALL flowguard.repair()",
+    ),
+    Case(
+        name="a source is dropped between two batches",
+        reaches=(("_refuse_gone", "cannot be repaired"),),
+        setup=BY_TIME + DROPPING + "CREATE CONSTRAINT TRIGGER dropping AFTER UPDATE ON probe DEFERRABLE "
+        "INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dropping('event');",
+        call="CALL flowguard.repair('probe', link_column => 'flow', batch_size => 1)",
+        says="""
+            ERROR: FG101: flowguard: link public.probe.flow cannot be repaired: table with oid … is gone
+            DETAIL: It was dropped since the link was registered. What was committed stays.
+            HINT: Forget the link: run "SELECT flowguard.unguard('public.probe', 'flow')" and
+                "SELECT flowguard.drop_link('public.probe', 'flow')". Then "CALL flowguard.repair()" comes to the
+                other links.
+        """,
+        take=(0, 1),
+        then="CALL flowguard.repair()",
+    ),
+    Case(
+        name="a table is dropped before a run comes to it",
+        reaches=(("_refuse_gone", "cannot be repaired"),),
+        setup=BY_TIME + DROPPING + "UPDATE event SET flow = NULL; INSERT INTO parent VALUES (1, 1, 1); "
+        "SELECT flowguard.add_link('parent', 'flow'); ALTER TABLE event ADD parent integer REFERENCES parent; "
+        "UPDATE event SET parent = 1; "
+        "SELECT flowguard.add_reference_rule('event', 'parent', 'parent', 'id', 'flow', link_column => 'flow'); "
+        "CREATE CONSTRAINT TRIGGER dropping AFTER UPDATE ON event DEFERRABLE "
+        "INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dropping('probe');",
+        call="CALL flowguard.repair()",
+        says="""
+            ERROR: FG101: flowguard: link public.probe.flow cannot be repaired: table with oid … is gone
+            DETAIL: It was dropped since the link was registered. What was committed stays.
+            HINT: Forget the link: run "SELECT flowguard.unguard('…', 'flow')" and
+                "SELECT flowguard.drop_link('…', 'flow')". Then "CALL flowguard.repair()" comes to the other
+                links.
+        """,
+        take=(0, 1),
+        then="CALL flowguard.repair()",
     ),
     Case(
         name="an orphan stays, for another row refers to it",

@@ -16,6 +16,7 @@ NEAREST = "tests/engine/test_nearest.py"
 REGISTRATION = "tests/engine/test_registration.py"
 CONCURRENCY = "tests/concurrency/test_references.py"
 UNDO = "tests/repair/test_undo.py"
+UNDO_WORK = "tests/repair/test_undo_work.py"
 RESUMING = "tests/repair/test_resuming.py"
 POLICIES = "tests/repair/test_policies.py"
 QUARANTINE = "tests/repair/test_quarantine.py"
@@ -771,6 +772,24 @@ REPAIRING = [
         find="v_run.status OPERATOR(pg_catalog.=) 'undoing' THEN",
         replace="true THEN",
         tests=(UNDO,),
+    ),
+    Fault(
+        name="undo in parts looks again at what it has undone",
+        breaks="The later calls of a large undo take longer and longer.",
+        design="4",
+        file="repair.sql",
+        find="  v_until := coalesce(v_run.undone_from, 9223372036854775807);\n",
+        replace="  v_until := 9223372036854775807;\n",
+        tests=(UNDO_WORK,),
+    ),
+    Fault(
+        name="undo in parts looks at all that is left in the quarantine",
+        breaks="Each call of a large undo takes as long as a look at all of it.",
+        design="4",
+        file="repair.sql",
+        find="                      ORDER BY q.quarantine_id LIMIT p_max_rows) x);\n",
+        replace="                      ORDER BY q.quarantine_id) x);\n",
+        tests=(UNDO_WORK,),
     ),
     Fault(
         name="what a delete cascades to is not kept",

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 from engine.postgres import Connection, one, run
-from engine.tables import add_reference, create, links, register
+from engine.tables import add_reference, create, guard, links, register
+from waiting import beside, wait_until
+
+from pyflowguard import repair as repairs
+from pyflowguard.database import Notice
 
 EVENTS = """
 INSERT INTO event VALUES
@@ -78,3 +85,57 @@ def test_no_batch_is_compiled(unguarded: Connection) -> None:
     run(unguarded, "SET jit = on")
     run(unguarded, "CALL flowguard.repair('probe', link_column => 'flow')")
     assert (one(unguarded, "TABLE seen"), one(unguarded, "SHOW jit")) == ("off", "on")
+
+
+# --- An index that is missing
+
+
+MANY = """
+INSERT INTO event SELECT n, 1, 1, 'live', timestamptz '2025-01-01' + n * interval '1 day'
+  FROM generate_series(1, 20000) n;
+ANALYZE event
+"""
+
+
+def test_a_missing_index_is_told_at_once(unguarded: Connection, session: Callable[[], Connection]) -> None:
+    """While the first batch has yet to end, in a dry run as well."""
+    run(unguarded, "DELETE FROM event")
+    run(unguarded, MANY)
+    run(unguarded, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-02')")
+    notices: list[Notice] = []
+    dsn = unguarded.info.dsn
+    holder = session()
+    run(holder, "BEGIN")
+    run(holder, "SELECT FROM probe FOR UPDATE")
+    repair = partial(repairs.repair, dsn, "probe", link_column="flow", dry_run=True, on_notice=notices.append)
+    with beside(repair) as repairing, holder:
+        wait_until(lambda: notices != [], "the notice")
+        assert not repairing.done()
+    assert repairing.result().linked == 1
+    assert [notice.message.partition(",")[0] for notice in notices] == ["table public.event has no index on (tenant"]
+    assert "flowguard.guard('public.probe', 'flow')" in (notices[0].hint or "")
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        pytest.param("SELECT", True, id="none"),
+        pytest.param("CREATE INDEX ON event (tenant, flow)", True, id="one of other columns"),
+        pytest.param("CREATE INDEX ON event (at) WHERE flow > 1", True, id="one of some rows"),
+        pytest.param("CREATE INDEX ON event (tenant, at)", False, id="of tenant and time"),
+        pytest.param("CREATE INDEX ON event (at)", False, id="of time"),
+        pytest.param("DELETE FROM event WHERE id > 9000; VACUUM ANALYZE event", False, id="few rows"),
+        pytest.param("guard", False, id="guarded"),
+    ],
+)
+def test_which_index_is_missing(unguarded: Connection, statement: str, *, told: bool) -> None:
+    run(unguarded, "DELETE FROM event")
+    run(unguarded, MANY)
+    if statement == "guard":
+        guard(unguarded, "probe")
+    else:
+        for part in statement.split(";"):
+            run(unguarded, part)
+    notices: list[Notice] = []
+    repairs.repair(unguarded.info.dsn, on_notice=notices.append)
+    assert ([notice for notice in notices if "has no index" in notice.message] != []) == told

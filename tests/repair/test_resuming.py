@@ -16,6 +16,8 @@ from engine.tables import add_reference, create, links
 from repair.calls import Run, dump, repair, run_row, undo
 from waiting import wait_until
 
+from pyflowguard.errors import ExitCode
+
 Session = Callable[[], Connection]
 COUNT = 60
 SLOW = """
@@ -292,3 +294,63 @@ def test_rows_that_come_after_the_start_are_not_chased(app: Connection) -> None:
     # What came is listed, and looked at by the next run, which in its turn chases none.
     assert done.remaining == 1 + one(app, "SELECT count(*) FROM child WHERE flow IS NULL OR flow = 404")
     assert one(app, "SELECT count(*) FROM child WHERE flow = 404") > 0
+
+
+# --- Tables that are dropped or renamed meanwhile
+
+
+def by_time(db: Connection) -> None:
+    """Register rows that find their master by time."""
+    create(db)
+    run(db, "SELECT flowguard.add_master('flow', 'id', '{tenant}')")
+    run(db, "SELECT flowguard.add_link('event', 'flow'), flowguard.add_link('probe', 'flow', on_orphan => 'unlink')")
+    run(
+        db,
+        "SELECT flowguard.add_proximity_rule('probe', 'event', '1 hour', 'at', 'at', 'flow', link_column => 'flow')",
+    )
+    run(db, "INSERT INTO event VALUES (1, 1, 1, 'live', '2025-01-01')")
+    run(db, f"INSERT INTO probe SELECT n, 1, NULL, '2025-01-01' FROM generate_series(1, {COUNT}) n")  # noqa: S608
+
+
+def midway(db: Connection, statement: str) -> None:
+    """Have a statement run at the end of the batch in which row 25 is written."""
+    run(
+        db,
+        f"CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {statement}; RETURN NULL; END $$;"
+        "CREATE CONSTRAINT TRIGGER change AFTER UPDATE ON probe DEFERRABLE INITIALLY DEFERRED FOR EACH ROW "
+        "WHEN (NEW.id = 25 AND OLD.flow IS DISTINCT FROM 1) EXECUTE FUNCTION change()",
+    )
+
+
+def test_a_table_is_dropped(db: Connection) -> None:
+    """The command says which link it was at; what was committed is in the ledger, and goes back."""
+    by_time(db)
+    midway(db, "DROP TABLE event")
+    command = [str(COMMAND), "repair", "--batch-size", "10", "--dsn", db.info.dsn]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (ExitCode.FAILED, "")
+    assert "ERROR FG101: flowguard: link public.probe.flow cannot be repaired" in result.stderr
+    said = run_row(db, 1)
+    assert (said["status"], said["linked"]) == ("stopped", 30)
+    assert one(db, "SELECT count(*) FROM probe WHERE flow = 1") == 30
+    assert one(db, "SELECT count(*) FROM flowguard.run_change") == 30
+    assert repair(db).remaining == 0  # a link whose source is gone is left out
+    assert undo(db, 1) == (30, 0, 0)
+
+
+def test_a_table_that_is_done_with_is_dropped(db: Connection) -> None:
+    """Nothing is left to do for it: the run comes to its end."""
+    by_time(db)
+    run(db, "SELECT flowguard.drop_rule('probe', 1, 'flow'); UPDATE probe SET flow = 77")
+    midway(db, "DROP TABLE event")
+    done = repair(db)
+    assert (done.unlinked, done.remaining) == (COUNT, COUNT)
+    assert run_row(db, done.id)["status"] == "finished"
+
+
+@pytest.mark.parametrize("table", ["event", "probe"])
+def test_a_table_is_renamed(db: Connection, table: str) -> None:
+    by_time(db)
+    midway(db, f"ALTER TABLE {table} RENAME TO other")
+    done = repair(db, batch_size=10)
+    assert (done.linked, done.remaining) == (COUNT, 0)

@@ -10,9 +10,17 @@ import psycopg
 import pytest
 from engine.postgres import Connection, one, refused, rows, run
 from engine.tables import create, guard, links, register
+from psycopg.conninfo import make_conninfo
 from repair.calls import changes, dump, repair, run_row, undo
+from waiting import beside, wait_until
+
+from pyflowguard import repair as repairs
 
 REVERT_LEDGER = Path(__file__).parents[2] / "revert" / "ledger.sql"
+WAITING = """
+SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+ WHERE NOT l.granted AND a.datname = current_database()
+"""
 TABLES = ("flow", "parent", "child", "grandchild", "event", "probe")
 
 
@@ -453,3 +461,24 @@ def test_undo_needs_no_more_than_the_owners_rights(app: Connection) -> None:
     undo(app, done.id)
     assert ("INSERT",) in rows(app, "SELECT what FROM seen")
     assert one(app, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is False
+
+
+def test_the_command_tries_again_after_a_deadlock(
+    app: Connection, session: Callable[[], Connection], as_role: Callable[[str, str], str]
+) -> None:
+    """A writer that never looks for a deadlock holds one row and wants another; undo gives way, and comes again."""
+    run(app, "INSERT INTO child (id, tenant, parent) SELECT n, 1, 10 FROM generate_series(100, 120) n")
+    before = dump(app, *TABLES)
+    done = repair(app)
+    admin = as_role(app.info.dsn, "postgres")
+    observer = session()
+    writer = psycopg.connect(make_conninfo(admin, options="-c deadlock_timeout=1min"))
+    run(writer, "UPDATE child SET note = note WHERE id = 110")
+    undoes = make_conninfo(admin, options="-c deadlock_timeout=3s")
+    with beside(lambda: repairs.undo(done.id, undoes)) as undoing, writer:
+        wait_until(lambda: one(observer, WAITING) == 1, "undo to wait for the writer")
+        free = {row for (row,) in rows(observer, "SELECT id FROM child FOR UPDATE SKIP LOCKED")}
+        held = min(set(range(100, 121)) - free - {110})
+        run(writer, f"UPDATE child SET note = note WHERE id = {held}")  # noqa: S608  a number
+    assert undoing.result() == repairs.Undone(done.linked + done.quarantined, 0, 0)
+    assert dump(app, *TABLES) == before
