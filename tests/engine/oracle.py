@@ -22,11 +22,12 @@ Columns: TypeAlias = tuple[str | None, ...]
 
 @dataclass(frozen=True)
 class Master:
-    """The table that links point to, by `key`."""
+    """The table that links point to, by `key`; `is_unique`: also where tenants are not looked at."""
 
     table: str
     key: str
     tenants: Columns
+    is_unique: bool = True
 
 
 @dataclass(frozen=True)
@@ -391,8 +392,14 @@ class Oracle:
         return True
 
     def refers(self, link: Link, row: Row, master: Row) -> bool:
-        """Say whether a row with the key of a master is meant by the foreign key that acts when the master goes."""
-        return same_as_far_as_known(master, link.master.tenants, row, link.tenants)
+        """Say whether a row with the key of a master is meant by a foreign key that acts when the master goes.
+
+        A key on the link alone knows no tenants: it acts on a row of another one, too, that the commit would refuse.
+        """
+        has_link_key = link.on_master_delete == "set null" or not self.definitions[link.table].knows_tenants
+        return (link.master.is_unique and has_link_key) or same_as_far_as_known(
+            master, link.master.tenants, row, link.tenants
+        )
 
     def has_keys(self, link: Link) -> bool:  # noqa: ARG002
         """Say whether foreign keys prove the link; here every link is guarded."""

@@ -308,7 +308,7 @@ SELECT flowguard.add_proximity_rule('"KIND"', '"Zweites Schema"."quelle ""%"" x"
 
 # --- Bigint keys that are unique only within their tenant, timestamps without a zone
 
-PROJECT = Master("project", "number", ("owner",))
+PROJECT = Master("project", "number", ("owner",), is_unique=False)
 OWNER = ("owner",)
 
 
