@@ -391,7 +391,9 @@ def check(
     for note in verdict.notes:
         click.echo(f"NOTE:  {note}", err=True)
     if write_baseline:
-        click.echo(f"Baseline of {len(written)} findings written to {write_baseline}.", err=True)
+        click.echo(
+            f"{write_baseline}: {len(written)} {'finding is' if len(written) == 1 else 'findings are'} known.", err=True
+        )
     if verdict.failing:
         context.exit(ExitCode.FINDINGS)
 

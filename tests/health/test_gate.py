@@ -316,7 +316,7 @@ def test_only_new_findings_fail_a_database_that_has_a_baseline(dirty: Connection
     written = check(dirty, "--write-baseline", baseline)
     assert (written.exit_code, written.stderr) == (
         0,
-        f"Baseline of {len(before)} findings written to {baseline}.\n",
+        f"{baseline}: {len(before)} findings are known.\n",
     )
     for form in READERS:
         printed = check(dirty, "--format", form, "--fail-on", "info", "--baseline", baseline)
