@@ -22,8 +22,8 @@ _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, not even escaped."""
 
 
-def as_junit(verdict: Verdict) -> str:
-    """Give a test for each finding, failed if it lets the gate fail, and one for each kind of which there is none."""
+def as_junit(verdict: Verdict) -> bytes:
+    """Give, in UTF-8, a test for each finding, failed if it fails the gate, and one for each kind without a finding."""
     suite = TestSuite("pyflowguard check")
     for finding in verdict.findings:
         case = TestCase(_xml(finding.cache_key), f"pyflowguard.{finding.name}", 0)
@@ -42,7 +42,7 @@ def as_junit(verdict: Verdict) -> str:
     report.add_testsuite(suite)
     written = BytesIO()
     report.write(written)
-    return written.getvalue().decode()
+    return written.getvalue()
 
 
 def as_sarif(verdict: Verdict) -> dict[str, Any]:

@@ -67,11 +67,11 @@ def judge(
         if entry is not None and (entry.until is None or today <= entry.until):
             ignored.append(finding)
             continue
-        if entry is not None:
-            notes.append(f"{entry.place}: {key} was to be ignored until {entry.until}, and counts again.")
         if key in known_amounts and not _is_more(finding.amount, known_amounts[key]):
             known.append(finding)
             continue
+        if entry is not None:
+            notes.append(f"{entry.place}: {key} was to be ignored until {entry.until}, and counts again.")
         if key in known_amounts:
             notes.append(f"{key}: {finding.amount} now, {known_amounts[key]} in the baseline.")
         counting.append(finding)

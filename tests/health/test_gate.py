@@ -168,21 +168,21 @@ def test_a_name_of_odd_characters_breaks_no_format(app: Connection) -> None:
     assert any(read_command(command)[2].endswith(f"\nkey: {key}") for command in commands)
     in_xml = key.replace("\x01", "\ufffd").replace("\x1b", "\ufffd").replace("\ufffe", "\ufffd")
     assert in_xml in check(app, "--format", "junit").keys("junit")
+    in_latin = CliRunner(charset="latin-1").invoke(cli, ["check", "--dsn", app.info.dsn, "--format", "junit"])
+    assert in_xml in read_junit(in_latin.stdout_bytes.decode())
 
 
-def test_the_title_of_an_annotation_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A comma or a colon would end a property."""
-    title = "50 %, a: b\r\nc"
-    monkeypatch.setattr(formats, "KINDS", {"odd": title})
-    [command] = formats.as_github(verdict_on(Finding("odd", "WARN", None, "100 %: a, b\r\n", None, "none", "odd")))
-    assert read_command(command) == ("warning", {"title": title}, "100 %: a, b\r\n\nremedy: none\nkey: odd")
+def test_the_title_of_an_annotation_is_escaped() -> None:
+    """A comma would end the property, two colons the properties. The title of what is not known is its name."""
+    name = "50 %, a:: b\r\nc%2C"
+    [command] = formats.as_github(verdict_on(Finding(name, "WARN", None, "100 %: a, b\r\n", None, "none", "odd")))
+    assert read_command(command) == ("warning", {"title": name}, "100 %: a, b\r\n\nremedy: none\nkey: odd")
 
 
-def test_a_finding_of_a_newer_engine_is_reported(tmp_path: Path) -> None:
+def test_a_finding_of_a_newer_engine_is_reported() -> None:
     """A kind that this version does not know."""
-    del tmp_path
     verdict = verdict_on(Finding("brand_new", "ERROR", "public.t", "is new", None, "see there", "brand_new:public.t"))
-    assert read_junit(formats.as_junit(verdict)) == ["brand_new:public.t"]
+    assert read_junit(formats.as_junit(verdict).decode()) == ["brand_new:public.t"]
     assert read_sarif(json.dumps(formats.as_sarif(verdict))) == ["brand_new:public.t"]
     assert read_github("\n".join([*formats.as_github(verdict), "1 finding: 1 ERROR."])) == ["brand_new:public.t"]
 
