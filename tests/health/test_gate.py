@@ -324,9 +324,8 @@ def test_only_new_findings_fail_a_database_that_has_a_baseline(dirty: Connection
     assert (
         check(dirty, "--baseline", baseline).stdout == f"Nothing found; not counted: {len(before)} in the baseline.\n"
     )
-    text = baseline.read_text()
-    check(dirty, "--write-baseline", baseline)
-    assert baseline.read_text() == text
+    keys = [line.strip().partition('": ')[0].strip('"') for line in baseline.read_text().splitlines()[2:-2]]
+    assert keys == sorted(before)  # a line each, so that a diff says what is new
 
     run(dirty, "INSERT INTO event VALUES (52, 2, 1, 'live', now())")  # of another tenant
     printed = check(dirty, "--baseline", baseline, "--json")
