@@ -437,7 +437,8 @@ COMMENT ON FUNCTION flowguard._left_tables() IS
   'Tables that have keys or indexes of ours and are no part of a guarded link.';
 
 CREATE OR REPLACE FUNCTION flowguard.check_all()
-RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text)
+RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text,
+               amount bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $check_all$
 -- Everything that is not as it should be. SECURITY DEFINER: for flowguard_viewer, without rights on the tables.
 #variable_conflict use_column
@@ -455,7 +456,7 @@ BEGIN
            'a table that the link speaks of is gone; what was generated for it may fail', flowguard._missing(l),
            format('SELECT flowguard.unguard(%1$L, %2$L); SELECT flowguard.drop_link(%1$L, %2$L)', l.relation::text,
                   l.link_column),
-           'table_gone:' || l.stem
+           'table_gone:' || l.stem, NULL::bigint
       FROM flowguard.link l WHERE flowguard._missing(l) LIKE '%table with oid%';
   RETURN QUERY
     SELECT 'column_gone', 'ERROR', l.relation::text,
@@ -463,11 +464,12 @@ BEGIN
              'again',
            flowguard._missing(l),
            format('SELECT * FROM flowguard.rule WHERE relation = %L::regclass', l.relation::text), 'column_gone:'
-             || l.stem
+             || l.stem, NULL::bigint
       FROM flowguard.link l WHERE flowguard._missing(l) NOT LIKE '%table with oid%';
   RETURN QUERY
     SELECT 'table_gone', 'ERROR', m.relation::text, 'a registered master is gone', NULL::text,
-           format('SELECT flowguard.drop_master(%L)', m.relation::text), 'table_gone:' || m.relation::oid
+           format('SELECT flowguard.drop_master(%L)', m.relation::text), 'table_gone:' || m.relation::oid,
+           NULL::bigint
       FROM flowguard.master m
      WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = m.relation)
        AND NOT EXISTS (SELECT FROM flowguard.link l WHERE l.master = m.relation);
@@ -475,7 +477,7 @@ BEGIN
     SELECT 'leftover', 'ERROR', t.tgrelid::regclass::text, format('trigger %I belongs to no link', t.tgname),
       NULL::text,
            format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass),
-           format('leftover:%s:%s', t.tgrelid::regclass, t.tgname)
+           format('leftover:%s:%s', t.tgrelid::regclass, t.tgname), NULL::bigint
       FROM pg_trigger t
      WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND flowguard._is_ours(t.tgname)
        AND NOT EXISTS (SELECT FROM flowguard.link l WHERE starts_with(t.tgname::text, '~flowguard_' || l.stem || '_'));
@@ -487,7 +489,7 @@ BEGIN
                           format('the table is a partition of %s, whose link is registered as well', v_whole),
                           'what guards the whole guards it too',
                           format('SELECT flowguard.unguard(%1$L, %2$L); SELECT flowguard.drop_link(%1$L, %2$L)',
-                                 r_link.relation, r_link.link_column), 'registered_twice' || v_key;
+                                 r_link.relation, r_link.link_column), 'registered_twice' || v_key, NULL::bigint;
       CONTINUE;
     END IF;
     r_count := flowguard._count_links(r_link);
@@ -496,7 +498,7 @@ BEGIN
              (SELECT string_agg(w.row_key::text, ', ') FROM (
                 SELECT y.row_key FROM flowguard._wrong_rows(r_link) y WHERE y.kind = x.kind LIMIT 5) AS w)
                || CASE WHEN x.rows > 5 THEN ', …' ELSE '' END,
-             x.remedy, x.name || v_key
+             x.remedy, x.name || v_key, x.rows::bigint
         FROM (VALUES
           ('unlinked_rows', CASE r_link.mode WHEN 'enforce' THEN 'ERROR' ELSE 'WARN' END, 'unlinked', r_count.unlinked,
            'are unlinked', format('CALL flowguard.repair(%L, link_column => %L); see flowguard.violation for the '
@@ -519,13 +521,13 @@ BEGIN
       RETURN QUERY SELECT 'not_guarded', 'WARN', r_link.relation::text, 'the link is registered but not guarded',
         NULL::text,
                           format('SELECT flowguard.guard(%L, %L)', r_link.relation, r_link.link_column), 'not_guarded'
-                            || v_key;
+                            || v_key, NULL::bigint;
       CONTINUE;
     END IF;
     IF r_link.paused THEN
       RETURN QUERY SELECT 'paused', 'WARN', r_link.relation::text, 'the guard is paused', NULL::text,
                           format('SELECT flowguard.resume(%L, %L)', r_link.relation, r_link.link_column), 'paused'
-                            || v_key;
+                            || v_key, NULL::bigint;
     END IF;
     r_keys := flowguard._keys_proved(r_link);
     IF r_keys.present = r_keys.wanted AND r_keys.validated < r_keys.wanted THEN
@@ -535,13 +537,14 @@ BEGIN
                           NULL::text, format('CALL flowguard.repair(%L, link_column => %L); SELECT '
                             'flowguard.guard(%L, %L)',
                                              r_link.relation, r_link.link_column, r_link.relation, r_link.link_column),
-                          'key_not_validated' || v_key;
+                          'key_not_validated' || v_key, (r_keys.wanted - r_keys.validated)::bigint;
     END IF;
     RETURN QUERY
       SELECT 'guard_incomplete', 'ERROR', r_link.relation::text,
              format('%s objects of the guard are missing, disabled or out of date', count(*)),
              left(string_agg(split_part(p.statement, E'\n', 1), '; ' ORDER BY p.n), 500),
-             format('SELECT flowguard.guard(%L, %L)', r_link.relation, r_link.link_column), 'guard_incomplete' || v_key
+             format('SELECT flowguard.guard(%L, %L)', r_link.relation, r_link.link_column), 'guard_incomplete' || v_key,
+             count(*)
         FROM flowguard._plan(r_link, true) WITH ORDINALITY AS p (step, statement, lock, in_transaction, n)
        WHERE p.statement NOT LIKE '% VALIDATE CONSTRAINT %'
          -- Of keys that are all there, one can be missing on the whole of a partitioned table only: said above.
@@ -556,7 +559,7 @@ BEGIN
     RETURN QUERY
       SELECT DISTINCT ON (x.relation) 'leftover', 'WARN', x.relation::text,
              format('%s objects of guards are left on the table, which is no part of a guarded link any more', x.n),
-             left(x.statements, 500), x.remedy, format('leftover:%s', x.relation)
+             left(x.statements, 500), x.remedy, format('leftover:%s', x.relation), x.n
         FROM (SELECT o.relation, l.stem, count(*) AS n, string_agg(o.statement, '; ') AS statements,
                      format('SELECT flowguard.guard(%L, %L)', l.relation, l.link_column) AS remedy
                 FROM flowguard._link_order() l
@@ -568,7 +571,7 @@ BEGIN
   RETURN QUERY
     SELECT 'run_stopped', 'WARN', r.relation, format('run %s ended before it was done', r.run_id),
            format('%s linked, %s translated, %s quarantined', r.linked, r.translated, r.quarantined),
-           flowguard._repair_call(r), 'run_stopped:' || r.run_id
+           flowguard._repair_call(r), 'run_stopped:' || r.run_id, NULL::bigint
       FROM flowguard.repair_run r
      WHERE (r.status = 'stopped' OR r.status = 'running' AND NOT flowguard._is_running(r))
        AND NOT EXISTS (SELECT FROM flowguard.repair_run f
@@ -579,14 +582,14 @@ BEGIN
       count(*)),
            format('runs %s', string_agg(DISTINCT q.run_id::text, ', ')),
            format('SELECT * FROM flowguard.undo(%s)', min(q.run_id)),
-           format('rows_in_quarantine:%s.%s', q.schema_name, q.table_name)
+           format('rows_in_quarantine:%s.%s', q.schema_name, q.table_name), count(*)
       FROM flowguard.quarantined_row q WHERE q.restored_at IS NULL
      GROUP BY q.schema_name, q.table_name;
   RETURN QUERY
     SELECT 'bypassed', 'INFO', NULL::text, format('%s transactions were let past the guard', count(*)),
            format('the last by %s at %s: %s', (array_agg(t.done_by ORDER BY t.id DESC))[1], max(t.started_at),
                   (array_agg(t.reason ORDER BY t.id DESC))[1]),
-           'SELECT * FROM flowguard.privileged_transaction', 'bypassed'
+           'SELECT * FROM flowguard.privileged_transaction', 'bypassed', count(*)
       FROM flowguard.privileged_transaction t WHERE t.kind = 'bypass' HAVING count(*) > 0;
 END;
 $check_all$;
@@ -600,6 +603,7 @@ description: what was found, in words.
 detail: rows, objects or runs that it is about.
 remedy: the statement to run or to look with.
 cache_key: stays the same from call to call, for an ignore list.
+amount: how many rows, keys, objects or transactions it is about, for a baseline; NULL where it is about one thing.
 Errors: 42501 row security would hide rows.';
 
 CREATE OR REPLACE FUNCTION flowguard.version() RETURNS text

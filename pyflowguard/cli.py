@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TimeRemainingColumn
 from rich.text import Text
 
-from pyflowguard import __version__, changes, online, present
+from pyflowguard import __version__, changes, formats, gate, online, present
 from pyflowguard import demo as demonstration
 from pyflowguard import health as links
 from pyflowguard import repair as repairs
@@ -41,6 +41,8 @@ class _Number(click.FloatRange):
 
 
 _A_YEAR = 366 * 24 * 3600.0  # seconds; more cannot be meant
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def dsn_option(command: _F) -> _F:
@@ -311,12 +313,18 @@ def health(context: click.Context, *, dsn: str, min_score: float | None, violati
         _print_json(asdict(result))
     else:
         present.show_health(present.new_console(), result)
-    if min_score is not None and result.score < Decimal(str(min_score)):
+    if min_score is not None and links.is_too_low(result.score, min_score):
         context.exit(ExitCode.FINDINGS)
 
 
 @cli.command()
 @dsn_option
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "junit", "sarif", "github"]),
+    help="How to print the findings: as text (the default), JSON, a JUnit or SARIF report, or annotations of GitHub.",
+)
 @click.option(
     "--fail-on",
     type=click.Choice([level.lower() for level in links.LEVELS]),
@@ -324,19 +332,83 @@ def health(context: click.Context, *, dsn: str, min_score: float | None, violati
     show_default=True,
     help="Exit code 1 for a finding of this level, or a worse one.",
 )
+@click.option(
+    "--min-score", type=_Number(0, 100), metavar="SCORE", help="A health score below is a finding of level error."
+)
 @click.option("--ignore", metavar="KEY", multiple=True, help="Leave out the finding with this key; may be repeated.")
-@json_option
+@click.option(
+    "--ignore-file",
+    type=_FILE,
+    metavar="FILE",
+    help="Leave out the findings that FILE names, a line each: KEY, the last day on which to ignore it, and why.",
+)
+@click.option(
+    "--baseline", type=_FILE, metavar="FILE", help="Leave out the findings that are in FILE and are no more than there."
+)
+@click.option(
+    "--write-baseline",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write what is found now to FILE, as the baseline of later runs, and do not fail because of it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
 @click.pass_context
-def check(context: click.Context, *, dsn: str, fail_on: str, ignore: tuple[str, ...], as_json: bool) -> None:
+def check(
+    context: click.Context,
+    *,
+    dsn: str,
+    form: str | None,
+    fail_on: str,
+    min_score: float | None,
+    ignore: tuple[str, ...],
+    ignore_file: Path | None,
+    baseline: Path | None,
+    write_baseline: Path | None,
+    as_json: bool,
+) -> None:
     """List what is not as it should be, with the remedy. Exit code 1 for findings."""
-    findings = links.check(dsn, ignore=ignore, on_notice=_show_notice)
-    if as_json:
-        _print_json([asdict(finding) for finding in findings])
-    else:
-        present.show_findings(present.new_console(), findings)
-    grave = links.LEVELS[: [level.lower() for level in links.LEVELS].index(fail_on) + 1]
-    if any(finding.level in grave for finding in findings):
+    if as_json and form not in {None, "json"}:
+        raise click.UsageError("--json is short for --format json; give one of the two.")
+    if baseline is not None and write_baseline is not None:
+        raise click.UsageError("Give --baseline to compare with a baseline, or --write-baseline to make one, not both.")
+    for key in ignore:
+        gate.check_key(key, "--ignore")
+    entries = [*(gate.read_ignored(ignore_file) if ignore_file else ()), *(gate.Ignored(key) for key in ignore)]
+    known = gate.read_baseline(baseline) if baseline else None
+    findings = links.check(dsn, min_score=min_score, on_notice=_show_notice)
+
+    def judge(known: gate.Baseline | None) -> gate.Verdict:
+        level = next(level for level in links.LEVELS if level.lower() == fail_on)
+        today = datetime.now(timezone.utc).date()
+        return gate.judge(findings, fail_on=level, today=today, ignore=entries, baseline=known)
+
+    verdict = judge(known)
+    written = gate.baseline_of(verdict.findings) if write_baseline else {}
+    if write_baseline:
+        gate.write_baseline(write_baseline, written)
+        verdict = judge(written)
+    _print_verdict(verdict, "json" if as_json else form or "text")
+    for note in verdict.notes:
+        click.echo(f"NOTE:  {note}", err=True)
+    if write_baseline:
+        click.echo(
+            f"{write_baseline}: {len(written)} {'finding is' if len(written) == 1 else 'findings are'} known.", err=True
+        )
+    if verdict.failing:
         context.exit(ExitCode.FINDINGS)
+
+
+def _print_verdict(verdict: gate.Verdict, form: str) -> None:
+    if form == "text":
+        present.show_verdict(present.new_console(), verdict)
+    elif form == "json":
+        _print_json([asdict(finding) for finding in verdict.findings])
+    elif form == "junit":
+        click.echo(formats.as_junit(verdict))
+    elif form == "sarif":
+        _print_json(formats.as_sarif(verdict))
+    else:
+        click.echo("\n".join([*formats.as_github(verdict), present.count_verdict(verdict)]))
 
 
 @cli.command()

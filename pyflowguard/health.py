@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -18,6 +18,29 @@ Level: TypeAlias = Literal["ERROR", "WARN", "INFO"]
 
 LEVELS: tuple[Level, ...] = ("ERROR", "WARN", "INFO")
 """The levels of a finding, the worst first."""
+
+SCORE_TOO_LOW = "score_too_low"
+"""The name of the one finding that is not the database's: its health score is below what was asked for."""
+
+KINDS: Mapping[str, str] = {
+    "unlinked_rows": "Rows without a link",
+    "dangling_links": "Links that point to no master",
+    "mismatched_links": "Links to a master of another tenant, or to another than the referenced row's",
+    "tenantless_links": "Rows with a link but without their whole tenant",
+    "not_guarded": "A link that is registered but not guarded",
+    "paused": "A guard that is paused",
+    "key_not_validated": "Foreign keys that are not validated",
+    "guard_incomplete": "Objects of a guard that are missing, disabled or out of date",
+    "registered_twice": "A partition whose link is registered beside that of the whole table",
+    "table_gone": "A table of a link, or a master, that is gone",
+    "column_gone": "A column of a link or a rule that is gone",
+    "leftover": "What is left of a guard without its link",
+    "run_stopped": "A repair that ended before it was done",
+    "rows_in_quarantine": "Rows that are held in quarantine",
+    "bypassed": "Transactions that were let past the guard",
+    SCORE_TOO_LOW: "A health score below what was asked for",
+}
+"""What can be found, in words, by name; a cache_key is the name alone, or begins with it and a colon."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +96,10 @@ class Health:
 
 @dataclass(frozen=True)
 class Finding:
-    """A row of flowguard.check_all(): something that is not as it should be, and what to do about it."""
+    """A row of flowguard.check_all(): something that is not as it should be, and what to do about it.
+
+    `amount` is how many rows, keys, objects or transactions it is about; None where it is about one thing.
+    """
 
     name: str
     level: Level
@@ -82,6 +108,7 @@ class Finding:
     detail: str | None
     remedy: str
     cache_key: str
+    amount: int | None = None
 
 
 _SCORE = "SELECT flowguard.health_score()"
@@ -103,7 +130,7 @@ SELECT relation::text, link_column, row_key, kind, reason, seen_at
 """
 
 _FINDINGS = """
-SELECT name, level, relation, description, detail, remedy, cache_key
+SELECT name, level, relation, description, detail, remedy, cache_key, amount
   FROM flowguard.check_all()
  ORDER BY array_position('{ERROR,WARN,INFO}', level), relation, name, cache_key
 """
@@ -133,9 +160,9 @@ def read_health(dsn: str = "", *, violations: int = 0, on_notice: NoticeHandler 
 
 
 def check(
-    dsn: str = "", *, ignore: Collection[str] = (), on_notice: NoticeHandler | None = None
+    dsn: str = "", *, min_score: float | None = None, on_notice: NoticeHandler | None = None
 ) -> tuple[Finding, ...]:
-    """List what is not as it should be, the worst first, but for findings whose cache_key is to be ignored.
+    """List what is not as it should be, the worst first; a health score below `min_score` is a finding as well.
 
     Lets the database note when each violation was first seen. Raises what read_health() raises.
     """
@@ -145,4 +172,26 @@ def check(
     ):
         notice_no_link(connection, on_notice)
         findings = cursor.execute(_FINDINGS).fetchall()
-    return tuple(finding for finding in findings if finding.cache_key not in ignore)
+        if min_score is not None:
+            row = connection.execute(_SCORE).fetchone()
+            assert row is not None  # noqa: S101 - a SELECT without FROM has one row
+            if is_too_low(row[0], min_score):
+                findings.insert(0, _score_finding(row[0], min_score))
+    return tuple(findings)
+
+
+def is_too_low(score: Decimal, min_score: float) -> bool:
+    """Say whether a score is below one that was given as a decimal fraction."""
+    return score < Decimal(str(min_score))
+
+
+def _score_finding(score: Decimal, min_score: float) -> Finding:
+    return Finding(
+        SCORE_TOO_LOW,
+        "ERROR",
+        None,
+        f"the health score is {score}, below {min_score:g}",
+        None,
+        "SELECT * FROM flowguard.health_category",
+        SCORE_TOO_LOW,
+    )

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pyflowguard.gate import Verdict
 from pyflowguard.health import Finding, Health, Level, LinkStatus, Violation
 from pyflowguard.online import Guarded, ModeSet, Planned
 from pyflowguard.repair import Run, Undone
@@ -107,10 +108,39 @@ def show_violations(console: Console, violations: Sequence[Violation]) -> None:
 
 
 def show_findings(console: Console, findings: Sequence[Finding]) -> None:
-    """Show each finding with its remedy and the key to ignore it by."""
+    """Show each finding with its remedy and the key to ignore it by, and how many there are."""
+    _show_each(console, findings)
+    console.print(count_findings(findings))
+
+
+def show_verdict(console: Console, verdict: Verdict) -> None:
+    """Show each finding that counts, and how many there are of those that do not."""
+    _show_each(console, verdict.findings)
+    console.print(count_verdict(verdict))
+
+
+def count_verdict(verdict: Verdict) -> str:
+    """Say how many findings count, and how many do not."""
+    left_out = [
+        f"{len(findings)} {where}"
+        for findings, where in ((verdict.known, "in the baseline"), (verdict.ignored, "ignored"))
+        if findings
+    ]
+    counted = count_findings(verdict.findings)
+    return f"{counted[:-1]}; not counted: {', '.join(left_out)}." if left_out else counted
+
+
+def count_findings(findings: Sequence[Finding]) -> str:
+    """Say how many findings there are of which level."""
     if not findings:
-        console.print("Nothing found.")
-        return
+        return "Nothing found."
+    counts = ", ".join(
+        f"{count} {level}" for level in _STYLES if (count := sum(finding.level == level for finding in findings))
+    )
+    return f"{len(findings)} {'finding' if len(findings) == 1 else 'findings'}: {counts}."
+
+
+def _show_each(console: Console, findings: Sequence[Finding]) -> None:
     for finding in findings:
         heading = Text.assemble(
             (f"{finding.level:<5}", _STYLES[finding.level]),
@@ -122,10 +152,6 @@ def show_findings(console: Console, findings: Sequence[Finding]) -> None:
         for label, text in (("detail:", finding.detail), ("remedy:", finding.remedy), ("key:", finding.cache_key)):
             if text:
                 console.print(_indented(label, text))
-    counts = ", ".join(
-        f"{count} {level}" for level in _STYLES if (count := sum(finding.level == level for finding in findings))
-    )
-    console.print(f"{len(findings)} {'finding' if len(findings) == 1 else 'findings'}: {counts}.")
 
 
 def headline(statement: str) -> str:

@@ -6,6 +6,7 @@ A comment in the line above a block says what it is:
   shell; those in sql are sent to psql, which shows no CONTEXT.
 - `<!-- output -->`: what the block before it prints, errors included, which then have to come. `[...]` stands for any
   text in a line or, alone in one, for any lines. Durations are not compared.
+- `<!-- workflow: SYSTEM -->` (yaml): tests/acceptance/test_pipelines.py checks it and runs its commands.
 - `<!-- transcript: NAME -->`, or the language mermaid: nothing to run.
 """
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from engine.postgres import Connection, run
-from engine.tables import create, register
+from engine.tables import create, guard, register
 
 
 @pytest.fixture
@@ -23,6 +23,15 @@ def app(db: Connection) -> Connection:
     create(db)
     register(db)
     return db
+
+
+@pytest.fixture
+def well(app: Connection) -> Connection:
+    """The small application, guarded, with rows that are all well."""
+    run(app, "INSERT INTO parent VALUES (10, 1, 1); INSERT INTO child (id, tenant, parent, flow) VALUES (20, 1, 10, 1)")
+    run(app, "INSERT INTO probe VALUES (60, 1, 1, now())")
+    guard(app)
+    return app
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
+from pyflowguard.health import KINDS, SCORE_TOO_LOW
+
 HEALTH = Path(__file__).parents[2] / "deploy" / "health.sql"
 
 
@@ -23,15 +25,6 @@ def findings(connection: Connection) -> dict[str, dict[str, Any]]:
     with connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute("SELECT * FROM flowguard.check_all()")
         return {row["name"]: row for row in cursor}
-
-
-@pytest.fixture
-def well(app: Connection) -> Connection:
-    """The small application, guarded, with rows that are all well."""
-    run(app, "INSERT INTO parent VALUES (10, 1, 1); INSERT INTO child (id, tenant, parent, flow) VALUES (20, 1, 10, 1)")
-    run(app, "INSERT INTO probe VALUES (60, 1, 1, now())")
-    guard(app)
-    return app
 
 
 def past_the_keys(connection: Connection, statement: str) -> None:
@@ -106,6 +99,18 @@ def mend(connection: Connection, remedy: str) -> None:
             run(connection, statement)
 
 
+def make_well(connection: Connection, name: str) -> None:
+    """Mend the planted defect, and what it leaves."""
+    by_hand = DEFECTS[name][2]
+    for remedy in [findings(connection)[name]["remedy"]] if by_hand is None else by_hand:
+        mend(connection, remedy)
+    assert name not in findings(connection)
+    # A table that is gone leaves parts of the guard on others, which have remedies of their own.
+    while left := {name: row for name, row in findings(connection).items() if row["level"] != "INFO"}:
+        assert set(left) == {"guard_incomplete"}
+        mend(connection, left["guard_incomplete"]["remedy"])
+
+
 def test_all_is_well(well: Connection) -> None:
     assert findings(well) == {}
 
@@ -122,18 +127,8 @@ def test_a_defect_is_found_and_its_remedy_mends_it(well: Connection, name: str) 
     assert finding["remedy"]
     assert finding["cache_key"].startswith(name)
     assert findings(well)[name]["cache_key"] == finding["cache_key"]
-    if by_hand == []:
-        return  # what happened stays on record
-    if by_hand is None:
-        mend(well, finding["remedy"])
-    else:
-        for statement in by_hand:
-            run(well, statement)
-    assert name not in findings(well)
-    # A table that is gone leaves parts of the guard on others, which have remedies of their own.
-    while left := {name: row for name, row in findings(well).items() if row["level"] != "INFO"}:
-        assert set(left) == {"guard_incomplete"}
-        mend(well, left["guard_incomplete"]["remedy"])
+    if by_hand != []:  # what happened stays on record
+        make_well(well, name)
 
 
 def test_a_key_that_is_not_validated(app: Connection) -> None:
@@ -176,11 +171,28 @@ def test_every_name_is_planted_by_a_test() -> None:
     body = source[source.index("FUNCTION flowguard.check_all()") :]
     names = set(re.findall(r"(?:SELECT|\()\s*'([a-z]+(?:_[a-z]+)*)',\s*(?:'(?:ERROR|WARN|INFO)'|CASE)", body))
     assert names == {*DEFECTS, "key_not_validated", "rows_in_quarantine"}
+    assert names | {SCORE_TOO_LOW} == set(KINDS)
 
 
 def test_keys_of_findings_are_told_apart(dirty: Connection) -> None:
     keys = [key for (key,) in rows(dirty, "SELECT cache_key FROM flowguard.check_all()")]
     assert len(keys) == len(set(keys)) > 5
+
+
+def test_the_amount_is_that_of_the_description(dirty: Connection) -> None:
+    """Where a description begins with a figure, a baseline can tell when it grows."""
+    run(dirty, "SELECT flowguard.bypass('a test')")
+    guard(dirty, "parent", "child")
+    DEFECTS["guard_incomplete"][0](dirty)
+    run(dirty, "CALL flowguard.repair('probe', link_column => 'flow')")
+    found = rows(dirty, "SELECT name, description, amount FROM flowguard.check_all()")
+    assert {name for name, _, amount in found if amount is not None} == {
+        "unlinked_rows", "dangling_links", "mismatched_links", "tenantless_links", "key_not_validated",
+        "guard_incomplete", "rows_in_quarantine", "bypassed",
+    }  # fmt: skip
+    for name, description, amount in found:
+        figure = re.match(r"\d+ ", description)
+        assert amount == (int(figure[0]) if figure else None), name
 
 
 def test_long_lists_are_cut(app: Connection) -> None:
