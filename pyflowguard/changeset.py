@@ -30,7 +30,7 @@ _WIDTH = 116
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NOTES = {
     "flowguard/links": "Which columns must point to which masters, and where a missing link is found",
-    "flowguard/repair": "Rows that are there already are linked; pyflowguard undo takes it back",
+    "flowguard/repair": "Rows that are there already are linked",
     "flowguard/guard": "Triggers, indexes and keys",
 }
 
@@ -66,7 +66,9 @@ def write(proposal: Proposal, directory: Path, form: Form) -> tuple[Path, ...]:
             added = "\n" + added
     for file in files:
         if file.exists():
-            raise UsageError(f"{file} is there already.", hint="Nothing was written. Move it, or name another directory.")
+            raise UsageError(
+                f"{file} is there already.", hint="Nothing was written. Move it, or name another directory."
+            )
     for file, text in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
@@ -125,8 +127,8 @@ def _changes(project: str, proposal: Proposal, links: Sequence[Link]) -> tuple[_
         ),
         _Change(
             "flowguard/repair",
-            f"-- Deploy {project}:flowguard/repair to pg\n{_comment(_REPAIR)}\nCALL flowguard.repair(note => "
-            f"{_literal(note)});\n",
+            f"-- Deploy {project}:flowguard/repair to pg\n{_comment(_REPAIR)}\n"
+            f"CALL flowguard.repair(note => {_literal(note)});\n",
             script("Revert", "flowguard/repair", f"SELECT flowguard._revert_runs({_literal(note)});\n"),
             script("Verify", "flowguard/repair", _VERIFY_REPAIR.replace("NOTE", _literal(note)), "ROLLBACK"),
         ),
@@ -136,7 +138,7 @@ def _changes(project: str, proposal: Proposal, links: Sequence[Link]) -> tuple[_
             script(
                 "Revert",
                 "flowguard/guard",
-                "".join(f"SELECT count(*) FROM flowguard.unguard({_of(link)});\n" for link in links),
+                "".join(_select("unguard", link) for link in links),
             ),
             script(
                 "Verify",
@@ -149,14 +151,14 @@ def _changes(project: str, proposal: Proposal, links: Sequence[Link]) -> tuple[_
 
 
 _REPAIR = (
-    "Rows that are there already: linked by the rules, translated where they hold another key of their master, and what "
-    "nothing can mend is done with as on_orphan says. One statement: it commits batch by batch. See before what it would "
-    "do: pyflowguard repair --dry-run."
+    "Rows that are there already: linked by the rules, translated where they hold another key of their master; what "
+    "nothing can mend is done with as on_orphan says. One statement: it commits batch by batch. To see before what it "
+    "would do: `pyflowguard repair --dry-run`."
 )
 _GUARD = (
-    "Triggers, indexes and foreign keys. The tables that others take their link from come last. The command builds all "
-    "that before it sends this script, a statement at a time, while applications write; other runners hold locks of the "
-    "tables until the end of the transaction, or do the same by flowguard.guard_plan() before."
+    "Triggers, indexes and foreign keys. The tables that others take their link from come last. The command builds "
+    "all that before it sends this script, a statement at a time, while applications write; other runners hold locks "
+    "of the tables until the end of the transaction, or do the same by flowguard.guard_plan() before."
 )
 
 _VERIFY_REPAIR = """DO $verify$
@@ -170,7 +172,7 @@ END;
 $verify$;
 """
 
-_VERIFY_GUARD = """-- A key that is NOT VALID is there and binds new rows; flowguard.check_all() names the rows that it waits for.
+_VERIFY_GUARD = """-- A key that is NOT VALID is there and binds new rows; flowguard.check_all() names the rows it waits for.
 DO $verify$
 DECLARE
   r_step record;
@@ -192,17 +194,23 @@ $verify$;
 
 def _one_file(proposal: Proposal, links: Sequence[Link]) -> str:
     return (
-        f"-- Guards what pyflowguard discover found in database {_one_line(proposal.database)}. For psql, on a database "
-        f"with the engine.\n{_comment(_head(proposal))}\nBEGIN;\n\n{_registration(proposal)}\nCOMMIT;\n\n"
+        f"{_comment(_file_head(proposal))}{_comment(_head(proposal))}\nBEGIN;\n\n{_registration(proposal)}\nCOMMIT;\n\n"
         f"{_comment(_REPAIR)}\nCALL flowguard.repair(note => 'discover');\n\n"
         f"{_comment(_GUARD)}\nBEGIN;\n\n{_guards(links)}\nCOMMIT;\n"
+    )
+
+
+def _file_head(proposal: Proposal) -> str:
+    return (
+        f"What `pyflowguard discover` found in database {proposal.database}, for a database with the engine: "
+        "psql -v ON_ERROR_STOP=1 -f flowguard.sql"
     )
 
 
 def _head(proposal: Proposal) -> str:
     sampled = " Figures with ~ are of a sample." if proposal.sampled else ""
     return (
-        "Proposed by pyflowguard discover; read and edit it. What begins with -- SELECT is a thought, not a proposal. "
+        "Proposed by `pyflowguard discover`; read and edit it. What begins with -- SELECT is a thought, no proposal. "
         f"Figures are those of the day it was written.{sampled}"
     )
 
@@ -297,7 +305,11 @@ def _add_rule(link: Link, rule: Rule) -> str:
 
 
 def _guards(links: Sequence[Link]) -> str:
-    return "".join(f"SELECT count(*) FROM flowguard.guard({_of(link)});\n" for link in reversed(links))
+    return "".join(_select("guard", link) for link in reversed(links))
+
+
+def _select(function: str, link: Link) -> str:
+    return f"SELECT count(*) FROM flowguard.{function}({_of(link)});\n"  # noqa: S608 - literals are quoted
 
 
 def _remarks(links: Sequence[Link]) -> str:

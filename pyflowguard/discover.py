@@ -48,8 +48,8 @@ _KEY_NAME = re.compile(r".*(?:id|key|code|uuid|no|ref)", re.IGNORECASE)
 _TIMED_OUT = "57014"
 _HIDDEN_ROWS = "42501"
 
-_LINKED = """
-SELECT l.relation::oid::bigint AS table_id, l.link_column::text AS column_name FROM flowguard.link l
+_REGISTERED = """
+SELECT l.relation::oid::bigint, l.link_column::text, array_remove(l.tenant_columns, NULL)::text[] FROM flowguard.link l
 """
 
 Row: TypeAlias = Mapping[str, Any]
@@ -128,9 +128,9 @@ class Counts:
     sampled: bool
 
     @property
-    def wrong(self) -> int:
-        """Rows that are not as they should be."""
-        return self.unlinked + self.dangling + self.mismatched
+    def missing(self) -> int:
+        """Rows that lead to no master."""
+        return self.unlinked + self.dangling
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Link:
-    """A column that should point to a master. `tenant_columns` are in the order of the master's, None for one it lacks."""
+    """A column that should point to a master; `tenant_columns` in the order of the master's, None for one it lacks."""
 
     relation: str
     column: str
@@ -204,7 +204,7 @@ class Passed:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What discover found: masters with their links, what it passed over, and tables that it was not allowed to read."""
+    """What discover found: masters with their links, what it passed over, and tables that it may not read."""
 
     database: str
     tables: int
@@ -344,17 +344,23 @@ class _Survey:
         self.indexes = self._rows("indexes", Index, ids)
         self.candidates = self._rows("candidates", Candidate, ids)
         self.passed: list[Passed] = []
-        self.registered = self._registered()
-        self._aligned: dict[tuple[int | str, ...], tuple[str | None, ...]] = {}
+        self.registered: set[tuple[int, str]] = set()
+        self.claimed: set[tuple[int, str]] = set()
+        """Tenant columns of masters: what is a tenant of one master is no link to another."""
+        self._read_registered()
+        self._aligned: dict[tuple[object, ...], tuple[str | None, ...]] = {}
 
     def _rows(self, name: str, kind: type[T], parameters: Mapping[str, Any]) -> list[T]:
         with self.connection.cursor(row_factory=class_row(kind)) as cursor:
             return cursor.execute(_query(name).encode(), parameters).fetchall()
 
-    def _registered(self) -> set[tuple[int, str]]:
+    def _read_registered(self) -> None:
+        """Read what is registered where the engine is deployed already: links, and their tenant columns."""
         if self.connection.execute("SELECT to_regclass('flowguard.link') IS NULL").fetchone() == (True,):
-            return set()
-        return {(row[0], row[1]) for row in self.connection.execute(_LINKED).fetchall()}
+            return
+        for table, column, tenants in self.connection.execute(_REGISTERED).fetchall():
+            self.registered.add((table, column))
+            self.claimed |= {(table, tenant) for tenant in tenants}
 
     # -- figures
 
@@ -396,14 +402,13 @@ class _Survey:
         """Go through the steps that docs/discover.md describes."""
         pointers = self._credible_pointers()
         masters: list[Master] = []
-        claimed: set[tuple[int, str]] = set()
         for draft in self._drafts(pointers):
-            if any((p.candidate.child_id, p.candidate.column_name) in claimed for p in draft.pointers):
-                continue  # what is a tenant of one master is no link to another
+            if any((p.candidate.child_id, p.candidate.column_name) in self.claimed for p in draft.pointers):
+                continue
             master = self._master(draft, pointers)
             if master is not None:
                 masters.append(master)
-                claimed |= {(table, tenant) for table in self.tables for tenant in draft.tenants}
+                self.claimed |= {(table, tenant) for table in self.tables for tenant in draft.tenants}
         return Proposal(
             database=self.connection.info.dbname,
             tables=len(self.tables),
@@ -435,7 +440,7 @@ class _Survey:
     def _drafts(self, pointers: Sequence[_Pointer]) -> list[_Draft]:
         """Group by master, each column under the one that most speaks for; the most to mend comes first."""
         best: dict[tuple[int, str], _Pointer] = {}
-        fame = {key: 0 for key in {(p.candidate.master_id, p.candidate.key_column) for p in pointers}}
+        fame = dict.fromkeys(((p.candidate.master_id, p.candidate.key_column) for p in pointers), 0)
         for pointer in pointers:
             fame[pointer.candidate.master_id, pointer.candidate.key_column] += pointer.candidate.foreign_key is not None
         credible = [pointer for pointer in pointers if pointer.is_credible]
@@ -461,9 +466,7 @@ class _Survey:
         own.sort(key=lambda p: p.rank, reverse=True)
         for pointer in own:
             is_first = not any(p.candidate.child_id == pointer.candidate.child_id for p in draft.pointers)
-            if is_first or pointer.candidate.foreign_key is not None:
-                draft.pointers.append(pointer)
-            elif self._differs(draft, pointer):
+            if is_first or pointer.candidate.foreign_key is not None or self._differs(draft, pointer):
                 draft.pointers.append(pointer)
             else:
                 draft.beside.append(pointer)
@@ -476,12 +479,7 @@ class _Survey:
 
     def _missing(self, draft: _Draft) -> int:
         """Count rows without a link, or with one that leads nowhere, where something can be guarded."""
-        rows = 0
-        for pointer in self._open(draft):
-            table = self.tables[pointer.candidate.child_id]
-            row = self._counts(draft, pointer, (), [])
-            rows += row.unlinked + row.dangling if table else 0
-        return rows
+        return sum(self._counts(draft, pointer, (), []).missing for pointer in self._open(draft))
 
     def _open(self, draft: _Draft) -> list[_Pointer]:
         return [pointer for pointer in draft.pointers if self._why_not(pointer) is None]
@@ -490,19 +488,17 @@ class _Survey:
         """Say why a column that points to a master need not, or cannot, be guarded."""
         candidate = pointer.candidate
         column = self.columns[candidate.child_id, candidate.column_name]
-        if (candidate.child_id, candidate.column_name) in self.registered:
-            return "it is registered as a link already"
-        if column.generated:
-            return "the column is generated"
-        if column.is_primary:
-            return "the column is the table's own primary key"
-        if not self.tables[candidate.child_id].has_key:
-            return "the table has neither a primary key nor a unique key of NOT NULL columns"
-        if candidate.on_delete == "n":
-            return f"foreign key {candidate.foreign_key} sets it to NULL on delete, so NULL has a meaning"
-        if column.not_null and candidate.validated:
-            return f"NOT NULL and the validated foreign key {candidate.foreign_key} leave nothing to guard"
-        return None
+        has_key = self.tables[candidate.child_id].has_key
+        key = candidate.foreign_key
+        reasons = {
+            "it is registered as a link already": (candidate.child_id, candidate.column_name) in self.registered,
+            "the column is generated": column.generated,
+            "the column is the table's own primary key": column.is_primary,
+            "the table has no primary key nor a unique key of NOT NULL columns": not has_key,
+            f"foreign key {key} sets it to NULL on delete, so NULL means something": candidate.on_delete == "n",
+            f"NOT NULL and foreign key {key} leave nothing to guard": column.not_null and candidate.validated,
+        }
+        return next((reason for reason, applies in reasons.items() if applies), None)
 
     # -- a master
 
@@ -511,20 +507,19 @@ class _Survey:
         name = self._shown(draft.master_id)
         links = self._open(draft)
         if not links:
+            guarded = [p for p in draft.pointers if (p.candidate.child_id, p.candidate.column_name) in self.registered]
+            if guarded:
+                self._pass(draft, f"registered already: {self._listed(guarded)}")
             return None  # plain foreign keys, as there are in every schema
         draft.tenants = self._tenants(draft)
         draft.alternates = self._alternates(draft, links)
         rules = self._references(draft, links, pointers)
-        if sum(self._counts(draft, p, self._tenants_of(draft, p), rules[id(p)]).wrong for p in links) == 0 and any(
-            p.given for p in links
-        ):
-            self._pass(draft, f"no row of {self._listed(links)} is unlinked or wrong: NOT NULL and a foreign key do")
+        if self._missing(draft) == 0 and any(pointer.given for pointer in links):
+            self._pass(draft, f"no row of {self._listed(links)} is unlinked or dangling: NOT NULL and a foreign key do")
             return None
         if len(links) == 1 and not rules[id(links[0])]:
-            self._pass(
-                draft, f"only {self._listed(links)} points to it, and no other table would tell a missing link: "
-                "a foreign key says that it exists"
-            )
+            only = f"{self._listed(links)} alone could be guarded, and no other table would tell a missing link"
+            self._pass(draft, f"{only}: a foreign key says that it exists")
             return None
         self.passed += draft.passed
         for pointer in draft.pointers:
@@ -572,8 +567,8 @@ class _Survey:
                 continue
             tenants.append(column.name)
             draft.evidence.append(
-                f"tenant column {quoted(column.name)}: in {len(sharing)} of {len(children)} tables that point to it, the "
-                f"same as the master's in {agreeing} of {compared} linked rows, NULL in {unknown} of {total}"
+                f"tenant column {quoted(column.name)}: in {len(sharing)} of {len(children)} tables that point to it, "
+                f"the same as the master's in {agreeing} of {compared} linked rows, NULL in {unknown} of {total}"
             )
         return tuple(tenants)
 
@@ -625,7 +620,7 @@ class _Survey:
             if key.type == "uuid" or any(c.other_key and c.other_key >= _MOST * c.dangling for c in every):
                 found.append(column.name)
                 draft.evidence.append(
-                    f"alternate key {quoted(column.name)}: unique, and {hits} of {dangling} dangling values are found there"
+                    f"alternate key {quoted(column.name)}: unique, and holds {hits} of {dangling} dangling values"
                 )
         return tuple(found)
 
@@ -670,7 +665,11 @@ class _Survey:
             if candidate.child_id != child or candidate.column_name == link.candidate.column_name:
                 continue
             source = next(
-                (p for p in draft.pointers if p.candidate.child_id == candidate.master_id and p.candidate.child_id != child),
+                (
+                    p
+                    for p in draft.pointers
+                    if p.candidate.child_id == candidate.master_id and p.candidate.child_id != child
+                ),
                 None,
             )
             if source is not None:
@@ -785,16 +784,19 @@ class _Survey:
             return None
         sampled = self._is_sampled(child) or row["waiting"] == _ROWS_BY_TIME
         mark = "~" if sampled else ""
+        far = (
+            f"{row['half']:g} s away for half of them, {row['most']:g} s for nine in ten, {row['farthest']:g} s for all"
+        )
+        found = f"{mark}{row['links']} have a row of {table.sql_name} of their tenant within {WITHIN}"
+        evidence = (
+            f"of {mark}{row['waiting']} rows that no reference links, {found}; the nearest is at most {far}",
+            f"for {mark}{row['ambiguous']} of them rows of more than one master lie within {WITHIN}",
+            "a link by time is a guess: look at some of these rows before you take it",
+        )
         return Rule(
             kind="proximity",
             proposed=False,
-            evidence=(
-                f"of {mark}{row['waiting']} rows that no reference links, {mark}{row['links']} have a row of "
-                f"{table.sql_name} of their tenant within {WITHIN}; the nearest is at most {row['half']:g} s away for "
-                f"half of them, {row['most']:g} s for nine in ten, {row['farthest']:g} s for all",
-                f"for {mark}{row['ambiguous']} of them rows of more than one master lie within {WITHIN}",
-                "a link by time is a guess: look at some of these rows before you take it",
-            ),
+            evidence=evidence,
             source=table.sql_name,
             source_link=source.candidate.column_name,
             time_column=child.time_column,
@@ -817,8 +819,8 @@ class _Survey:
             source_id = self._ids[rule.source]
             parts.append(
                 sql.SQL(
-                    "NOT EXISTS (SELECT FROM {source} AS s JOIN {master} AS m ON m.{key} = s.{source_link} AND {tenants} "
-                    "WHERE s.{source_key} = c.{via} AND {source_tenants})"
+                    "NOT EXISTS (SELECT FROM {source} AS s JOIN {master} AS m ON m.{key} = s.{source_link} "
+                    "AND {tenants} WHERE s.{source_key} = c.{via} AND {source_tenants})"
                 ).format(
                     source=self._name(source_id),
                     source_link=sql.Identifier(rule.source_link),
@@ -877,7 +879,9 @@ class _Survey:
         if pointer.sibling and candidate.foreign_key is None:
             evidence.append("columns of this name in other tables have a foreign key to the master")
         mark = "~" if counts.sampled else ""
-        evidence.append(f"{pointer.found} of {pointer.given} values {'in a sample ' if mark else ''}are keys of the master")
+        evidence.append(
+            f"{pointer.found} of {pointer.given} values {'in a sample ' if mark else ''}are keys of the master"
+        )
         if not column.not_null:
             evidence.append("it may be NULL")
         link = Link(

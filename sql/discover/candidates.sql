@@ -28,6 +28,7 @@ WITH tables AS (
     FROM pg_constraint f
    CROSS JOIN LATERAL unnest(f.conkey, f.confkey) AS own (attnum, other)
    WHERE f.contype = 'f' AND f.conparentid = 0 AND f.conrelid = ANY (%(tables)s::oid[])
+     AND NOT starts_with(f.conname::text, 'flowguard_')  -- ours says what was registered, not what there was
      -- PostgreSQL 18 has keys that are not enforced; they prove nothing
      AND coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true)
 ), keys AS (
