@@ -172,7 +172,7 @@ END;
 $verify$;
 """
 
-_VERIFY_GUARD = """-- A key that is NOT VALID is there and binds new rows; flowguard.check_all() names the rows it waits for.
+_VERIFY_GUARD = """-- A key that is NOT VALID binds new rows; flowguard.check_all() names the rows that it waits for.
 DO $verify$
 DECLARE
   r_step record;

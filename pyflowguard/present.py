@@ -229,7 +229,7 @@ def _show_master(console: Console, master: Master) -> None:
 def _show_link(console: Console, link: Link) -> None:
     console.print()
     console.print(Text(f"  Link {link.relation}.{quoted(link.column)}", style="bold"))
-    console.print(_indented("rows:", counted(link).partition(": ")[2] + f"; {link.counts.total} in all"))
+    console.print(_indented("", counted(link)))
     console.print(_indented("why:", "; ".join(link.evidence)))
     for rule in link.rules:
         label = "rule:" if rule.proposed else "thought:"

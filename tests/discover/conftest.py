@@ -37,6 +37,19 @@ def example_templates(databases: Databases) -> Iterator[dict[str, str]]:
         yield names
 
 
+@pytest.fixture(scope="session")
+def engine_example_templates(databases: Databases, engine_template: str) -> Iterator[dict[str, str]]:
+    """Give the names of databases that hold an example each and the engine beside it, by the example's name."""
+    with ExitStack() as stack:
+        names = {}
+        for name in TRUTH:
+            dsn = stack.enter_context(databases.new(engine_template))
+            with database.connect(dsn) as connection:
+                database.run_script(connection, EXAMPLES / f"{name}.sql", action=f"loading {name}")
+            names[name] = str(conninfo_to_dict(dsn)["dbname"])
+        yield names
+
+
 @pytest.fixture(params=list(TRUTH))
 def name(request: pytest.FixtureRequest) -> str:
     """Name each example in turn."""
@@ -47,6 +60,13 @@ def name(request: pytest.FixtureRequest) -> str:
 def example(databases: Databases, example_templates: dict[str, str], name: str) -> Iterator[str]:
     """Give a new database with the tables and rows of an example."""
     with databases.new(example_templates[name]) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def engine_example(databases: Databases, engine_example_templates: dict[str, str], name: str) -> Iterator[str]:
+    """Give a new database with the same tables and rows, and the engine."""
+    with databases.new(engine_example_templates[name]) as dsn:
         yield dsn
 
 

@@ -1,4 +1,4 @@
-"""What is true of the examples: which links there are, and what of their rows is wrong, computed in Python from the rows.
+"""What is true of the examples: which links there are, and what of their rows is wrong, computed from the rows.
 
 Nothing here asks discover or the engine; the planted figures are those that the heads of examples/*.sql promise.
 """
