@@ -17,7 +17,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pyflowguard.discover import Link, Master, Proposal, Rule
+from pyflowguard.discover import Link, Master, Proposal, Rule, counted, links_of
 from pyflowguard.errors import UsageError
 from pyflowguard.plan import read_plan
 
@@ -224,30 +224,6 @@ def _registration(proposal: Proposal) -> str:
             parts.append(_evidence((counted(link), *link.evidence)) + _add_link(master, link))
             parts += [_evidence(rule.evidence, links_of(rule)) + _add_rule(link, rule) for rule in link.rules]
     return "\n".join(parts)
-
-
-def counted(link: Link) -> str:
-    """Say in a line how many rows of a link are what."""
-    counts = link.counts
-    mark = "~" if counts.sampled else ""
-    figures = [f"{mark}{counts.total} rows: {mark}{counts.linked} linked", f"{mark}{counts.unlinked} unlinked"]
-    other = f" ({mark}{counts.other_key} hold another key of a master)" if counts.other_key else ""
-    figures.append(f"{mark}{counts.dangling} dangling{other}")
-    if counts.ambiguous:
-        figures.append(f"{mark}{counts.ambiguous} of them with another key of several masters")
-    figures.append(f"{mark}{counts.mismatched} mismatched")
-    if counts.tenantless:
-        figures.append(f"{mark}{counts.tenantless} without their tenant")
-    return ", ".join(figures)
-
-
-def links_of(rule: Rule) -> str | None:
-    """Say in a line what a rule would do."""
-    if rule.links is None:
-        return None
-    mark = "~" if rule.sampled else ""
-    more = f", {mark}{rule.dangling} of its values dangle" if rule.kind == "reference" else ""
-    return f"it alone would link {mark}{rule.links} of the unlinked rows{more}"
 
 
 def _add_master(master: Master) -> str:

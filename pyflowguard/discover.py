@@ -7,7 +7,8 @@ order of the functions below. Nothing is written: one READ ONLY transaction, all
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache
@@ -45,8 +46,12 @@ _TENANT_NAME = re.compile(
 )
 _KEY_NAME = re.compile(r".*(?:id|key|code|uuid|no|ref)", re.IGNORECASE)
 
-_TIMED_OUT = "57014"
-_HIDDEN_ROWS = "42501"
+_HINTS = {
+    "57014": "Take a smaller --sample, name the schemas that matter by --schema, or allow more time by "
+    "--statement-timeout.",
+    "42501": "Connect as the owner of the tables or as a role with BYPASSRLS, so that counts are whole.",
+}
+"""By SQLSTATE: a query that took too long, and rows that row security would hide."""
 
 _REGISTERED = """
 SELECT l.relation::oid::bigint, l.link_column::text, array_remove(l.tenant_columns, NULL)::text[] FROM flowguard.link l
@@ -275,7 +280,7 @@ def discover(
     Raises UsageError for a schema that is not there, StatementFailed where row security would hide rows or a query
     takes too long, and what connecting raises.
     """
-    with connect(dsn) as connection, readable_errors("looking at the database"), _plain_words(connection):
+    with connect(dsn) as connection, readable_errors("looking at the database"), _plain_words():
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
         with connection.transaction():
@@ -301,27 +306,18 @@ def _check_schemas(connection: Connection, schemas: Sequence[str]) -> None:
         )
 
 
-class _plain_words:  # noqa: N801 - used as a block
-    """Says what to do where PostgreSQL's own HINT is of no help."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if not isinstance(error, psycopg.Error):
-            return
-        hints = {
-            _TIMED_OUT: "Take a smaller --sample, name the schemas that matter by --schema, or allow more time by "
-            "--statement-timeout.",
-            _HIDDEN_ROWS: "Connect as the owner of the tables or as a role with BYPASSRLS, so that counts are whole.",
-        }
-        hint = hints.get(error.diag.sqlstate or "")
-        if hint is not None:
-            message = f"{error.diag.severity} {error.diag.sqlstate}: {error.diag.message_primary}"
-            raise StatementFailed(message, detail=error.diag.message_detail, hint=hint) from error
+@contextmanager
+def _plain_words() -> Iterator[None]:
+    """Say what to do where PostgreSQL's own HINT is of no help."""
+    try:
+        yield
+    except psycopg.Error as error:
+        diagnostic = error.diag
+        hint = _HINTS.get(diagnostic.sqlstate or "")
+        if hint is None:
+            raise
+        message = f"{diagnostic.severity} {diagnostic.sqlstate}: {diagnostic.message_primary}"
+        raise StatementFailed(message, detail=diagnostic.message_detail, hint=hint) from error
 
 
 @cache
@@ -348,7 +344,7 @@ class _Survey:
         self.claimed: set[tuple[int, str]] = set()
         """Tenant columns of masters: what is a tenant of one master is no link to another."""
         self._read_registered()
-        self._aligned: dict[tuple[object, ...], tuple[str | None, ...]] = {}
+        self._answers: dict[str, Row] = {}
 
     def _rows(self, name: str, kind: type[T], parameters: Mapping[str, Any]) -> list[T]:
         with self.connection.cursor(row_factory=class_row(kind)) as cursor:
@@ -371,10 +367,13 @@ class _Survey:
         text = sql.SQL(cast("Any", _query(name))).format(
             child=self._name(child.id), sample=self._sampling(child), **parts
         )
-        with self.connection.cursor(row_factory=dict_row) as cursor:
-            row = cursor.execute(text, parameters).fetchone()
-        assert row is not None  # noqa: S101 - each of them is an aggregate
-        return row
+        asked = text.as_string(self.connection)
+        if asked not in self._answers:  # else the snapshot is the same, and so is the answer
+            with self.connection.cursor(row_factory=dict_row) as cursor:
+                row = cursor.execute(text, parameters).fetchone()
+            assert row is not None  # noqa: S101 - each of them is an aggregate
+            self._answers[asked] = row
+        return self._answers[asked]
 
     def _is_sampled(self, table: Table) -> bool:
         return table.estimate > self.sample
@@ -424,6 +423,9 @@ class _Survey:
         found = []
         for candidate in self.candidates:
             child = self.tables[candidate.child_id]
+            if candidate.validated and self.columns[candidate.child_id, candidate.column_name].not_null:
+                found.append(_Pointer(candidate, 0, 0))  # the catalog has said it all: there is nothing to count
+                continue
             row = self._count(
                 "match",
                 child,
@@ -457,6 +459,14 @@ class _Survey:
             children = sorted({p.candidate.child_id for p in own}, key=lambda table: self.tables[table].sql_name)
             for child in children:
                 self._divide(draft, [p for p in own if p.candidate.child_id == child and p.candidate.key_column == key])
+            draft.passed += [
+                Passed(
+                    f"link {self._listed([p])} to {self._shown(master_id)}",
+                    f"it holds {quoted(p.candidate.key_column)} of it, and more columns hold {quoted(key)}",
+                )
+                for p in own
+                if p.candidate.key_column != key
+            ]
             if draft.pointers:
                 drafts.append(draft)
         return sorted(drafts, key=lambda d: (self._missing(d), len(self._open(d))), reverse=True)
@@ -589,9 +599,6 @@ class _Survey:
 
     def _tenants_of(self, draft: _Draft, pointer: _Pointer) -> tuple[str | None, ...]:
         """Give the tenant columns of a child in the order of the master's, None where it has not the same."""
-        where = (pointer.candidate.child_id, pointer.candidate.column_name, draft.master_id, *draft.tenants)
-        if where in self._aligned:
-            return self._aligned[where]
         found: list[str | None] = []
         for tenant in draft.tenants:
             if not self._shares(pointer.candidate.child_id, self.columns[draft.master_id, tenant]):
@@ -599,8 +606,7 @@ class _Survey:
                 continue
             row = self._tenant(draft, pointer, tenant)
             found.append(tenant if row["agreeing"] >= _SAME_TENANT_ONE * row["compared"] else None)
-        self._aligned[where] = tuple(found)
-        return self._aligned[where]
+        return tuple(found)
 
     def _alternates(self, draft: _Draft, links: Sequence[_Pointer]) -> tuple[str, ...]:
         """Find other unique columns of the key's type that links hold by mistake.
@@ -1024,6 +1030,30 @@ class _Survey:
 def quoted(name: str) -> str:
     """Write a column's name as SQL has it."""
     return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
+
+
+def counted(link: Link) -> str:
+    """Say in a line how many rows of a link are what."""
+    counts = link.counts
+    mark = "~" if counts.sampled else ""
+    figures = [f"{mark}{counts.total} rows: {mark}{counts.linked} linked", f"{mark}{counts.unlinked} unlinked"]
+    other = f" ({mark}{counts.other_key} hold another key of a master)" if counts.other_key else ""
+    figures.append(f"{mark}{counts.dangling} dangling{other}")
+    if counts.ambiguous:
+        figures.append(f"{mark}{counts.ambiguous} of them with another key of several masters")
+    figures.append(f"{mark}{counts.mismatched} mismatched")
+    if counts.tenantless:
+        figures.append(f"{mark}{counts.tenantless} without their tenant")
+    return ", ".join(figures)
+
+
+def links_of(rule: Rule) -> str | None:
+    """Say in a line what a rule would do."""
+    if rule.links is None:
+        return None
+    mark = "~" if rule.sampled else ""
+    more = f", {mark}{rule.dangling} of its values dangle" if rule.kind == "reference" else ""
+    return f"it alone would link {mark}{rule.links} of the unlinked rows{more}"
 
 
 def _index(table: str, columns: Sequence[str], kind: str) -> Step:

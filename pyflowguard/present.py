@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pyflowguard.changeset import counted, links_of
-from pyflowguard.discover import Link, Master, Proposal, quoted
+from pyflowguard.discover import Link, Master, Proposal, counted, links_of, quoted
 from pyflowguard.health import Finding, Health, Level, LinkStatus, Violation
 from pyflowguard.online import Guarded, ModeSet, Planned
 from pyflowguard.repair import Run, Undone
