@@ -430,13 +430,14 @@ class _Survey:
                 "match",
                 child,
                 {
-                    "column": sql.Identifier(candidate.column_name),
+                    "link": sql.Identifier(candidate.column_name),
                     "master": self._name(candidate.master_id),
                     "key": sql.Identifier(candidate.key_column),
                 },
             )
             sibling = (candidate.column_name, candidate.master_id, candidate.key_column) in keyed
-            found.append(_Pointer(candidate, row["given"], row["found"], sibling))
+            given, keys = (self._scaled(row[name], row["total"], child) for name in ("given", "found"))
+            found.append(_Pointer(candidate, given, keys, sibling))
         return found
 
     def _drafts(self, pointers: Sequence[_Pointer]) -> list[_Draft]:
@@ -569,6 +570,7 @@ class _Survey:
             if 2 * len(sharing) <= len(children):
                 continue
             rows = [self._tenant(draft, pointer, column.name) for pointer in sharing]
+            mark = "~" if any(self._is_sampled(self.tables[p.candidate.child_id]) for p in sharing) else ""
             total, unknown = sum(row["total"] for row in rows), sum(row["unknown"] for row in rows)
             compared, agreeing = sum(row["compared"] for row in rows), sum(row["agreeing"] for row in rows)
             if unknown > _UNKNOWN_TENANT * total or agreeing < _SAME_TENANT * compared:
@@ -578,7 +580,8 @@ class _Survey:
             tenants.append(column.name)
             draft.evidence.append(
                 f"tenant column {quoted(column.name)}: in {len(sharing)} of {len(children)} tables that point to it, "
-                f"the same as the master's in {agreeing} of {compared} linked rows, NULL in {unknown} of {total}"
+                f"the same as the master's in {mark}{agreeing} of {mark}{compared} linked rows, NULL in "
+                f"{mark}{unknown} of {mark}{total}"
             )
         return tuple(tenants)
 
@@ -587,15 +590,10 @@ class _Survey:
         return other is not None and other.type == column.type and not other.generated
 
     def _tenant(self, draft: _Draft, pointer: _Pointer, tenant: str) -> Row:
-        return self._count(
-            "tenant",
-            self.tables[pointer.candidate.child_id],
-            {
-                "tenant": sql.Identifier(tenant),
-                "link": sql.Identifier(pointer.candidate.column_name),
-                **self._of_master(draft),
-            },
-        )
+        child = self.tables[pointer.candidate.child_id]
+        parts = {"tenant": sql.Identifier(tenant), "link": sql.Identifier(pointer.candidate.column_name)}
+        row = self._count("tenant", child, {**parts, **self._of_master(draft)})
+        return {name: self._scaled(figure, row["total"], child) for name, figure in row.items()}
 
     def _tenants_of(self, draft: _Draft, pointer: _Pointer) -> tuple[str | None, ...]:
         """Give the tenant columns of a child in the order of the master's, None where it has not the same."""
@@ -625,8 +623,10 @@ class _Survey:
             dangling, hits = sum(counts.dangling for counts in every), sum(counts.other_key for counts in every)
             if key.type == "uuid" or any(c.other_key and c.other_key >= _MOST * c.dangling for c in every):
                 found.append(column.name)
+                mark = "~" if any(counts.sampled for counts in every) else ""
                 draft.evidence.append(
-                    f"alternate key {quoted(column.name)}: unique, and holds {hits} of {dangling} dangling values"
+                    f"alternate key {quoted(column.name)}: unique, and holds {mark}{hits} of {mark}{dangling} dangling "
+                    "values"
                 )
         return tuple(found)
 
@@ -701,12 +701,13 @@ class _Survey:
         if candidate.foreign_key is None and (row["found"] <= _SOME * row["given"] or not row["links"]):
             return None
         child = self.tables[link.candidate.child_id]
-        total = max(row["total"], 1)
+        mark = "~" if self._is_sampled(child) else ""
         how = f"foreign key {candidate.foreign_key}" if candidate.foreign_key else f"by its name ({candidate.named})"
         evidence = [f"{name} refers to {self._shown(candidate.master_id)}.{quoted(candidate.key_column)}: {how}"]
-        evidence.append(f"{row['found']} of its {row['given']} values are there")
+        evidence.append(f"{mark}{row['found']} of its {mark}{row['given']} values are there")
         if row["compared"]:
-            evidence.append(f"in {row['agreeing']} of {row['compared']} rows linked already the two links are the same")
+            same = f"in {mark}{row['agreeing']} of {mark}{row['compared']} rows linked already"
+            evidence.append(f"{same} the two links are the same")
         else:
             evidence.append("no row has both links yet, so whether they must agree is for you to say")
         return Rule(
@@ -718,17 +719,18 @@ class _Survey:
             via_column=candidate.column_name,
             source_key=candidate.key_column,
             agree=bool(row["compared"]) and candidate.foreign_key is not None and source is not None,
-            links=self._scaled(row["links"], total, child),
+            links=row["links"],
             ambiguous=0,
-            dangling=self._scaled(row["given"] - row["found"], total, child),
+            dangling=row["given"] - row["found"],
             sampled=self._is_sampled(child),
         )
 
     def _reference(self, draft: _Draft, link: _Pointer, candidate: Candidate, source_link: str) -> Row:
         tenants = self._tenants_of(draft, link)
-        return self._count(
+        child = self.tables[link.candidate.child_id]
+        row = self._count(
             "reference",
-            self.tables[link.candidate.child_id],
+            child,
             {
                 "link": sql.Identifier(link.candidate.column_name),
                 "via": sql.Identifier(candidate.column_name),
@@ -740,6 +742,7 @@ class _Survey:
                 **self._of_master(draft),
             },
         )
+        return {name: self._scaled(figure, row["total"], child) for name, figure in row.items()}
 
     def _proximity(self, draft: _Draft, link: _Pointer, rules: Sequence[Rule]) -> Rule | None:
         """Find the table whose rows are near in time to most of the rows that no reference reaches."""
@@ -885,9 +888,7 @@ class _Survey:
         if pointer.sibling and candidate.foreign_key is None:
             evidence.append("columns of this name in other tables have a foreign key to the master")
         mark = "~" if counts.sampled else ""
-        evidence.append(
-            f"{pointer.found} of {pointer.given} values {'in a sample ' if mark else ''}are keys of the master"
-        )
+        evidence.append(f"{mark}{pointer.found} of {mark}{pointer.given} values are keys of the master")
         if not column.not_null:
             evidence.append("it may be NULL")
         link = Link(
@@ -1048,12 +1049,11 @@ def counted(link: Link) -> str:
 
 
 def links_of(rule: Rule) -> str | None:
-    """Say in a line what a rule would do."""
-    if rule.links is None:
-        return None
+    """Say in a line what a rule by reference would do."""
+    if rule.kind != "reference":
+        return None  # what one by time would do stands in its evidence
     mark = "~" if rule.sampled else ""
-    more = f", {mark}{rule.dangling} of its values dangle" if rule.kind == "reference" else ""
-    return f"it alone would link {mark}{rule.links} of the unlinked rows{more}"
+    return f"it alone would link {mark}{rule.links} of the unlinked rows, {mark}{rule.dangling} of its values dangle"
 
 
 def _index(table: str, columns: Sequence[str], kind: str) -> Step:

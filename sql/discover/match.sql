@@ -1,5 +1,5 @@
--- How many values of a column there are, and how many of them are keys of a table.
+-- How many rows there are, values of a column, and of these keys of a table.
 
-SELECT count(c.{column}) AS given, count(k.{key}) AS found
+SELECT count(*) AS total, count(c.{link}) AS given, count(k.{key}) AS found
   FROM {child} AS c {sample}
-  LEFT JOIN {master} AS k ON k.{key} = c.{column};
+  LEFT JOIN {master} AS k ON k.{key} = c.{link};

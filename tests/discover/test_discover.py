@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -62,11 +63,17 @@ def test_only_the_schemas_named_are_looked_at(command: Run, shop: str) -> None:
 def test_figures_of_a_sample_are_marked_and_near(command: Run, empty_db: str) -> None:
     execute(empty_db, SMALL + "ANALYZE")
     proposed = proposal(command, empty_db, "--sample", "1000")
-    counts = links_in(proposed)["public.line", "job_id"][1]["counts"]
+    _, line = links_in(proposed)["public.line", "job_id"]
+    counts = line["counts"]
     assert (proposed["sampled"], counts["sampled"], counts["total"]) == (True, True, 3000)
     assert counts["unlinked"] == pytest.approx(1500, abs=150)
     assert counts["linked"] == pytest.approx(1500, abs=150)
     assert not links_in(proposed)["public.upload", "job_id"][1]["counts"]["sampled"]
+    (rule,) = line["rules"]
+    assert (rule["sampled"], rule["via_column"]) == (True, "upload_id")
+    assert rule["links"] == counts["unlinked"]
+    for evidence in (*line["evidence"], *rule["evidence"]):  # no figure without its mark
+        assert re.findall(r"(?<![~\w])\d+", evidence) == [], evidence
     shown = command("discover", "--dsn", empty_db, "--sample", "1000").stdout
     assert f"~{counts['unlinked']} unlinked" in shown
     assert "10 linked, 0 unlinked" in shown
