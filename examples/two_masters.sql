@@ -6,8 +6,8 @@
 --
 --   table        rows  what is planted
 --   timesheets    200  project: 20 unlinked, 10 dangling (all legacy_id); contract: 30 unlinked, 5 dangling
---   expenses      160  project: 40 unlinked, all of a time sheet with one; contract: 60 unlinked, 50 of a time sheet with
---                      one
+--   expenses      160  project: 40 unlinked, all of a time sheet with one;
+--                      contract: 60 unlinked, 50 of a time sheet with one
 --   documents      90  contract: 9 unlinked, 3 of another organization
 --
 -- Load it into an empty database: psql -f examples/two_masters.sql

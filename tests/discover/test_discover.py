@@ -116,6 +116,37 @@ def test_what_is_registered_is_not_proposed_again(command: Run, empty_db: str, t
     assert reasons["master public.job"] == "registered already: public.line.job_id, public.upload.job_id"
 
 
+def test_what_means_something_else_is_no_link(command: Run, empty_db: str) -> None:
+    """NULL after ON DELETE SET NULL; a generated column, a primary key, a table without a key, other values."""
+    execute(
+        empty_db,
+        """
+        CREATE TABLE job (id bigint PRIMARY KEY);
+        CREATE TABLE a (id bigint PRIMARY KEY, job_id bigint REFERENCES job ON DELETE SET NULL);
+        CREATE TABLE b (id bigint PRIMARY KEY, job_id bigint REFERENCES job ON DELETE SET NULL);
+        CREATE TABLE c (id bigint PRIMARY KEY, job_id bigint GENERATED ALWAYS AS (id + 5) STORED);
+        CREATE TABLE d (job_id bigint PRIMARY KEY);
+        CREATE TABLE e (job_id bigint);
+        CREATE TABLE f (id bigint PRIMARY KEY, parent_job_id bigint);
+        INSERT INTO job SELECT n FROM generate_series(1, 10) AS n;
+        INSERT INTO a SELECT n, NULLIF(n, 3) FROM generate_series(1, 10) AS n;
+        INSERT INTO b SELECT n, NULLIF(n, 4) FROM generate_series(1, 10) AS n;
+        INSERT INTO c SELECT n FROM generate_series(1, 10) AS n;
+        INSERT INTO d SELECT n FROM generate_series(5, 14) AS n;
+        INSERT INTO e SELECT NULLIF(n, 5) FROM generate_series(1, 10) AS n;
+        INSERT INTO f SELECT n, 7 + n FROM generate_series(1, 10) AS n;
+        """,
+    )
+    assert proposal(command, empty_db)["masters"] == []
+    execute(empty_db, "ALTER TABLE a DROP CONSTRAINT a_job_id_fkey; ALTER TABLE e ADD COLUMN id serial PRIMARY KEY")
+    proposed = proposal(command, empty_db)
+    assert set(links_in(proposed)) == {("public.a", "job_id"), ("public.e", "job_id")}
+    reasons = {passed["what"]: passed["reason"] for passed in proposed["passed"]}
+    assert reasons["link public.b.job_id to public.job"].startswith("foreign key b_job_id_fkey sets it to NULL")
+    assert reasons["link public.c.job_id to public.job"] == "the column is generated"
+    assert reasons["link public.d.job_id to public.job"] == "the column is the table's own primary key"
+
+
 def test_it_is_added_to_the_users_own_project(command: Run, engine_db: str, tmp_path: Path) -> None:
     execute(engine_db, SMALL)
     project = tmp_path / "own"
