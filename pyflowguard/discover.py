@@ -53,6 +53,12 @@ _HINTS = {
 }
 """By SQLSTATE: a query that took too long, and rows that row security would hide."""
 
+_REGISTRY_IS_THERE = """
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = 'flowguard' AND c.relname = 'link'
+                  AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
+"""
+
 _REGISTERED = """
 SELECT l.relation::oid::bigint, l.link_column::text, array_remove(l.tenant_columns, NULL)::text[] FROM flowguard.link l
 """
@@ -351,8 +357,8 @@ class _Survey:
             return cursor.execute(_query(name).encode(), parameters).fetchall()
 
     def _read_registered(self) -> None:
-        """Read what is registered where the engine is deployed already: links, and their tenant columns."""
-        if self.connection.execute("SELECT to_regclass('flowguard.link') IS NULL").fetchone() == (True,):
+        """Read what is registered, where the engine is deployed and the role may read it: links and tenant columns."""
+        if self.connection.execute(_REGISTRY_IS_THERE).fetchone() != (True,):
             return
         for table, column, tenants in self.connection.execute(_REGISTERED).fetchall():
             self.registered.add((table, column))
