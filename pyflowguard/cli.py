@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TimeRemainingColumn
 from rich.text import Text
 
-from pyflowguard import __version__, changes, formats, gate, online, present
+from pyflowguard import __version__, changes, changeset, formats, gate, online, present
 from pyflowguard import demo as demonstration
+from pyflowguard import discover as discovery
 from pyflowguard import health as links
 from pyflowguard import repair as repairs
 from pyflowguard.database import Notice
@@ -296,6 +297,69 @@ def status(context: click.Context, *, dsn: str, directory: Path | None, as_json:
             click.echo(f"  {entry.state:<11} {entry.change.label}{when}")
     if result.having("edited") or result.having("interrupted"):
         context.exit(ExitCode.FINDINGS)
+
+
+@cli.command()
+@dsn_option
+@click.option("--schema", "schemas", metavar="NAME", multiple=True, help="Look there only; may be repeated.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    default=discovery.SAMPLE,
+    show_default=True,
+    metavar="ROWS",
+    help="A larger table is looked at by a sample of about so many rows.",
+)
+@click.option(
+    "--statement-timeout",
+    type=_Number(0.001, _A_YEAR),
+    default=discovery.STATEMENT_TIMEOUT.total_seconds(),
+    show_default=True,
+    metavar="SECONDS",
+    help="How long one query may take.",
+)
+@click.option(
+    "--write",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the proposal there, as a change set to be read and edited. No file is written over.",
+)
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(changeset.FORMS),
+    help="Write a sqitch project (added to the one that is there), the default, or one file of plain SQL.",
+)
+@json_option
+def discover(
+    *,
+    dsn: str,
+    schemas: tuple[str, ...],
+    sample: int,
+    statement_timeout: float,
+    directory: Path | None,
+    form: changeset.Form | None,
+    as_json: bool,
+) -> None:
+    """Propose what to guard in a database that has never seen this, with the evidence. Nothing in it is changed."""
+    if form is not None and directory is None:
+        raise click.UsageError("--as says how to write: say where with --write.")
+    proposal = discovery.discover(
+        dsn, schemas=schemas, sample=sample, statement_timeout=timedelta(seconds=statement_timeout)
+    )
+    written: tuple[Path, ...] = ()
+    if directory is not None and proposal.masters:
+        written = changeset.write(proposal, directory, form or "sqitch")
+    if as_json:
+        _print_json({**asdict(proposal), "written": [str(file) for file in written]})
+        return
+    present.show_proposal(present.new_console(), proposal)
+    if written:
+        click.echo("\nWritten, to be read and edited:\n" + "\n".join(f"  {file}" for file in written))
+    elif directory is not None:
+        click.echo("Nothing was written.")
+    elif proposal.masters:
+        click.echo("\n--write DIRECTORY writes this as a change set.")
 
 
 @cli.command()

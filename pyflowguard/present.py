@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pyflowguard.discover import Link, Master, Proposal, counted, links_of, quoted
 from pyflowguard.gate import Verdict
 from pyflowguard.health import Finding, Health, Level, LinkStatus, Violation
 from pyflowguard.online import Guarded, ModeSet, Planned
@@ -220,6 +221,55 @@ def show_undone(console: Console, run_id: int, undone: Undone) -> None:
         console.print("Skipped are links that are not what the run wrote any more; see flowguard.run_change.")
     if undone.remaining:
         console.print(f"To go on: pyflowguard undo {run_id}")
+
+
+def show_proposal(console: Console, proposal: Proposal) -> None:
+    """Show what is proposed, with evidence and locks, and what is not, with the reason."""
+    for table in proposal.unreadable:
+        console.print(f"{table} was not looked at: the role may not read it.")
+    for master in proposal.masters:
+        _show_master(console, master)
+        for link in master.links:
+            _show_link(console, link)
+    if not proposal.masters:
+        console.print(f"Nothing to guard was found in {proposal.tables} tables of database {proposal.database}.")
+        console.print(
+            "Looked for: columns that hold the key of another table, by a foreign key or by their names, in rows that "
+            "are unlinked or wrong. If you know of one, register it: see flowguard.add_master() and add_link() in "
+            "docs/sql.md. Another schema or database is meant? Name it by --schema or --dsn."
+        )
+    if proposal.passed:
+        console.print()
+        console.print(Text("Not proposed", style="bold"))
+        for passed in proposal.passed:
+            console.print(_indented("", f"{passed.what}: {passed.reason}"))
+
+
+def _show_master(console: Console, master: Master) -> None:
+    console.print(Text(f"Master {master.relation}, key {quoted(master.key_column)}", style="bold"))
+    for evidence in master.evidence:
+        console.print(_indented("", evidence))
+
+
+def _show_link(console: Console, link: Link) -> None:
+    console.print()
+    console.print(Text(f"  Link {link.relation}.{quoted(link.column)}", style="bold"))
+    console.print(_indented("", counted(link)))
+    console.print(_indented("why:", "; ".join(link.evidence)))
+    for rule in link.rules:
+        label = "rule:" if rule.proposed else "thought:"
+        if rule.kind == "reference":
+            text = f"reference by {quoted(rule.via_column or '')}{'' if rule.agree else ', need not agree'}"
+        elif rule.kind == "proximity":
+            text = f"proximity to {rule.source} within {rule.within}"
+        else:
+            text = "session"
+        console.print(_indented(label, "; ".join([text, *filter(None, [links_of(rule)]), *rule.evidence])))
+    locks: dict[str, list[str]] = {}
+    for step in link.steps:
+        locks.setdefault(step.lock, []).append(step.action)
+    for number, (lock, actions) in enumerate(locks.items()):
+        console.print(_indented("" if number else "locks:", f"{lock}: {'; '.join(actions)}"))
 
 
 def _indented(label: str, text: str) -> Table:

@@ -14,7 +14,7 @@ from pyflowguard.plan import read_plan
 ROOT = Path(__file__).parents[2]
 KINDS = ("deploy", "revert", "verify")
 SCRIPTS = sorted(path for kind in KINDS for path in (ROOT / kind).rglob("*.sql"))
-EVERY = SCRIPTS + sorted((ROOT / "sql").rglob("*.sql"))
+EVERY = SCRIPTS + sorted(path for folder in ("sql", "examples") for path in (ROOT / folder).rglob("*.sql"))
 # PostgreSQL counts these among its reserved words; values and functions are written as such.
 NAMES = {"current_user", "session_user", "user", "true", "false"}
 
