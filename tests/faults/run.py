@@ -116,24 +116,34 @@ class Keeper:
 
     def repair(self, connection: Connection) -> None:
         """Let mistakes come in, and repair them while the guard is on and off by turns."""
-        self.unguard(connection, LINKS)
-        self.is_over.wait(0.3)
+        self.let_mistakes_in(connection)
         if self.random.random() < 0.5:
             self.put_on()
+        self.mend()
+
+    def let_mistakes_in(self, connection: Connection) -> None:
+        self.unguard(connection, LINKS)
+        self.is_over.wait(0.3)
+
+    def mend(self) -> None:
         self.is_at_it.set()
         self.doing = "repair"
         for _ in range(3):
             again(lambda: repair.repair(self.dsn, batch_size=self.random.choice([5, 20, 200])))
 
     def undo(self, connection: Connection) -> None:
-        """Take the latest run back that wrote something, some links at a time."""
+        """Take the latest run back that wrote something, some links at a time.
+
+        Nothing is guarded meanwhile, so that what was put back follows nobody: see Database.not_restored().
+        """
         found = rows(
             connection,
             "SELECT run_id FROM flowguard.run WHERE status <> 'undone' "
             "AND linked + translated + quarantined + unlinked + followed > 0 ORDER BY run_id DESC LIMIT 1",
         )
         if not found:
-            self.repair(connection)
+            self.let_mistakes_in(connection)
+            self.mend()
             return
         self.unguard(connection, LINKS)
         self.is_at_it.set()
