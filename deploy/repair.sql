@@ -714,9 +714,8 @@ BEGIN
                                    IS NOT NULL);
       v_rows := flowguard._estimate_rows(r_rule.source);
       CONTINUE WHEN v_rows < 10000;
-      v_index := flowguard._index_sql(r_rule.source,
-                   v_columns || array_remove(flowguard._row_key(r_rule.source), r_rule.source_time), false, NULL,
-                   r_rule.source_time);
+      SELECT w.verb, w.definition INTO STRICT v_index FROM flowguard._wanted_indexes(v_link) w
+       WHERE w.relation = r_rule.source AND w.newest_first = r_rule.source_time;
       RAISE NOTICE 'table % has no index on (%), by which rule % of link %.% searches it: repair will be slow',
         r_rule.source, flowguard._columns_sql(v_columns), r_rule."position", v_link.relation,
         quote_ident(v_link.link_column)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import psycopg
 from psycopg.rows import class_row
 
-from pyflowguard.database import NoticeHandler
+from pyflowguard.database import Connection, NoticeHandler
 from pyflowguard.engine import engine, notice_no_link
 
 Level: TypeAlias = Literal["ERROR", "WARN", "INFO"]
@@ -146,8 +146,7 @@ def read_health(dsn: str = "", *, violations: int = 0, on_notice: NoticeHandler 
         connection.read_only = True
         with connection.transaction():
             notice_no_link(connection, on_notice)
-            row = connection.execute(_SCORE).fetchone()
-            assert row is not None  # noqa: S101 - a SELECT without FROM has one row
+            score = _read_score(connection)
             with connection.cursor(row_factory=class_row(Category)) as cursor:
                 categories = cursor.execute(_CATEGORIES).fetchall()
             with connection.cursor(row_factory=class_row(LinkStatus)) as links_cursor:
@@ -156,7 +155,7 @@ def read_health(dsn: str = "", *, violations: int = 0, on_notice: NoticeHandler 
             if violations:
                 with connection.cursor(row_factory=class_row(Violation)) as violations_cursor:
                     listed = violations_cursor.execute(_VIOLATIONS, [violations]).fetchall()
-    return Health(row[0], tuple(categories), tuple(links), tuple(listed))
+    return Health(score, tuple(categories), tuple(links), tuple(listed))
 
 
 def check(
@@ -173,11 +172,17 @@ def check(
         notice_no_link(connection, on_notice)
         findings = cursor.execute(_FINDINGS).fetchall()
         if min_score is not None:
-            row = connection.execute(_SCORE).fetchone()
-            assert row is not None  # noqa: S101 - a SELECT without FROM has one row
-            if is_too_low(row[0], min_score):
-                findings.insert(0, _score_finding(row[0], min_score))
+            score = _read_score(connection)
+            if is_too_low(score, min_score):
+                findings.insert(0, _score_finding(score, min_score))
     return tuple(findings)
+
+
+def _read_score(connection: Connection) -> Decimal:
+    row = connection.execute(_SCORE).fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM has one row
+    score: Decimal = row[0]
+    return score
 
 
 def is_too_low(score: Decimal, min_score: float) -> bool:

@@ -188,18 +188,21 @@ def notice(phases: Sequence[Phase], done: Sequence[Transaction]) -> list[Noticed
     return noticed
 
 
-def unhurried(dsn: str, max_rate: int | None) -> str:
-    """Give the DSN of a session that keeps to one core, and whose repairs keep to a rate."""
-    settings = {"max_parallel_maintenance_workers": 0, "max_parallel_workers_per_gather": 0}
-    if max_rate is not None:
-        settings["flowguard.repair_max_rate"] = max_rate
+def unhurried(dsn: str, max_rate: int) -> str:
+    """Give the DSN of a session whose repairs keep to a rate, and which keeps to one core."""
+    settings = {
+        "flowguard.repair_max_rate": max_rate,
+        "max_parallel_maintenance_workers": 0,
+        "max_parallel_workers_per_gather": 0,
+    }
     options = conninfo_to_dict(dsn)["options"]
     return make_conninfo(dsn, options=" ".join([str(options), *(f"-c {name}={settings[name]}" for name in settings)]))
 
 
 def roll_out(dsn: str, size: Size, console: Console) -> list[Phase]:
     """Do what a DBA does, a phase after the other; the first is nothing at all."""
-    dsn = unhurried(dsn, size.max_rate)
+    if size.max_rate is not None:
+        dsn = unhurried(dsn, size.max_rate)
     phases: list[Phase] = []
 
     def phase(name: str, work: Callable[[], object]) -> None:
@@ -257,7 +260,7 @@ def misses(noticed: Sequence[Noticed]) -> Iterator[str]:
 @click.option("--rate", default=100, show_default=True, help="Transactions a second.")
 @click.option("--clients", default=8, show_default=True, help="Connections of the application.")
 @click.option("--alone", default=60.0, show_default=True, help="Seconds before and after the roll-out.")
-@click.option("--max-rate", type=int, help="Rows a second that a repair looks at.")
+@click.option("--max-rate", type=int, help="Rows a second that a repair looks at; all then keeps to one core.")
 @click.option("--write", "document", type=click.Path(exists=True, path_type=Path), help="Document to update.")
 def main(
     *,

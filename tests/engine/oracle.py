@@ -396,10 +396,12 @@ class Oracle:
 
         A key on the link alone knows no tenants: it acts on a row of another one, too, that the commit would refuse.
         """
-        has_link_key = link.on_master_delete == "set null" or not self.definitions[link.table].knows_tenants
-        return (link.master.is_unique and has_link_key) or same_as_far_as_known(
-            master, link.master.tenants, row, link.tenants
-        )
+        return self.has_link_key(link) or same_as_far_as_known(master, link.master.tenants, row, link.tenants)
+
+    def has_link_key(self, link: Link) -> bool:
+        """Say whether there is a key on the link alone, beside the one on tenant and link."""
+        wants = link.on_master_delete == "set null" or not self.definitions[link.table].knows_tenants
+        return link.master.is_unique and wants
 
     def has_keys(self, link: Link) -> bool:  # noqa: ARG002
         """Say whether foreign keys prove the link; here every link is guarded."""

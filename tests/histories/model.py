@@ -90,9 +90,8 @@ class Model(Oracle):
     def has_keys(self, link: Link) -> bool:
         return self.guards[link.table].guarded
 
-    def refers(self, link: Link, row: Row, master: Row) -> bool:
-        """A key on the link alone knows no tenants: it finds rows of another one, too, that were there before it."""
-        return has_link_key(self.setting, link) or row["tenant"] == master["tenant"]
+    def has_link_key(self, link: Link) -> bool:
+        return has_link_key(self.setting, link)
 
     def insert(self, table: str, rows: Sequence[Row]) -> None:
         for row in rows:
