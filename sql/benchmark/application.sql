@@ -25,6 +25,22 @@ END;
 $load_application$;
 COMMENT ON FUNCTION benchmark.load_application(integer) IS 'Fills the children of the report''s tables.';
 
+CREATE TABLE benchmark.plain (
+  id uuid PRIMARY KEY, master_flow_id uuid REFERENCES migration.crewai_flow_state_extensions (flow_id),
+  raw_data jsonb NOT NULL
+);
+CREATE INDEX ON benchmark.plain (master_flow_id);
+COMMENT ON TABLE benchmark.plain IS 'Rows without a link, which nobody else reads or writes: for the limit.';
+
+CREATE FUNCTION benchmark.load_plain() RETURNS void
+LANGUAGE plpgsql AS $load_plain$
+BEGIN
+  INSERT INTO benchmark.plain SELECT r.id, NULL, r.raw_data FROM benchmark.raw_import_records AS r;
+  CREATE INDEX ON benchmark.raw_import_records (row_number);
+END;
+$load_plain$;
+COMMENT ON FUNCTION benchmark.load_plain() IS 'Fills the table for the limit.';
+
 CREATE FUNCTION benchmark.new_import(p_tenant integer) RETURNS void
 LANGUAGE plpgsql AS $new_import$
 -- One transaction writes an import, its first records, and the master last, as the platform does.

@@ -1,8 +1,10 @@
 """Rolls the guard out on a database that applications write to, and measures what they notice of it.
 
 `make bench-rollout` runs it. The report's tables are filled, some of their links missing; pgbench writes and reads at
-a steady rate, and each of its transactions is timed from the moment at which it was due. First it is alone; then the
-guard is installed, links are guarded, repaired, validated and enforced, as `pyflowguard deploy` and the commands do it.
+a steady rate, and each of its transactions is timed from the moment at which it was due. First it is alone; then rows
+of a table that it does not touch are updated by plain statements, which is the limit for what a repair may be noticed;
+then the guard is installed, links are guarded, repaired, validated and enforced, as `pyflowguard deploy` and the
+commands do it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from pyflowguard import changes, online
 from pyflowguard.database import connect, run_script
 from pyflowguard.plan import changeset_directory
 from pyflowguard.present import new_console, new_table
-from pyflowguard.repair import repair
+from pyflowguard.repair import BATCH_SIZE, repair
 from pyflowguard.server import Server, throwaway_server, wheel_bindir
 
 SETTINGS = {"shared_buffers": "2GB", "max_wal_size": "8GB", "max_locks_per_transaction": "256"}
@@ -61,6 +63,12 @@ SELECT * FROM migration.raw_import_records r JOIN migration.data_imports i ON i.
 """
 SCRIPTS = ((6, RECORD), (6, ASSET), (6, UPDATE), (1, IMPORT), (6, READ))
 """Each with its weight."""
+PLAIN_UPDATE = """
+UPDATE benchmark.plain AS p SET master_flow_id = r.master_flow_id
+  FROM benchmark.raw_import_records AS r
+ WHERE p.id = r.id AND r.row_number > %s AND r.row_number <= %s AND r.row_number %% 2 = 0
+"""
+"""The other half, which has its link, is passed over: so it is with the rows that are repaired."""
 WRITES = tuple(number for number, (_, text) in enumerate(SCRIPTS) if text != READ)
 
 
@@ -121,6 +129,7 @@ def build(server: Server, size: Size) -> str:
         connection.execute("SELECT benchmark.load_sources(%s, %s)", (size.tenants, size.sources))
         connection.execute("SELECT benchmark.load_rows(%s, %s, %s)", (size.tenants, size.sources, size.rows))
         connection.execute("SELECT benchmark.load_application(%s)", (size.rows,))
+        connection.execute("SELECT benchmark.load_plain()")
         connection.execute("VACUUM (FREEZE, ANALYZE)")
     return dsn
 
@@ -188,6 +197,17 @@ def notice(phases: Sequence[Phase], done: Sequence[Transaction]) -> list[Noticed
     return noticed
 
 
+def update_plainly(dsn: str, size: Size) -> None:
+    """Fill links by a statement that knows them, in the batches and at the rate of the repairs; once through."""
+    batch = BATCH_SIZE if size.max_rate is None else max(1, size.max_rate // 10)
+    with connect(dsn) as connection:
+        for first in range(0, size.rows, batch):
+            began = time.monotonic()
+            connection.execute(PLAIN_UPDATE, (first, first + batch))
+            if size.max_rate is not None:
+                time.sleep(max(0.0, began + batch / size.max_rate - time.monotonic()))
+
+
 def unhurried(dsn: str, max_rate: int) -> str:
     """Give the DSN of a session whose repairs keep to a rate, and which keeps to one core."""
     settings = {
@@ -212,6 +232,7 @@ def roll_out(dsn: str, size: Size, console: Console) -> list[Phase]:
         console.print(f"{name}: {phases[-1].end - begin:.1f} s")
 
     phase("alone", lambda: time.sleep(size.alone))
+    phase("plain updates", lambda: update_plainly(dsn, size))
     phase("deploy the engine and register", lambda: changes.deploy(dsn, to="report/links"))
     phase("clean up and back-fill", lambda: changes.deploy(dsn, to="report/data_import_sessions"))
     phase("guard and validate", lambda: changes.deploy(dsn, to="report/guard"))

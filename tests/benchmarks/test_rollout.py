@@ -8,14 +8,21 @@ import pytest
 from benchmarks import rollout
 from click.testing import CliRunner
 
-PHASES = ("alone", "deploy the engine and register", "guard and validate", "enforce", "guarded and enforced")
+PHASES = (
+    "alone",
+    "plain updates",
+    "deploy the engine and register",
+    "guard and validate",
+    "enforce",
+    "guarded and enforced",
+)
 
 
 def test_an_application_is_refused_nothing(tmp_path: Path) -> None:
     document = tmp_path / "roll-out.md"
     document.write_text("before\n<!-- rollout:begin -->\nold\n<!-- rollout:end -->\nafter\n")
-    options = ["--rows", "600", "--rate", "60", "--clients", "4", "--alone", "1", "--write", str(document)]
-    result = CliRunner().invoke(rollout.main, options, catch_exceptions=False)
+    options = ["--rows", "600", "--rate", "60", "--clients", "4", "--alone", "1", "--max-rate", "1200"]
+    result = CliRunner().invoke(rollout.main, [*options, "--write", str(document)], catch_exceptions=False)
     assert "were refused" not in result.output
     assert "not enforced" not in result.output
     text = document.read_text()
