@@ -170,8 +170,8 @@ BY_TIME = [
         breaks="A source that the filter of its rule excludes gives its link.",
         design="3.5",
         file="compiler.sql",
-        find="WHEN p_rule.source_filter IS NULL THEN p_rule.source::text",
-        replace="WHEN true THEN p_rule.source::text",
+        find="p_rule.source, p_rule.source_filter);",
+        replace="p_rule.source, 'true');",
         tests=(NEAREST,),
     ),
     Fault(
