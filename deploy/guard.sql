@@ -1074,12 +1074,11 @@ BEGIN
 
   -- 4. triggers
   RETURN QUERY
-    SELECT 0, format('%s%s; SELECT flowguard._stamp_trigger(%L, %L, %L)%s',
-                     -- A constraint trigger cannot be replaced.
+    SELECT 0, format('%s%s; SELECT flowguard._stamp_trigger(%L, %L, %L)',
+                     -- A constraint trigger cannot be replaced. Any other that is comes back enabled, on each partition
+                     -- too; before 15 only a superuser may call ENABLE TRIGGER for a table that has some.
                      CASE WHEN x.is_replaced THEN format('DROP TRIGGER %I ON %s; ', w.name, w.relation) ELSE '' END,
-                     w.statement, w.relation, w.name, md5(w.statement),
-                     CASE WHEN s.status = 'missing' OR x.is_replaced THEN ''
-                          ELSE format('; ALTER TABLE %s ENABLE TRIGGER %I', w.relation, w.name) END),
+                     w.statement, w.relation, w.name, md5(w.statement)),
            format(CASE WHEN x.is_replaced THEN 'ACCESS EXCLUSIVE on %s' ELSE 'SHARE ROW EXCLUSIVE on %s' END,
              w.relation), true
       FROM flowguard._wanted_triggers(p_link) w

@@ -384,6 +384,7 @@ SELECT flowguard.add_proximity_rule('item', 'batch', '90 minutes', 'at', 'at', '
 
 def partitioned_by_time() -> World:
     """Sources and rows lie in partitions by time, two of which were attached with columns in another order."""
+    action: Literal["set null", "cascade"] = "set null" if chosen_version() >= 15 else "cascade"
     ddl = """
 CREATE TABLE project (owner integer, number bigint, PRIMARY KEY (owner, number)) PARTITION BY HASH (owner);
 CREATE TABLE project_0 PARTITION OF project FOR VALUES WITH (MODULUS 2, REMAINDER 0);
@@ -415,11 +416,11 @@ SELECT flowguard.add_session_rule('batch', 'project');
 SELECT flowguard.add_reference_rule(t, 'batch', 'batch', source_link => 'project', link_column => 'project')
   FROM unnest('{event,probe}'::regclass[]) t;
 SELECT flowguard.add_proximity_rule('probe', 'event', '1 hour', 'at', 'at', 'project', link_column => 'project');
-"""
+""".replace("set null", action)
     reference = Reference("batch", "batch", "id", "project", OWNER)
 
     def link(table: str, *rules: Session | Reference | Proximity) -> Link:
-        return Link(table, "project", PROJECT, OWNER, rules, on_master_delete="set null")
+        return Link(table, "project", PROJECT, OWNER, rules, on_master_delete=action)
 
     def shape(table: str) -> Shape:
         return Shape(

