@@ -162,6 +162,7 @@ ALTER TABLE child ADD batch integer, ADD FOREIGN KEY (tenant, batch) REFERENCES 
     ),
     Case(
         name="others may create operators for a domain that a link is of",
+        extension="citext",
         reaches=(("_check_operators", "others may create operators"),),
         setup="""
 CREATE EXTENSION citext;

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import psycopg
-from engine.postgres import Connection
+from engine.postgres import Connection, one
 from messages.sites import GENERATED, PASSED_ON, ROOT, Site, do_blocks, spans
 from psycopg.errors import Diagnostic
+from servers import lacking
 
 OWNER = "app_owner"
 
@@ -91,6 +92,8 @@ class Case:
     """Words of statements that were run, caught by the engine and quoted in this message."""
     before: int | None = None
     """The release from which on there is nothing to refuse: there the call goes through."""
+    extension: str = ""
+    """A contrib module without which it cannot come up."""
 
 
 def statements(hint: str) -> list[str]:
@@ -188,7 +191,12 @@ def play(case: Case, dsn: str, as_role: Callable[[str, str], str], sites: list[S
         def connect(role: str) -> Connection:
             return stack.enter_context(psycopg.connect(as_role(dsn, role), autocommit=True))
 
-        perform(connect(OWNER), case.setup)
+        owner = connect(OWNER)
+        if case.extension and not one(
+            owner, "SELECT count(*) FROM pg_available_extensions WHERE name = %s", case.extension
+        ):
+            lacking(f"extension {case.extension}")
+        perform(owner, case.setup)
         if case.admin:
             perform(connect("postgres"), case.admin)
         caller = connect(case.by)
