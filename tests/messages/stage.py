@@ -172,12 +172,12 @@ def hear_script(connection: Connection, name: str) -> list[Said]:
     said: list[Said] = []
     for start, end in spans(text):
         first = text.count("\n", 0, blocks[start]) if start in blocks else 0
-        for one in hear(connection, text[start:end], keep=True):
+        for told in hear(connection, text[start:end], keep=True):
             frames = tuple(
                 (name, first + line) if function == "inline_code_block" else (function, line)
-                for function, line in one.frames
+                for function, line in told.frames
             )
-            said.append(replace(one, frames=frames))
+            said.append(replace(told, frames=frames))
         if said and said[-1].severity == "ERROR":
             break
     connection.rollback()
