@@ -10,6 +10,18 @@ settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.postgres
 django.setup()
 
 
+class Flow(models.Model):
+    """A master."""
+
+    id = models.IntegerField(primary_key=True)
+    tenant = models.IntegerField()
+
+    class Meta:
+        app_label = "neighbours"
+        db_table = "flow"
+        managed = False
+
+
 class Parent(models.Model):
     """A row whose link the application knows, or the transaction's setting."""
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 
 import pytest
-from django.db import IntegrityError, OperationalError, connection, migrations, transaction
+from django.db import IntegrityError, OperationalError, connection, migrations, models, transaction
 from django.db.migrations.state import ProjectState
 from django.test.utils import CaptureQueriesContext
-from engine.postgres import Connection, run
+from engine.postgres import Connection, rows, run
 from engine.tables import Guarded, link, links
-from neighbours.django_models import Child, Event, Parent, PlainParent, Probe
+from neighbours.django_models import Child, Event, Flow, Parent, PlainParent, Probe
 from neighbours.promises import kept, listed, settled
 
 AT = datetime(2025, 1, 1, tzinfo=timezone.utc)
@@ -197,3 +198,29 @@ def test_a_migration_guards(guarded: Guarded) -> None:
             migration.unapply(ProjectState(), editor)
         assert Child.objects.create(id=21, tenant=1, parent_id=10).flow is None
         settled(app)
+
+
+def test_a_migration_that_alters_a_foreign_key_takes_a_key_of_ours_along(guarded: Guarded) -> None:
+    """Django drops every foreign key on that column alone. Its own serves in its stead; else check tells."""
+    app = guarded("enforce")
+    keys = "SELECT conname FROM pg_constraint WHERE conrelid = 'probe'::regclass AND contype = 'f'"
+    assert ("flowguard_probe_flow_fkey",) in rows(app, keys)
+    fields = [
+        models.ForeignKey(Flow, models.DO_NOTHING, db_column="flow", null=True),
+        models.ForeignKey(Flow, models.DO_NOTHING, db_column="flow", null=True, db_default=None),
+        models.IntegerField(db_column="flow", null=True, db_default=None),
+    ]
+    for field in fields:
+        field.set_attributes_from_name("flow")
+        field.model = Probe
+    found = []
+    with django_on(app):
+        for old, new in pairwise(fields):
+            with connection.schema_editor() as editor:
+                editor.alter_field(Probe, old, new)
+            assert ("flowguard_probe_flow_fkey",) not in rows(app, keys)
+            found.append(rows(app, "SELECT name, remedy FROM flowguard.check_all()"))
+    assert found == [[], [("guard_incomplete", "SELECT flowguard.guard('public.probe', 'flow')")]]
+    run(app, "SELECT flowguard.guard('public.probe', 'flow')")
+    assert ("flowguard_probe_flow_fkey",) in rows(app, keys)
+    settled(app)
