@@ -2,8 +2,8 @@
 
 A comment in the line above a block says what it is:
 
-- `<!-- test: NAME -->` (sh or sql): it is run. Blocks of one name in one document run one after the other, in one
-  shell; those in sql are sent to psql, which shows no CONTEXT.
+- `<!-- test: NAME -->` (sh, sql or python): it is run. Blocks of one name in one document run one after the other, in
+  one shell; those in sql are sent to psql, which shows no CONTEXT. `<!-- test: NAME, as FILE -->`: it is written there.
 - `<!-- output -->`: what the block before it prints, errors included, which then have to come. `[...]` stands for any
   text in a line or, alone in one, for any lines. Durations are not compared.
 - `<!-- workflow: SYSTEM -->` (yaml): tests/acceptance/test_pipelines.py checks it and runs its commands.
@@ -43,6 +43,17 @@ class Block:
     output: str | None = None
 
     @property
+    def test(self) -> str:
+        """Name of the test that it is part of; empty where it is none of one."""
+        kind, _, name = self.mark.partition(": ")
+        return name.partition(", as ")[0] if kind == "test" else ""
+
+    @property
+    def file(self) -> str:
+        """Name of the file that it is written to; empty where it is run."""
+        return self.mark.partition(", as ")[2]
+
+    @property
     def place(self) -> str:
         """Where it is."""
         return f"{self.document.name}:{self.line}"
@@ -73,9 +84,8 @@ def read_tests(document: Path) -> dict[str, list[Block]]:
     """Give the blocks of a document that are run, by name."""
     tests: dict[str, list[Block]] = {}
     for block in read_blocks(document):
-        kind, _, name = block.mark.partition(": ")
-        if kind == "test":
-            tests.setdefault(name, []).append(block)
+        if block.test:
+            tests.setdefault(block.test, []).append(block)
     return tests
 
 
@@ -90,7 +100,7 @@ def run_blocks(blocks: Sequence[Block], environment: Mapping[str, str]) -> list[
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
     *printed, _ = re.split(rf"\n{_END} (\d+)\n", result.stdout)
     outputs, states = printed[::2], printed[1::2]
@@ -105,6 +115,10 @@ def _command(block: Block) -> str:
         return (
             f"psql -qX -v ON_ERROR_STOP=1 -v SHOW_CONTEXT=never <<'END_OF_BLOCK'\n{block.text}END_OF_BLOCK\nstatus=$?"
         )
+    if block.file:
+        return f"cat > {block.file} <<'END_OF_BLOCK'\n{block.text}END_OF_BLOCK\nstatus=$?"
+    if block.language == "python":
+        return f"python - <<'END_OF_BLOCK'\n{block.text}END_OF_BLOCK\nstatus=$?"
     # A failure anywhere in the block counts, and what it exports is there for the next one.
     return f"trap 'status=$?' ERR; status=0\n{block.text}trap - ERR"
 

@@ -70,7 +70,7 @@ def test_every_block_is_run_or_is_an_output() -> None:
             continue
         for block in read_blocks(document):
             kind = block.mark.partition(": ")[0]
-            languages = {"test": {"sh", "sql"}, "transcript": {"text"}, "workflow": {"yaml"}, "": {"mermaid"}}
+            languages = {"test": {"sh", "sql", "python"}, "transcript": {"text"}, "workflow": {"yaml"}, "": {"mermaid"}}
             assert block.language in languages.get(kind, set()), f"{block.place}: mark it (see tests/documents.py)"
         text = document.read_text(encoding="utf-8")
         fences = len(re.findall(r"^ *(?:```|~~~)", text, re.MULTILINE))

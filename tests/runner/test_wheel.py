@@ -93,6 +93,20 @@ def test_the_installed_command_deploys_what_the_checkout_would(installed: Path, 
     assert changes.deploy(empty_db, to="@engine").deployed == ()
 
 
+def test_what_is_optional_is_needed_by_its_own_module_only(installed: Path) -> None:
+    """Alembic, which the wheel does not bring."""
+    code = """
+import importlib, pkgutil, pyflowguard
+for module in pkgutil.iter_modules(pyflowguard.__path__):
+    try:
+        importlib.import_module(f"pyflowguard.{module.name}")
+    except ModuleNotFoundError as error:
+        print(module.name, "needs", error.name)
+"""
+    output = subprocess.run([installed / "python", "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert output.stdout == "alembic needs alembic\n"
+
+
 def test_the_package_is_typed(installed: Path) -> None:
     code = "import pyflowguard, pathlib; print((pathlib.Path(pyflowguard.__file__).parent / 'py.typed').exists())"
     output = subprocess.run([installed / "python", "-c", code], capture_output=True, text=True, check=True, cwd="/")
