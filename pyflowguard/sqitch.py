@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -168,8 +169,7 @@ def open_mirror(connection: Connection, plan: Plan, on_notice: NoticeHandler | N
     """
     access = _read_access(connection, plan.registry)
     if not access.exists and access.may_create:
-        for statement in create_statements(plan.registry, Committer.of_environment()):
-            connection.execute(statement)
+        connection.execute(create_statement(plan.registry, Committer.of_environment()))
         access = _read_access(connection, plan.registry)
     role, schema, database = _one(connection.execute(_QUOTED, [plan.registry]))
     if access.exists and not access.is_writable:
@@ -308,17 +308,10 @@ _UPDATE_HASH = sql.SQL("UPDATE {schema}.changes SET script_hash = %s WHERE chang
 # --- Statements
 
 
-def create_statements(registry: str, committer: Committer) -> tuple[sql.Composed, ...]:
-    """Give what makes the registry; sqitch's own DDL makes the same tables."""
-    return (
-        _CREATE.format(schema=sql.Identifier(registry)),
-        _INSERT_RELEASE.format(
-            schema=sql.Identifier(registry),
-            version=sql.Literal(VERSION),
-            committer=committer.name,
-            email=committer.email,
-        ),
-    )
+def create_statement(registry: str, committer: Committer) -> sql.Composed:
+    """Give what makes the registry, one transaction; sqitch's own DDL makes the same tables."""
+    schema, version = sql.Identifier(registry), sql.Literal(VERSION)
+    return _CREATE.format(schema=schema, version=version, committer=committer.name, email=committer.email)
 
 
 def project_statement(plan: Plan, committer: Committer) -> sql.Composed:
@@ -392,7 +385,7 @@ def _text_array(values: Iterable[object]) -> sql.Composable:
 
 
 def _time(plan: Plan, when: datetime | None) -> sql.Composable:
-    moment = sql.SQL("pg_catalog.clock_timestamp()") if when is None else sql.Literal(when.isoformat())
+    moment = sql.SQL("clock_timestamp()") if when is None else sql.Literal(when.isoformat())
     return _NEXT_MOMENT.format(schema=sql.Identifier(plan.registry), project=sql.Literal(plan.project), moment=moment)
 
 
@@ -413,7 +406,9 @@ def _dependency_row(plan: Plan, dependency: Dependency) -> sql.Composable:
 def _find(plan: Plan, dependency: Dependency) -> sql.Composable:
     """Give an expression for the id of the deployed change that a dependency means; as sqitch finds it."""
     name, _, tag = dependency.key.partition("@")
-    template = _FIND_BY_TAG if not name else _FIND_BY_NAME_AND_TAG if tag else _FIND_BY_NAME
+    template = _FIND_BY_NAME_AND_TAG if name and tag else _FIND_BY_TAG if tag else _FIND_BY_NAME
+    if re.fullmatch(r"[0-9a-f]{40}", name):
+        template = _FIND_BY_ID
     return template.format(
         schema=sql.Identifier(plan.registry),
         project=sql.Literal(dependency.project or plan.project),
@@ -422,28 +417,24 @@ def _find(plan: Plan, dependency: Dependency) -> sql.Composable:
     )
 
 
-_NEXT_MOMENT = sql.SQL(
-    "(SELECT GREATEST({moment}::timestamptz, max(e.committed_at) + interval '1 microsecond')"
-    " FROM {schema}.events AS e WHERE e.project = {project})"
-)
+_NEXT_MOMENT = sql.SQL("""
+    (SELECT GREATEST({moment}, max(e.committed_at) + interval '1 microsecond')
+       FROM {schema}.events AS e WHERE e.project = {project})""")
 
-_FIND_BY_NAME = sql.SQL(
-    "(SELECT f.change_id FROM {schema}.changes AS f WHERE (f.project = {project} AND f.change = {name})"
-    " OR f.change_id = {name} ORDER BY f.committed_at LIMIT 1)"
-)
+_FIND_BY_ID = sql.SQL("""
+      (SELECT f.change_id FROM {schema}.changes AS f WHERE f.change_id = {name})""")
 
-_FIND_BY_TAG = sql.SQL("(SELECT f.change_id FROM {schema}.tags AS f WHERE f.project = {project} AND f.tag = {tag})")
+_FIND_BY_NAME = sql.SQL("""
+      (SELECT f.change_id FROM {schema}.changes AS f
+        WHERE f.project = {project} AND f.change = {name} ORDER BY f.committed_at LIMIT 1)""")
 
-_FIND_BY_NAME_AND_TAG = sql.SQL(
-    "(SELECT f.change_id FROM {schema}.changes AS f JOIN {schema}.tags AS t"
-    " ON t.project = f.project AND t.tag = {tag} AND t.committed_at >= f.committed_at"
-    " WHERE f.project = {project} AND f.change = {name} ORDER BY f.committed_at DESC LIMIT 1)"
-)
+_FIND_BY_TAG = sql.SQL("""
+      (SELECT f.change_id FROM {schema}.tags AS f WHERE f.project = {project} AND f.tag = {tag})""")
 
-_INSERT_RELEASE = sql.SQL("""
-INSERT INTO {schema}.releases (version, installer_name, installer_email)
-VALUES ({version}, {committer}, {email})
-""")
+_FIND_BY_NAME_AND_TAG = sql.SQL("""
+      (SELECT f.change_id FROM {schema}.changes AS f JOIN {schema}.tags AS t
+           ON t.project = f.project AND t.tag = {tag} AND t.committed_at >= f.committed_at
+        WHERE f.project = {project} AND f.change = {name} ORDER BY f.committed_at DESC LIMIT 1)""")
 
 _INSERT_PROJECT = sql.SQL("""
 INSERT INTO {schema}.projects (project, uri, creator_name, creator_email)
@@ -454,8 +445,10 @@ ON CONFLICT DO NOTHING
 _INSERT_CHANGE = sql.SQL("""deployed AS (
   INSERT INTO {schema}.changes (change_id, script_hash, change, project, note, committed_at,
     committer_name, committer_email, planned_at, planner_name, planner_email)
-  VALUES ({id}, {hash}, {change}, {project}, {note}, {time},
-    {committer}, {email}, {planned_at}, {planner}, {planner_email})
+  VALUES ({id}, {hash},
+    {change}, {project}, {note},{time},
+    {committer}, {email},
+    {planned_at}, {planner}, {planner_email})
   ON CONFLICT (change_id) DO NOTHING
   RETURNING *
 )""")
@@ -480,7 +473,8 @@ _INSERT_DEPENDENCIES = sql.SQL("""dependent AS (
 _LOG_DEPLOY = sql.SQL("""
 INSERT INTO {schema}.events (event, change_id, change, project, note, requires, conflicts, tags, committed_at,
   committer_name, committer_email, planned_at, planner_name, planner_email)
-SELECT 'deploy', change_id, change, project, note, {requires}, {conflicts}, {event_tags}, committed_at,
+SELECT 'deploy', change_id, change, project, note,
+       {requires}, {conflicts}, {event_tags}, committed_at,
        committer_name, committer_email, planned_at, planner_name, planner_email
   FROM deployed
 """)
@@ -604,5 +598,7 @@ CREATE TABLE {schema}.events (
   PRIMARY KEY (change_id, committed_at)
 );
 COMMENT ON TABLE {schema}.events IS 'All that happened: changes deployed, reverted, and failed.';
+
+INSERT INTO {schema}.releases (version, installer_name, installer_email) VALUES ({version}, {committer}, {email});
 COMMIT;
 """)
