@@ -1,8 +1,8 @@
 """Writes a roll-out, or the way back, as one file for people who may only use psql.
 
 A script is one transaction, or one statement that cannot run in a transaction. Into a transaction the change's verify
-script and its record are put, before COMMIT: then all of it is done or nothing. The record is sqitch's, which pyflowguard
-reads.
+script and its record are put, before COMMIT: then all of it is done or nothing. The record is that of sqitch, which
+pyflowguard reads too.
 """
 
 from __future__ import annotations

@@ -766,8 +766,14 @@ SET search_path TO pyflowguard;
 
 _REGISTRY_TABLES = """
 BEGIN;
-CREATE SCHEMA IF NOT EXISTS pyflowguard;
-COMMENT ON SCHEMA pyflowguard IS 'Which change sets the pyflowguard command has deployed into this database.';
+DO $create$
+BEGIN
+  IF to_regnamespace('pyflowguard') IS NULL THEN  -- else IF NOT EXISTS would still want the right to create one
+    CREATE SCHEMA pyflowguard;
+    COMMENT ON SCHEMA pyflowguard IS 'Which change sets the pyflowguard command has deployed into this database.';
+  END IF;
+END;
+$create$;
 
 CREATE TABLE pyflowguard.deployment (
   change_id   text        PRIMARY KEY,

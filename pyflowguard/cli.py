@@ -790,7 +790,7 @@ class _Progress:
             if self.live:
                 self.live.update(f"{event.action} {event.number}/{event.total} {event.change.name}")
         elif not self.quiet:
-            how = " (picked up)" if event.action == "record" else ""
+            how = " (recorded)" if event.action == "record" else ""
             click.echo(f"  {self.SIGNS[event.action]} {event.change.label} .. ok{how}")
 
     def show_guard(self, event: online.Step | online.Waiting) -> None:

@@ -30,7 +30,7 @@ VERSION = "1.1"
 
 @dataclass(frozen=True)
 class Deployed:
-    """A change that the registry has as deployed; an old registry may lack the hash."""
+    """A change that the registry has as deployed; of an old one, the hash is not known."""
 
     change_id: str
     change: str
@@ -278,7 +278,7 @@ _READ_VERSION = sql.SQL("SELECT max(version)::numeric::text FROM {schema}.releas
 _READ_PROJECTS = sql.SQL("SELECT project, uri FROM {schema}.projects WHERE project = %s OR uri = %s")
 
 _READ_CHANGES = sql.SQL("""
-SELECT change_id, change, script_hash, committed_at, committer_name
+SELECT change_id, change, NULLIF(script_hash, change_id), committed_at, committer_name
   FROM {schema}.changes WHERE project = %s ORDER BY committed_at
 """)
 
@@ -310,8 +310,14 @@ _UPDATE_HASH = sql.SQL("UPDATE {schema}.changes SET script_hash = %s WHERE chang
 
 def create_statement(registry: str, committer: Committer) -> sql.Composed:
     """Give what makes the registry, one transaction; sqitch's own DDL makes the same tables."""
-    schema, version = sql.Identifier(registry), sql.Literal(VERSION)
-    return _CREATE.format(schema=schema, version=version, committer=committer.name, email=committer.email)
+    schema = sql.Identifier(registry)
+    return _CREATE.format(
+        schema=schema,
+        name=sql.Literal(schema.as_string(None)),
+        version=sql.Literal(VERSION),
+        committer=committer.name,
+        email=committer.email,
+    )
 
 
 def project_statement(plan: Plan, committer: Committer) -> sql.Composed:
@@ -515,8 +521,14 @@ SELECT 'revert', change_id, change, project, note,
 
 _CREATE = sql.SQL("""
 BEGIN;
-CREATE SCHEMA IF NOT EXISTS {schema};
-COMMENT ON SCHEMA {schema} IS 'Which changes are deployed: the registry of sqitch, which pyflowguard keeps too.';
+DO $create$
+BEGIN
+  IF to_regnamespace({name}) IS NULL THEN  -- else IF NOT EXISTS would still want the right to create one
+    CREATE SCHEMA {schema};
+    COMMENT ON SCHEMA {schema} IS 'Which changes are deployed: the registry of sqitch, which pyflowguard keeps too.';
+  END IF;
+END;
+$create$;
 
 CREATE TABLE {schema}.releases (
   version         real        PRIMARY KEY,
