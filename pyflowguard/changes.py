@@ -554,15 +554,17 @@ class _Runner:
         self, connection: Connection, change: Change, dependency: Dependency, present: set[str]
     ) -> None:
         """Check what the order of the plan does not settle: other projects' changes, and conflicts."""
+        by_sqitch = False
         if dependency.project is not None:
             records = _merge_records(
                 _read_records(connection, dependency.project),
                 sqitch.read(connection, self.plan, dependency.project),
             )
             present = {record.change for record in records} | {record.change_id for record in records}
+            by_sqitch = sqitch.is_deployed(connection, self.plan, dependency)  # which knows tags
         elif not dependency.conflict:
             return
-        is_there = dependency.key.partition("@")[0] in present
+        is_there = by_sqitch or dependency.key.partition("@")[0] in present
         if dependency.conflict and is_there:
             raise DependencyMissing(
                 f"{change.name} conflicts with {dependency}, which is deployed.", hint=f"Revert {dependency} first."

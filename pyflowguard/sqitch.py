@@ -98,6 +98,14 @@ def read(connection: Connection, plan: Plan, project: str | None = None) -> Hist
     return History(tuple(Deployed(*row) for row in changes), dict(reverted))
 
 
+def is_deployed(connection: Connection, plan: Plan, dependency: Dependency) -> bool:
+    """Whether the registry has what a change requires, or conflicts with; False where there is none to be read."""
+    if not _read_access(connection, plan.registry).is_readable:
+        return False
+    (found,) = _one(connection.execute(sql.SQL("SELECT {}").format(dependency_is_deployed(plan, dependency))))
+    return bool(found)
+
+
 class Mirror:
     """The registry, open for writing on a connection that records what happens to the changes of a plan."""
 

@@ -211,8 +211,8 @@ def test_the_registry_is_as_sqitch_writes_it(
     sets.add_table("b", dependencies="a @v1 a@v1.1")
     sets.add("c", "TABLE missing;", dependencies="b !base:gone")
     with databases.new() as by_sqitch, databases.new() as by_pyflowguard:
-        for directory in (base.directory, sets.directory):
-            last = sqitch(by_sqitch, directory, "deploy", "--verify", "--mode", "change", check=False)
+        sqitch(by_sqitch, base.directory, "deploy")
+        last = sqitch(by_sqitch, sets.directory, "deploy", "--verify", "--mode", "change", check=False)
         assert 'relation "missing" does not exist' in last.stderr, last.stderr
         sqitch(by_sqitch, sets.directory, "revert", "-y", "--to", "a")
         sqitch(by_sqitch, sets.directory, "deploy", "--to", "b")
