@@ -130,14 +130,14 @@ def test_they_take_turns(sqitch: Sqitch, empty_db: str, three: ChangeSets, table
     turn = Turn(sqitch, empty_db, read_plan(three.directory))
     planned = names(turn.plan.changes)
     deployed = 0
-    for step in range(5):
+    for step in range(4):
         choices = ["deploy", "deploy"] * (deployed < len(planned)) + ["revert", "verify"] * (deployed > 0)
         runner, action = chance.choice(["sqitch", "pyflowguard"]), chance.choice(choices)
         deployed = turn.take(runner, action, deployed)
         said = f"seed {seed}, step {step}: {runner} {action}"
         assert here(empty_db, three.directory) == planned[:deployed], said
         assert tables(empty_db) == set(planned[:deployed]), said
-        if runner == "pyflowguard" or step == 4:  # sqitch knows what it did itself
+        if runner == "pyflowguard" or step == 3:  # sqitch knows what it did itself
             assert there(sqitch, empty_db, three.directory) == planned[:deployed], said
     assert changes.revert(empty_db, directory=three.directory).reverted == turn.plan.changes[:deployed][::-1]
     assert tables(empty_db) == set()
@@ -204,7 +204,7 @@ def test_the_registry_is_as_sqitch_writes_it(
     base, sets = ChangeSets(tmp_path / "base", "base"), ChangeSets(tmp_path / "sets")
     base.add_table("z")
     base.tag("z1")
-    sets.plan.write_text(sets.plan.read_text().replace("=demo\n", "=demo\n%uri=https://example.org/Démo\n"))
+    sets.plan.write_text(sets.plan.read_text().replace("=demo\n", "=demo\n%uri=https://Example.org:443\n"))
     sets.add_table("a", dependencies="base:z base:z@z1 base:@z1 !base:gone@z1")
     sets.tag("v1")
     sets.tag("v1.1")
