@@ -492,10 +492,7 @@ class _Runner:
                     registry.accept_edit(change, self.plan.script_hash(change))
             edited = ()
         _refuse_edits(edited if pending else ())
-        if registry.mirror is not None:
-            registry.mirror.check_tags(self.plan.changes[max(len(records) - 1, 0) : end])
-            if records:
-                registry.mirror.tagged(self.plan.changes[len(records) - 1])
+        self._record_new_tags(registry, len(records), end)
         for number, change in enumerate(pending, 1):
             migration = _ChangeMigration(self, change, verify=verify)
             if log_only:
@@ -514,11 +511,20 @@ class _Runner:
             return DeployResult((), recorded + pending, edited, dry_run=False)
         return DeployResult(pending, recorded, edited, dry_run=False)
 
+    def _record_new_tags(self, registry: _Registry, deployed: int, end: int) -> None:
+        """Tell sqitch which tags the last deployed change has gained; refuse those that it knows otherwise."""
+        if registry.mirror is None:
+            return
+        registry.mirror.check_tags(self.plan.changes[max(deployed - 1, 0) : end])
+        if deployed:
+            registry.mirror.tagged(self.plan.changes[deployed - 1])
+
     def adopt(self, registry: _Registry, end: int, recorded: tuple[Change, ...]) -> AdoptResult:
         """Record what verifies of what is pending before position `end`, up to the first change that does not."""
         records = registry.records(self.plan)
         pending = self._pending(registry.connection, records, end, sent=False)
         _refuse_edits(self._edited(records) if pending else ())
+        self._record_new_tags(registry, len(records), end)
         adopted = list(recorded)
         for number, change in enumerate(pending, 1):
             present, failure = self.is_there(change)

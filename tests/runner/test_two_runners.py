@@ -425,20 +425,18 @@ def test_a_project_with_another_uri_is_refused(sqitch: Sqitch, empty_db: str, th
     refused(PlanDiverged, match, empty_db, three)
 
 
-def test_a_tag_that_was_moved_is_refused(empty_db: str, three: ChangeSets) -> None:
-    changes.deploy(empty_db, directory=three.directory, to="b")
-    lines = three.plan.read_text().splitlines(keepends=True)
-    moved = [line for line in lines if not line.startswith("@v1")] + [line for line in lines if line.startswith("@v1")]
-    three.plan.write_text("".join(moved).replace("a@v1", "a"))
-    # the plan's first line that names the tag changes with it, so a plan without that dependency is deployed first
-    changes_of = three.plan.read_text()
-    execute(empty_db, "DROP SCHEMA sqitch, pyflowguard CASCADE; DROP TABLE a, b")
-    three.plan.write_text("".join(lines).replace("a@v1", "a"))
-    changes.deploy(empty_db, directory=three.directory, to="b")
-    three.plan.write_text(changes_of)
-    with pytest.raises(PlanDiverged, match="another tag @v1, at a; the plan has it at c"):
-        changes.deploy(empty_db, directory=three.directory)
-    assert here(empty_db, three.directory) == ["a", "b"]
+def test_a_tag_that_was_moved_is_refused(empty_db: str, sets: ChangeSets) -> None:
+    sets.add_table("a")
+    tagless = sets.plan.read_text()
+    sets.tag("v1")
+    changes.deploy(empty_db, directory=sets.directory)
+    sets.plan.write_text(tagless)
+    sets.add_table("b")
+    sets.tag("v1")
+    for act in (changes.deploy, changes.adopt):
+        with pytest.raises(PlanDiverged, match="another tag @v1, at a; the plan has it at b"):
+            act(empty_db, directory=sets.directory)
+    assert here(empty_db, sets.directory) == ["a"]
 
 
 def test_a_registry_of_another_version_is_refused(sqitch: Sqitch, empty_db: str, three: ChangeSets) -> None:
