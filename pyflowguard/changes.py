@@ -448,6 +448,7 @@ class _Runner:
             migration = _ChangeMigration(self, change, verify=False)
             present, failure = self.is_there(change)
             if attempt.action == "deploy" and present:
+                self._refuse_gap(registry, change)
                 with self.progress("record", change, 1, 1):
                     registry.record(migration, attempt.script_hash)
                 recorded.append(change)
@@ -461,6 +462,17 @@ class _Runner:
             else:
                 registry.end_attempt(change.id)
         return tuple(recorded)
+
+    def _refuse_gap(self, registry: _Registry, change: Change) -> None:
+        """Raise PlanDiverged if sqitch has reverted what comes before a change that an interrupted deployer left."""
+        before = self.plan.changes[: self.plan.changes.index(change)]
+        reverted = before[len(registry.records(self.plan)) :]
+        if reverted:
+            raise PlanDiverged(
+                f"A deployer ended when {change.name} was deployed, and sqitch has reverted {reverted[0].name} since.",
+                hint=f"Nothing was changed. Revert it by hand, then run this again: "
+                f"psql --file {self.plan.revert_file(change)}",
+            )
 
     def _refuse_later(self, registry: _Registry, change: Change) -> None:
         """Raise PlanDiverged if sqitch has gone on from a change that an interrupted revert took away."""

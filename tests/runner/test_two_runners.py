@@ -573,6 +573,21 @@ def test_sqitch_goes_on_from_what_an_interrupted_deployer_took_away(
     assert here(empty_db, sets.directory) == there(sqitch, empty_db, sets.directory) == ["a", "b", "c"]
 
 
+def test_sqitch_goes_back_before_what_an_interrupted_deployer_left(
+    sqitch: Sqitch, empty_db: str, sets: ChangeSets, tables: Tables
+) -> None:
+    sets.add_table("a")
+    changes.deploy(empty_db, directory=sets.directory)
+    sets.add_table("b")
+    kill_between_script_and_record(empty_db, sets, ["deploy"], lambda: "b" in tables(empty_db))
+    sqitch(empty_db, sets.directory, "revert", "-y")
+    with pytest.raises(PlanDiverged, match="ended when b was deployed, and sqitch has reverted a since") as caught:
+        changes.deploy(empty_db, directory=sets.directory)
+    assert caught.value.hint is not None
+    execute(empty_db, Path(caught.value.hint.partition("psql --file ")[2]).read_text())
+    assert names(changes.deploy(empty_db, directory=sets.directory).deployed) == ["a", "b"]
+
+
 # --- Adopting
 
 
