@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pyflowguard.errors import PlanError, UsageError
 
@@ -129,7 +129,7 @@ class OnlineRemark:
 class Plan:
     """The changes of one project in the order in which they are deployed, and where their scripts are.
 
-    `registry` is the schema in which sqitch keeps its record.
+    `registry` is the schema in which sqitch keeps its record, `uri` the project's as it is written there.
     """
 
     project: str
@@ -344,7 +344,7 @@ class _Reader:
                     raise self._error(f'"{value}" cannot be the name of a project.')
                 self.project = value
             elif match["name"] == "uri":
-                self.uri = _canonical_uri(value)
+                self.uri = quote(value, safe="!*'();:@&=+$,/?#-_.~%")
         if not self.project:
             self.line = 1
             raise self._error("the plan has no %project pragma.")
@@ -447,7 +447,7 @@ class _Reader:
     def _info(self, *head: str, planner: str, planned_at: datetime, after: Sequence[str] = (), note: str) -> str:
         lines = [f"project {self.project}"]
         if self.uri:
-            lines.append(f"uri {self.uri}")
+            lines.append(f"uri {_canonical_uri(self.uri)}")
         lines += [*head, f"planner {planner}", f"date {planned_at.replace(tzinfo=None).isoformat()}Z", *after]
         if note not in {"", "0"}:  # sqitch takes a note of 0 for none
             lines += ["", note]

@@ -204,7 +204,7 @@ def test_the_registry_is_as_sqitch_writes_it(
     base, sets = ChangeSets(tmp_path / "base", "base"), ChangeSets(tmp_path / "sets")
     base.add_table("z")
     base.tag("z1")
-    sets.plan.write_text(sets.plan.read_text().replace("=demo\n", "=demo\n%uri=https://Example.org:443\n"))
+    sets.plan.write_text(sets.plan.read_text().replace("=demo\n", "=demo\n%uri=https://Example.org:443/Démo\n"))
     sets.add_table("a", dependencies="base:z base:z@z1 base:@z1 !base:gone@z1")
     sets.tag("v1")
     sets.tag("v1.1")
