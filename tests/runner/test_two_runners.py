@@ -187,10 +187,10 @@ CONTENT = {
 
 
 def content(dsn: str) -> dict[str, list[tuple[object, ...]]]:
-    """All that the registry holds but for times, in the order in which it was written."""
+    """All that the registry holds but for times, changes and events in the order in which they came."""
     found = {}
     for table, query in CONTENT.items():
-        order = "committed_at, 1" if "planner" in query else "1, 3" if table == "dependencies" else "1"
+        order = {"changes": "committed_at", "events": "committed_at", "dependencies": "1, 3"}.get(table, "1")
         found[table] = rows(dsn, f"{query} FROM sqitch.{table} ORDER BY {order}")
     return found
 
