@@ -3,17 +3,16 @@
 yoyo-migrations applies and records the changes, one yoyo migration a change, under the id that sqitch gives it. What
 yoyo does not know is kept beside its tables in the schema `pyflowguard`: the hash of the script that was deployed, by
 whom, and what is being attempted right now, so that a deployer killed between applying and recording is picked up.
+sqitch's registry is written in the same transaction, and what sqitch wrote there counts as if it were written here.
 """
 
 from __future__ import annotations
 
-import getpass
-import os
 import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -25,7 +24,7 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, MigrationList, StepCollector
 
-from pyflowguard import online
+from pyflowguard import online, sqitch
 from pyflowguard.database import Connection, NoticeHandler, connect, readable_errors, run_script, waits_for_lock
 from pyflowguard.errors import (
     DependencyMissing,
@@ -123,6 +122,16 @@ class DeployResult:
 
 
 @dataclass(frozen=True)
+class AdoptResult:
+    """What adopt() recorded; `stopped_at` is the first change that is not there, None if there is none, and why."""
+
+    adopted: tuple[Change, ...]
+    stopped_at: Change | None
+    failure: ScriptFailed | None
+    dry_run: bool
+
+
+@dataclass(frozen=True)
 class RevertResult:
     """What a revert did: the changes reverted, last first; in a dry run, what it would do."""
 
@@ -161,11 +170,11 @@ def deploy(
     a statement waits `guard_lock_timeout` for its lock and is tried again until `guard_deadline` has passed; `on_guard`
     is told. What is built then stays if the deployment stops there; the next one goes on. Each change is verified after
     it is deployed, and reverted if it does not verify. `log_only` records the changes as deployed without running them
-    (once they verify): for a database that another tool deployed. `accept_edits` takes the scripts as they are now for
-    those that were deployed. A dry run reads only, and takes no lock.
+    (once they verify): all of them or an error, where adopt() finds out how many there are. `accept_edits` takes the
+    scripts as they are now for those that were deployed. A dry run reads only, and takes no lock.
 
-    Raises UsageError for a `to` that the plan does not have, PlanDiverged, ScriptEdited, DependencyMissing,
-    LockNotObtained, ScriptFailed, VerifyFailed, and what connecting raises.
+    Raises UsageError for a `to` that the plan does not have, PlanDiverged, RegistryUnfit, ScriptEdited,
+    DependencyMissing, LockNotObtained, ScriptFailed, VerifyFailed, and what connecting raises.
     """
     plan = read_plan(directory)
     end = len(plan.changes) if to is None else plan.index_of(to) + 1
@@ -202,6 +211,38 @@ def _go_online(dsn: str, remark: OnlineRemark, **options: Any) -> None:  # noqa:
         )
 
 
+def adopt(
+    dsn: str = "",
+    *,
+    to: str | None = None,
+    directory: Path | None = None,
+    dry_run: bool = False,
+    lock_timeout: timedelta = LOCK_TIMEOUT,
+    on_progress: ProgressHandler | None = None,
+    on_notice: NoticeHandler | None = None,
+) -> AdoptResult:
+    """Record as deployed what is there without a record, as far as each change verifies, in order and up to `to`.
+
+    No deploy script is run. It stops at the first change that does not verify, or has no verify script, and says so.
+    A dry run verifies, records nothing and takes no lock. Raises what deploy() raises.
+    """
+    plan = read_plan(directory)
+    end = len(plan.changes) if to is None else plan.index_of(to) + 1
+    runner = _Runner(dsn, plan, on_progress, on_notice)
+    if dry_run:
+        pending = runner.plan_deployment(end, sent=False).deployed
+        adopted: list[Change] = []
+        for change in pending:
+            present, failure = runner.is_there(change)
+            if not present:
+                return AdoptResult(tuple(adopted), change, failure, dry_run=True)
+            adopted.append(change)
+        return AdoptResult(tuple(adopted), None, None, dry_run=True)
+    with runner.registry(lock_timeout) as registry:
+        recorded = runner.settle(registry)
+        return runner.adopt(registry, end, recorded)
+
+
 def revert(
     dsn: str = "",
     *,
@@ -224,11 +265,13 @@ def revert(
         return RevertResult(runner.to_revert(runner.read_records(), to, keep), dry_run=True)
     with runner.registry(lock_timeout) as registry:
         runner.settle(registry)
-        doomed = runner.to_revert(registry.records(plan.project), to, keep)
+        doomed = runner.to_revert(registry.records(plan), to, keep)
+        if registry.mirror is not None:
+            registry.mirror.check_dependents(doomed)
         for number, change in enumerate(doomed, 1):
             with runner.progress("revert", change, number, len(doomed)):
                 registry.begin_attempt(plan, change, "revert")
-                with registry.forgetting_a_clean_failure(change):
+                with registry.forgetting_a_clean_failure(change, "revert"):
                     registry.rollback_one(_ChangeMigration(runner, change, verify=False))
         return RevertResult(doomed, dry_run=False)
 
@@ -260,13 +303,13 @@ def verify(
 def status(dsn: str = "", *, directory: Path | None = None) -> Status:
     """Say of each change of the plan whether it is deployed, edited since, interrupted or pending; reads only.
 
-    Raises PlanDiverged if the database has changes that the plan has not, or in another order.
+    What sqitch has deployed or reverted counts, also where it is not recorded here yet. Raises PlanDiverged if the
+    database has changes that the plan has not, or in another order.
     """
     plan = read_plan(directory)
     with connect(dsn) as connection, readable_errors("reading what is deployed"):
-        records = _read_records(connection, plan.project)
+        records = _read_deployed(connection, plan)
         attempted = {attempt.change_id for attempt in _read_attempts(connection, plan.project)}
-    _check_history(plan, records)
     entries = []
     for index, change in enumerate(plan.changes):
         record = records[index] if index < len(records) else None
@@ -274,7 +317,7 @@ def status(dsn: str = "", *, directory: Path | None = None) -> Status:
         if change.id in attempted:
             state = "interrupted"
         elif record is not None:
-            state = "deployed" if record.script_hash == plan.script_hash(change) else "edited"
+            state = "edited" if _is_edited(plan, change, record) else "deployed"
         entries.append(ChangeStatus(change, state, record))
     return Status(plan.project, tuple(entries))
 
@@ -300,6 +343,8 @@ class _Runner:
                 self._take_lock(registry.connection, lock_timeout)
             with readable_errors("opening the registry"):
                 registry.create()
+                registry.mirror = sqitch.open_mirror(registry.connection, self.plan, self.on_notice)
+                self._agree_with_sqitch(registry)
             with readable_errors("recording the deployment"):
                 yield registry
 
@@ -335,9 +380,26 @@ class _Runner:
     def read_records(self) -> tuple[Record, ...]:
         """Read what is deployed without a lock, and check it against the plan."""
         with connect(self.dsn) as connection, readable_errors("reading what is deployed"):
-            records = _read_records(connection, self.plan.project)
-        _check_history(self.plan, records)
-        return records
+            return _read_deployed(connection, self.plan)
+
+    def _agree_with_sqitch(self, registry: _Registry) -> None:
+        """Record what sqitch did since, and tell its registry what it does not know; what contradicts is refused."""
+        own = _read_records(registry.connection, self.plan.project)
+        history = sqitch.read(registry.connection, self.plan)
+        records = _merge(self.plan, own, history)
+        kept = {record.change_id for record in records if record in own}
+        by_id = {change.id: change for change in self.plan.changes}
+        for record in reversed(own):
+            if record.change_id not in kept:
+                registry.forget(record)
+        told = {deployed.change_id for deployed in history.deployed}
+        for record in records:
+            if record.change_id not in kept:
+                migration = _ChangeMigration(self, by_id[record.change_id], verify=False)
+                registry.record(migration, record.script_hash, origin=record)
+            elif registry.mirror is not None and record.change_id not in told:
+                change = by_id[record.change_id]
+                registry.mirror.deployed(change, record.script_hash, when=record.deployed_at, by=record.deployed_by)
 
     def run(self, file: Path, *, action: str) -> None:
         """Run a script on a connection of its own."""
@@ -352,11 +414,18 @@ class _Runner:
         self.run(file, action=f"verifying {change.name}")
         return True
 
-    def plan_deployment(self, end: int) -> DeployResult:
-        """Say what deploy() would do."""
+    def is_there(self, change: Change) -> tuple[bool, ScriptFailed | None]:
+        """Say whether the change's verify script tells that it is deployed, and if not, what it said if it has one."""
+        try:
+            return self.verify(change), None
+        except ScriptFailed as failure:
+            return False, failure
+
+    def plan_deployment(self, end: int, *, sent: bool = True) -> DeployResult:
+        """Say what deploy() would do, or adopt() look at (not `sent`)."""
         with connect(self.dsn) as connection, readable_errors("reading what is deployed"):
-            records = _read_records(connection, self.plan.project)
-            pending = self._pending(connection, records, end, sent=True)
+            records = _read_deployed(connection, self.plan)
+            pending = self._pending(connection, records, end, sent=sent)
         edited = self._edited(records)
         _refuse_edits(edited if pending else ())
         return DeployResult(pending, (), edited, dry_run=True)
@@ -377,24 +446,42 @@ class _Runner:
                     hint="Deploy with the plan that was used then.",
                 )
             migration = _ChangeMigration(self, change, verify=False)
-            try:
-                checked, present = self.verify(change), True
-            except ScriptFailed:
-                checked, present = True, False
-            if attempt.action == "deploy" and checked and present:
+            present, failure = self.is_there(change)
+            if attempt.action == "deploy" and present:
+                self._refuse_gap(registry, change)
                 with self.progress("record", change, 1, 1):
-                    registry.script_hash = attempt.script_hash
-                    registry.mark_migrations(MigrationList([migration]))
+                    registry.record(migration, attempt.script_hash)
                 recorded.append(change)
-            elif attempt.action == "revert" and not (checked and present):
+            elif attempt.action == "revert" and not present:
+                self._refuse_later(registry, change)
                 with self.progress("revert", change, 1, 1):
-                    if checked:
+                    if failure is not None:
                         registry.unmark_migrations(MigrationList([migration]))
                     else:
                         registry.rollback_one(migration)
             else:
-                registry.end_attempt(change)
+                registry.end_attempt(change.id)
         return tuple(recorded)
+
+    def _refuse_gap(self, registry: _Registry, change: Change) -> None:
+        """Raise PlanDiverged if sqitch has reverted what comes before a change that an interrupted deployer left."""
+        before = self.plan.changes[: self.plan.changes.index(change)]
+        reverted = before[len(registry.records(self.plan)) :]
+        if reverted:
+            raise PlanDiverged(
+                f"A deployer ended when {change.name} was deployed, and sqitch has reverted {reverted[0].name} since.",
+                hint=f"Nothing was changed. Revert it by hand, then run this again: "
+                f"psql --file {self.plan.revert_file(change)}",
+            )
+
+    def _refuse_later(self, registry: _Registry, change: Change) -> None:
+        """Raise PlanDiverged if sqitch has gone on from a change that an interrupted revert took away."""
+        last = registry.records(self.plan)[-1]
+        if last.change_id != change.id:
+            raise PlanDiverged(
+                f"A deployer ended while it was to revert {change.name}, and sqitch has deployed {last.change} since.",
+                hint=f"Nothing was changed. Go back with sqitch first: sqitch revert --to {change.name}",
+            )
 
     def deploy(
         self,
@@ -408,38 +495,60 @@ class _Runner:
         go_online: Callable[[OnlineRemark], None],
     ) -> DeployResult:
         """Deploy, or only record, what is pending before position `end`."""
-        records = registry.records(self.plan.project)
-        if not records and not log_only:
-            _refuse_sqitch(registry.connection, self.plan)
+        records = registry.records(self.plan)
         pending = self._pending(registry.connection, records, end, sent=not log_only)
         edited = self._edited(records)
         if accept_edits:
             for change in edited:
-                registry.accept_edit(change, self.plan.script_hash(change))
+                with registry.transaction():
+                    registry.accept_edit(change, self.plan.script_hash(change))
             edited = ()
         _refuse_edits(edited if pending else ())
+        self._record_new_tags(registry, len(records), end)
         for number, change in enumerate(pending, 1):
             migration = _ChangeMigration(self, change, verify=verify)
             if log_only:
                 with self.progress("record", change, number, len(pending)):
                     if verify:
                         self.verify(change)
-                    registry.script_hash = self.plan.script_hash(change)
-                    registry.mark_migrations(MigrationList([migration]))
+                    registry.record(migration, self.plan.script_hash(change))
                 continue
             with self.progress("deploy", change, number, len(pending)):
                 for remark in self.plan.online_remarks(change):
                     go_online(remark)
                 registry.begin_attempt(self.plan, change, "deploy")
-                with registry.forgetting_a_clean_failure(change):
+                with registry.forgetting_a_clean_failure(change, "deploy"):
                     registry.apply_one(migration)
         if log_only:
             return DeployResult((), recorded + pending, edited, dry_run=False)
         return DeployResult(pending, recorded, edited, dry_run=False)
 
+    def _record_new_tags(self, registry: _Registry, deployed: int, end: int) -> None:
+        """Tell sqitch which tags the last deployed change has gained; refuse those that it knows otherwise."""
+        if registry.mirror is None:
+            return
+        registry.mirror.check_tags(self.plan.changes[max(deployed - 1, 0) : end])
+        if deployed:
+            registry.mirror.tagged(self.plan.changes[deployed - 1])
+
+    def adopt(self, registry: _Registry, end: int, recorded: tuple[Change, ...]) -> AdoptResult:
+        """Record what verifies of what is pending before position `end`, up to the first change that does not."""
+        records = registry.records(self.plan)
+        pending = self._pending(registry.connection, records, end, sent=False)
+        _refuse_edits(self._edited(records) if pending else ())
+        self._record_new_tags(registry, len(records), end)
+        adopted = list(recorded)
+        for number, change in enumerate(pending, 1):
+            present, failure = self.is_there(change)
+            if not present:
+                return AdoptResult(tuple(adopted), change, failure, dry_run=False)
+            with self.progress("record", change, number, len(pending)):
+                registry.record(_ChangeMigration(self, change, verify=False), self.plan.script_hash(change))
+            adopted.append(change)
+        return AdoptResult(tuple(adopted), None, None, dry_run=False)
+
     def to_revert(self, records: Sequence[Record], to: str | None, keep: int) -> tuple[Change, ...]:
         """List the changes to revert so that the first `keep` stay, last first."""
-        _check_history(self.plan, records)
         if to is not None and keep > len(records):
             raise UsageError(f"{to} is not deployed, so nothing can be reverted to it.")
         return tuple(reversed(self.plan.changes[keep : len(records)]))
@@ -448,11 +557,10 @@ class _Runner:
         self, connection: Connection, records: Sequence[Record], end: int, *, sent: bool
     ) -> tuple[Change, ...]:
         """List the changes that are not deployed yet; raises for what would stop them, before anything is run."""
-        _check_history(self.plan, records)
         pending = self.plan.changes[len(records) : end]
         present = {record.change for record in records}
+        self.plan.check_script_hashes(end)
         for change in pending:
-            self.plan.script_hash(change)  # raises if there is no script
             if sent:
                 self.plan.online_remarks(change)  # raises if one cannot be read
             for dependency in change.requires + change.conflicts:
@@ -464,12 +572,17 @@ class _Runner:
         self, connection: Connection, change: Change, dependency: Dependency, present: set[str]
     ) -> None:
         """Check what the order of the plan does not settle: other projects' changes, and conflicts."""
+        by_sqitch = False
         if dependency.project is not None:
-            records = _read_records(connection, dependency.project)
+            records = _merge_records(
+                _read_records(connection, dependency.project),
+                sqitch.read(connection, self.plan, dependency.project),
+            )
             present = {record.change for record in records} | {record.change_id for record in records}
+            by_sqitch = sqitch.is_deployed(connection, self.plan, dependency)  # which knows tags
         elif not dependency.conflict:
             return
-        is_there = dependency.key.partition("@")[0] in present
+        is_there = by_sqitch or dependency.key.partition("@")[0] in present
         if dependency.conflict and is_there:
             raise DependencyMissing(
                 f"{change.name} conflicts with {dependency}, which is deployed.", hint=f"Revert {dependency} first."
@@ -483,7 +596,7 @@ class _Runner:
         return tuple(
             change
             for change, record in zip(self.plan.changes, records, strict=False)
-            if self.plan.script_hash(change) != record.script_hash
+            if _is_edited(self.plan, change, record)
         )
 
 
@@ -547,6 +660,8 @@ class _Registry(PostgresqlPsycopgBackend):  # type: ignore[misc]
         self.dsn = dsn
         self.on_notice = on_notice
         self.script_hash = ""  # of the change that is about to be marked
+        self.origin: Record | None = None  # what sqitch recorded of it
+        self.mirror: sqitch.Mirror | None = None
         super().__init__(DatabaseURI("postgresql+psycopg", None, None, None, None, None, {}), "migration")
 
     def connect(self, dburi: DatabaseURI) -> Connection:  # noqa: ARG002
@@ -575,45 +690,61 @@ class _Registry(PostgresqlPsycopgBackend):  # type: ignore[misc]
             "id": str(uuid.uuid4()),
             "migration_id": migration.id if migration else None,
             "migration_hash": migration.hash if migration else None,
-            "username": _os_user(),
+            "username": sqitch.os_user(),
             "hostname": socket.gethostname(),
             "created_at_utc": datetime.now(timezone.utc).replace(tzinfo=None),
             "operation": operation,
         }
 
     def mark_one(self, migration: _ChangeMigration, log: bool = True) -> None:
-        """Record a change as deployed: yoyo's row, ours, and the end of the attempt, in yoyo's one transaction."""
+        """Record a change as deployed: yoyo's row, sqitch's, ours and the attempt's end, in one transaction."""
         super().mark_one(migration, log=log)
-        self.connection.execute(
-            _INSERT_DEPLOYMENT,
-            [migration.id, migration.runner.plan.project, migration.change.name, self.script_hash],
-        )
-        self.end_attempt(migration.change)
+        change, project = migration.change, migration.runner.plan.project
+        when, by = None, None
+        if self.origin is not None:
+            when, by = self.origin.deployed_at, self.origin.deployed_by
+        elif self.mirror is not None:
+            when = self.mirror.deployed(change, self.script_hash)
+        self.connection.execute(_INSERT_DEPLOYMENT, [change.id, project, change.name, self.script_hash, when, by])
+        self.end_attempt(change.id)
 
-    def unmark_one(self, migration: _ChangeMigration, log: bool = True) -> None:
+    def unmark_one(self, migration: Migration, log: bool = True) -> None:
         """Record a change as no longer deployed, likewise in one transaction."""
         super().unmark_one(migration, log=log)
+        if self.mirror is not None and isinstance(migration, _ChangeMigration):
+            self.mirror.reverted(migration.change)
         self.connection.execute("DELETE FROM pyflowguard.deployment WHERE change_id = %s", [migration.id])
-        self.end_attempt(migration.change)
+        self.end_attempt(migration.id)
+
+    def record(self, migration: _ChangeMigration, script_hash: str, *, origin: Record | None = None) -> None:
+        """Record a change as deployed without running it; `origin` is what sqitch recorded of it."""
+        self.script_hash, self.origin = script_hash, origin
+        self.mark_migrations(MigrationList([migration]))
+        self.origin = None
+
+    def forget(self, record: Record) -> None:
+        """Strike out a change that sqitch has reverted; the plan need not have it any more."""
+        self.unmark_migrations(MigrationList([Migration(record.change_id, record.change, None)]))
 
     def begin_attempt(self, plan: Plan, change: Change, action: Literal["deploy", "revert"]) -> None:
         """Write down, before its script is sent, what is about to happen to a change."""
         self.script_hash = plan.script_hash(change)
         self.connection.execute(_INSERT_ATTEMPT, [change.id, plan.project, change.name, action, self.script_hash])
 
-    def end_attempt(self, change: Change) -> None:
+    def end_attempt(self, change_id: str) -> None:
         """Strike out the attempt on a change."""
-        self.connection.execute("DELETE FROM pyflowguard.attempt WHERE change_id = %s", [change.id])
+        self.connection.execute("DELETE FROM pyflowguard.attempt WHERE change_id = %s", [change_id])
 
     @contextmanager
-    def forgetting_a_clean_failure(self, change: Change) -> Iterator[None]:
+    def forgetting_a_clean_failure(self, change: Change, action: Literal["deploy", "revert"]) -> Iterator[None]:
         """Strike out the attempt if the block fails and is known to have left the change as it was."""
         try:
             yield
-        except _NotReverted:
-            raise
-        except (ScriptFailed, VerifyFailed):
-            self.end_attempt(change)
+        except (ScriptFailed, VerifyFailed) as failure:
+            if self.mirror is not None and action == "deploy":  # sqitch records no other failure
+                self.mirror.failed(change)
+            if not isinstance(failure, _NotReverted):
+                self.end_attempt(change.id)
             raise
 
     def accept_edit(self, change: Change, script_hash: str) -> None:
@@ -621,10 +752,12 @@ class _Registry(PostgresqlPsycopgBackend):  # type: ignore[misc]
         self.connection.execute(
             "UPDATE pyflowguard.deployment SET script_hash = %s WHERE change_id = %s", [script_hash, change.id]
         )
+        if self.mirror is not None:
+            self.mirror.edited(change, script_hash)
 
-    def records(self, project: str) -> tuple[Record, ...]:
-        """Read what is deployed of a project, in the order in which it was deployed."""
-        return _read_records(self.connection, project)
+    def records(self, plan: Plan) -> tuple[Record, ...]:
+        """Read what is deployed of the plan, in order."""
+        return _read_records(self.connection, plan.project)
 
 
 class _ScriptBackend(PostgresqlPsycopgBackend):  # type: ignore[misc]
@@ -653,8 +786,14 @@ SET search_path TO pyflowguard;
 
 _REGISTRY_TABLES = """
 BEGIN;
-CREATE SCHEMA IF NOT EXISTS pyflowguard;
-COMMENT ON SCHEMA pyflowguard IS 'Which change sets the pyflowguard command has deployed into this database.';
+DO $create$
+BEGIN
+  IF to_regnamespace('pyflowguard') IS NULL THEN  -- else IF NOT EXISTS would still want the right to create one
+    CREATE SCHEMA pyflowguard;
+    COMMENT ON SCHEMA pyflowguard IS 'Which change sets the pyflowguard command has deployed into this database.';
+  END IF;
+END;
+$create$;
 
 CREATE TABLE pyflowguard.deployment (
   change_id   text        PRIMARY KEY,
@@ -671,7 +810,8 @@ COMMENT ON COLUMN pyflowguard.deployment.project IS 'Project of the plan that th
 COMMENT ON COLUMN pyflowguard.deployment.change IS 'Name of the change.';
 COMMENT ON COLUMN pyflowguard.deployment.script_hash IS 'SHA-1 of the deploy script as it was run.';
 COMMENT ON COLUMN pyflowguard.deployment.deployed_at IS 'When the change was recorded as deployed.';
-COMMENT ON COLUMN pyflowguard.deployment.deployed_by IS 'Role that deployed the change.';
+COMMENT ON COLUMN pyflowguard.deployment.deployed_by IS
+  'Role that deployed the change, or whom sqitch names where it did.';
 COMMENT ON COLUMN pyflowguard.deployment.position IS 'Order of deployment.';
 
 CREATE TABLE pyflowguard.attempt (
@@ -694,12 +834,17 @@ COMMIT;
 """
 
 _INSERT_DEPLOYMENT = """
-INSERT INTO pyflowguard.deployment (change_id, project, change, script_hash) VALUES (%s, %s, %s, %s)
+INSERT INTO pyflowguard.deployment (change_id, project, change, script_hash, deployed_at, deployed_by)
+VALUES (%s, %s, %s, %s, COALESCE(%s, pg_catalog.clock_timestamp()), COALESCE(%s, session_user))
 """
 
 _INSERT_ATTEMPT = """
 INSERT INTO pyflowguard.attempt (change_id, project, change, action, script_hash) VALUES (%s, %s, %s, %s, %s)
 """
+
+_TAKE_SQITCHS_HASH = (  # a hint
+    "UPDATE pyflowguard.deployment SET script_hash = '{script_hash}' WHERE change_id = '{change_id}';"
+)
 
 _READ_RECORDS = """
 SELECT change_id, change, script_hash, deployed_at, deployed_by
@@ -709,12 +854,6 @@ SELECT change_id, change, script_hash, deployed_at, deployed_by
 _READ_ATTEMPTS = """
 SELECT change_id, change, action, script_hash, started_at
   FROM pyflowguard.attempt WHERE project = %s ORDER BY started_at
-"""
-
-_SQITCH_CHANGES = """
-SELECT has_table_privilege(c.oid, 'SELECT')
-  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
- WHERE n.nspname = 'sqitch' AND c.relname = 'changes' AND has_schema_privilege(n.oid, 'USAGE')
 """
 
 
@@ -743,7 +882,48 @@ def _read_attempts(connection: Connection, project: str) -> tuple[Attempt, ...]:
         return tuple(cursor.execute(_READ_ATTEMPTS, [project]).fetchall())
 
 
-def _check_history(plan: Plan, records: Sequence[Record]) -> None:
+def _read_deployed(connection: Connection, plan: Plan) -> tuple[Record, ...]:
+    """Read what is deployed of the plan, whoever did it, and check it against the plan."""
+    return _merge(plan, _read_records(connection, plan.project), sqitch.read(connection, plan))
+
+
+def _merge(plan: Plan, records: Sequence[Record], history: sqitch.History) -> tuple[Record, ...]:
+    """Give what is deployed by both records; raises PlanDiverged where they contradict each other or the plan."""
+    theirs, merged = _merge_records((), history), _merge_records(records, history)
+    _check_history(plan, merged, "the database")
+    _check_history(plan, theirs, "sqitch's registry")
+    for their in theirs:
+        for record in merged:
+            if record.change_id == their.change_id and their.script_hash not in {"", record.script_hash}:
+                raise PlanDiverged(
+                    f"Two scripts are recorded for {record.change}: {record.script_hash[:10]} in schema pyflowguard, "
+                    f"{their.script_hash[:10]} in sqitch's registry.",
+                    hint="Nothing was changed. If sqitch's is the one that was run: "
+                    + _TAKE_SQITCHS_HASH.format(script_hash=their.script_hash, change_id=record.change_id),
+                )
+    return merged
+
+
+def _merge_records(records: Sequence[Record], history: sqitch.History) -> tuple[Record, ...]:
+    """Give the records but for what sqitch has reverted since, and after them what sqitch alone has deployed."""
+    kept = [record for record in records if not history.is_reverted_since(record.change_id, record.deployed_at)]
+    known = {record.change_id for record in kept}
+    return (
+        *kept,
+        *(
+            Record(theirs.change_id, theirs.change, theirs.script_hash or "", theirs.committed_at, theirs.committer)
+            for theirs in history.deployed
+            if theirs.change_id not in known
+        ),
+    )
+
+
+def _is_edited(plan: Plan, change: Change, record: Record) -> bool:
+    """Whether the script is another one than was run; an old sqitch did not record which that was."""
+    return record.script_hash not in {"", plan.script_hash(change)}
+
+
+def _check_history(plan: Plan, records: Sequence[Record], where: str) -> None:
     """Raise PlanDiverged unless what is deployed is the beginning of the plan, change by change."""
     for index, record in enumerate(records):
         expected = plan.changes[index] if index < len(plan.changes) else None
@@ -756,7 +936,7 @@ def _check_history(plan: Plan, records: Sequence[Record]) -> None:
             detail = f"The plan has no {record.change}."
         planned = f"{expected.name} ({expected.id[:10]})" if expected is not None else "nothing"
         raise PlanDiverged(
-            f"The database and the plan diverge at change {index + 1}: the database has {deployed}; "
+            f"{where[0].upper()}{where[1:]} and the plan diverge at change {index + 1}: {where} has {deployed}; "
             f"the plan has {planned}.",
             detail=detail,
             hint="Nothing was changed. Use the plan that this database was deployed from, and append to it.",
@@ -772,23 +952,3 @@ def _refuse_edits(edited: Sequence[Change]) -> None:
         hint="Restore the script; or revert to before the change and deploy again; or, if the edit changes nothing in "
         "the database, say so with `pyflowguard deploy --accept-edits`.",
     )
-
-
-def _refuse_sqitch(connection: Connection, plan: Plan) -> None:
-    if connection.execute(_SQITCH_CHANGES).fetchone() != (True,):
-        return
-    last = connection.execute(
-        "SELECT change FROM sqitch.changes WHERE project = %s ORDER BY committed_at DESC LIMIT 1", [plan.project]
-    ).fetchone()
-    if last is not None:
-        raise PlanDiverged(
-            f"sqitch has deployed {plan.project} into this database, up to {last[0]}, and this command has not.",
-            hint="Go on with sqitch, or let this command take over what is deployed: "
-            f"pyflowguard deploy --log-only --to {last[0]}",
-        )
-
-
-def _os_user() -> str:
-    with suppress(KeyError, OSError):  # no entry in the password file, as in many a container
-        return getpass.getuser()
-    return str(os.getuid())

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tim
 from rich.text import Text
 
 from pyflowguard import __version__, changes, changeset, formats, gate, online, present
+from pyflowguard import bundle as bundles
 from pyflowguard import demo as demonstration
 from pyflowguard import discover as discovery
 from pyflowguard import health as links
@@ -184,6 +185,75 @@ def deploy(
         click.echo("Would deploy:\n" + "\n".join(f"  + {change.label}" for change in result.deployed))
     elif not result.deployed and not result.recorded:
         click.echo("Nothing to deploy.")
+
+
+@cli.command()
+@dsn_option
+@changes_option
+@to_option
+@dry_run_option
+@lock_option
+@json_option
+@click.pass_context
+def adopt(
+    context: click.Context,
+    *,
+    dsn: str,
+    directory: Path | None,
+    to: str | None,
+    dry_run: bool,
+    lock_timeout: float,
+    as_json: bool,
+) -> None:
+    """Record as deployed what is there without a record, as far as it verifies. Exit code 1 if --to is not reached."""
+    with _Progress(quiet=as_json).shown() as progress:
+        result = changes.adopt(
+            dsn,
+            to=to,
+            directory=directory,
+            dry_run=dry_run,
+            lock_timeout=timedelta(seconds=lock_timeout),
+            on_progress=progress.show,
+            on_notice=progress.notice,
+        )
+    stopped = result.stopped_at
+    if as_json:
+        _print_json(
+            {
+                "adopted": _names(result.adopted),
+                "stopped_at": stopped and stopped.name,
+                "failure": None if result.failure is None else str(result.failure),
+                "dry_run": result.dry_run,
+            }
+        )
+    else:
+        if result.dry_run and result.adopted:
+            click.echo("Would record as deployed:\n" + "\n".join(f"  + {change.label}" for change in result.adopted))
+        elif not result.adopted:
+            click.echo("Nothing to adopt.")
+        if stopped is not None:
+            why = "it has no verify script." if result.failure is None else f"it is not there: {result.failure}"
+            click.echo(f"Stopped at {stopped.label}: {why}", err=True)
+    if stopped is not None and to is not None:
+        context.exit(ExitCode.FINDINGS)
+
+
+@cli.command()
+@changes_option
+@click.option("--from", "since", metavar="CHANGE|@TAG", help="How far the database is; what follows is in the file.")
+@click.option("--to", metavar="CHANGE|@TAG", help="How far it is to be: up to CHANGE, or back to it with --revert.")
+@click.option("--revert", "backwards", is_flag=True, help="Write the way back.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Default: standard output."
+)
+def bundle(*, directory: Path | None, since: str | None, to: str | None, backwards: bool, output: Path | None) -> None:
+    """Write the whole roll-out, or the way back, as one .sql file to be reviewed and run by psql."""
+    write = bundles.bundle_revert if backwards else bundles.bundle_deploy
+    text = write(since=since, to=to, directory=directory)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
 
 
 @cli.command()
@@ -720,7 +790,7 @@ class _Progress:
             if self.live:
                 self.live.update(f"{event.action} {event.number}/{event.total} {event.change.name}")
         elif not self.quiet:
-            how = " (picked up)" if event.action == "record" else ""
+            how = " (recorded)" if event.action == "record" else ""
             click.echo(f"  {self.SIGNS[event.action]} {event.change.label} .. ok{how}")
 
     def show_guard(self, event: online.Step | online.Waiting) -> None:

@@ -85,12 +85,16 @@ class PlanDiverged(FlowguardError):
     """The database and the plan tell different histories: which change is where."""
 
 
+class RegistryUnfit(FlowguardError):
+    """sqitch's registry in SCHEMA is of another version, or may not be written."""
+
+
 class ScriptEdited(FlowguardError):
     """CHANGE was deployed from a script that has been edited since."""
 
 
 class DependencyMissing(FlowguardError):
-    """CHANGE requires, or conflicts with, a change of another project."""
+    """CHANGE requires, is required by, or conflicts with, a change of another project."""
 
 
 class ServerFailed(FlowguardError):

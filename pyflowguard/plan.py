@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pyflowguard.errors import PlanError, UsageError
 
@@ -55,6 +55,8 @@ _ONLINE_HINT = (
     "[--link-column COLUMN] TABLE…, tables as in SQL. A comment that is no remark begins otherwise: -- PyFlowGuard …"
 )
 _TABLE = re.compile(r"(?:\"(?:[^\"]|\"\")+\"|[^\s\"])+")
+_SECTION = re.compile(r'\s*\[\s*(?P<name>[\w.-]+)(?:\s+"(?P<subsection>[^"]*)")?\s*\]')
+_REGISTRY = re.compile(r'\s*(?i:registry)\s*=\s*(?:"(?P<quoted>[^"]+)"|(?P<plain>[^\s#;"][^#;"]*))')
 _NOTE_ESCAPES = {r"\n": "\n", r"\r": "\r", r"\\": "\\"}
 
 
@@ -125,12 +127,16 @@ class OnlineRemark:
 
 @dataclass(frozen=True)
 class Plan:
-    """The changes of one project in the order in which they are deployed, and where their scripts are."""
+    """The changes of one project in the order in which they are deployed, and where their scripts are.
+
+    `registry` is the schema in which sqitch keeps its record, `uri` the project's as it is written there.
+    """
 
     project: str
     uri: str | None
     changes: tuple[Change, ...]
     directory: Path
+    registry: str = "sqitch"
 
     def deploy_file(self, change: Change) -> Path:
         """Path of the script that deploys the change."""
@@ -154,6 +160,21 @@ class Plan:
                 f"{self.directory / 'sqitch.plan'}:{change.line}: change {change.name} has no deploy script.",
                 detail=f"{file}: {error.strerror}.",
             ) from error
+
+    def check_script_hashes(self, end: int) -> None:
+        """Raise PlanError if a change before position `end` has no deploy script, or that of another one.
+
+        sqitch takes no two changes of one content.
+        """
+        seen: dict[str, Change] = {}
+        for change in self.changes[:end]:
+            other = seen.setdefault(self.script_hash(change), change)
+            if other is not change:
+                raise PlanError(
+                    f"{self.directory / 'sqitch.plan'}:{change.line}: the deploy scripts of {other.name} and "
+                    f"{change.name} are the same, byte by byte, which sqitch does not take.",
+                    hint="Name the change in a comment of its script.",
+                )
 
     def online_remarks(self, change: Change) -> tuple[OnlineRemark, ...]:
         """Give the lines `-- pyflowguard guard|set-mode MODE [--link-column COLUMN] TABLE…` of the script, in order.
@@ -301,7 +322,7 @@ class _Reader:
             )
             for draft in self.drafts
         )
-        return Plan(self.project, self.uri, changes, self.file.parent)
+        return Plan(self.project, self.uri, changes, self.file.parent, _registry_name(self.file.parent))
 
     def _error(self, message: str) -> PlanError:
         return PlanError(f"{self.file}:{self.line}: {message}")
@@ -323,7 +344,7 @@ class _Reader:
                     raise self._error(f'"{value}" cannot be the name of a project.')
                 self.project = value
             elif match["name"] == "uri":
-                self.uri = _canonical_uri(value)
+                self.uri = quote(value, safe="!*'();:@&=+$,/?#-_.~%")
         if not self.project:
             self.line = 1
             raise self._error("the plan has no %project pragma.")
@@ -426,7 +447,7 @@ class _Reader:
     def _info(self, *head: str, planner: str, planned_at: datetime, after: Sequence[str] = (), note: str) -> str:
         lines = [f"project {self.project}"]
         if self.uri:
-            lines.append(f"uri {self.uri}")
+            lines.append(f"uri {_canonical_uri(self.uri)}")
         lines += [*head, f"planner {planner}", f"date {planned_at.replace(tzinfo=None).isoformat()}Z", *after]
         if note not in {"", "0"}:  # sqitch takes a note of 0 for none
             lines += ["", note]
@@ -438,6 +459,22 @@ class _Reader:
         candidates = [f"{draft.name}@{tag.name}.sql" for tag in draft.rework_tags]
         deploy = self.file.parent / "deploy"
         return next((path for path in candidates if (deploy / path).exists()), candidates[0])
+
+
+def _registry_name(directory: Path) -> str:
+    """Read `registry` in section `[engine "pg"]` of sqitch.conf, which is written as git's configuration is."""
+    try:
+        text = (directory / "sqitch.conf").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "sqitch"
+    name, inside = "sqitch", False
+    for line in text.splitlines():
+        if (section := _SECTION.match(line)) is not None:
+            inside = section["name"].lower() == "engine" and section["subsection"] == "pg"
+        setting = _REGISTRY.match(line, section.end() if section else 0)
+        if inside and setting is not None:
+            name = setting["quoted"] or setting["plain"].rstrip()
+    return name
 
 
 def _split_note(line: str) -> tuple[str, str]:

@@ -85,8 +85,12 @@ def test_every_test_of_the_readme_is_known() -> None:
 @pytest.mark.parametrize(
     ("document", "name"), [(document, name) for document in OTHERS for name in read_tests(document)]
 )
-def test_a_page_prints_what_it_shows(run: RunBlocks, empty_db: str, document: Path, name: str) -> None:
+def test_a_page_prints_what_it_shows(
+    run: RunBlocks, empty_db: str, tool: Callable[[str], str], document: Path, name: str
+) -> None:
     """Its blocks run one after the other, from an empty database."""
+    if name == "sqitch":
+        tool("sqitch")
     blocks = read_tests(document)[name]
     printed = run(blocks, empty_db)
     if WRITE:

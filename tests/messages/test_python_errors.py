@@ -167,6 +167,25 @@ def has_another_history_than_the_database(ground: Ground) -> None:
     assert len(changes.deploy(ground.empty, directory=sets.directory).deployed) == 1
 
 
+@scenario(errors.RegistryUnfit)
+def may_not_write_the_registry_of_sqitch(ground: Ground) -> None:
+    sets = ground.sets()
+    sets.add_table("a")
+    changes.deploy(ground.empty, directory=sets.directory)
+    sets.add_table("b")
+    with psycopg.connect(ground.empty, autocommit=True) as owner:
+        run(owner, "REVOKE INSERT ON sqitch.events FROM app_owner")
+        parts = (
+            "schema sqitch has demo, and role app_owner may not write it.",
+            "HINT:  GRANT USAGE ON SCHEMA sqitch TO",
+        )
+        with raised(errors.RegistryUnfit, ExitCode.FAILED, *parts) as said:
+            changes.deploy(ground.empty, directory=sets.directory)
+        assert said.hint is not None
+        run(owner, said.hint)
+    assert len(changes.deploy(ground.empty, directory=sets.directory).deployed) == 1
+
+
 @scenario(errors.ScriptEdited)
 def has_a_script_that_was_edited(ground: Ground) -> None:
     sets = ground.sets()

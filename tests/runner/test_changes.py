@@ -138,7 +138,8 @@ def test_the_registry_has_a_schema_of_its_own(empty_db: str, three: ChangeSets) 
     with psycopg.connect(empty_db) as connection:
         rows = connection.execute(
             "SELECT relnamespace::regnamespace::text, relname FROM pg_class"
-            " WHERE relkind = 'r' AND relnamespace::regnamespace::text !~ '^pg_|information' AND relname !~ '^[abc]$'"
+            " WHERE relkind = 'r' AND relnamespace::regnamespace::text !~ '^pg_|information|sqitch'"
+            " AND relname !~ '^[abc]$'"
         ).fetchall()
         recorded = connection.execute(
             "SELECT migration_id FROM pyflowguard.migration ORDER BY applied_at_utc"

@@ -2,59 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import threading
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 from changesets import ChangeSets, write_newer_release
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
+from runner.conftest import Sqitch
 
 from pyflowguard import changes
-from pyflowguard.errors import LockNotObtained, PlanDiverged, ScriptFailed
+from pyflowguard.errors import LockNotObtained, ScriptFailed
 from pyflowguard.plan import read_plan
-
-Sqitch = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def sqitch(tool: Callable[[str], str], tmp_path: Path) -> Sqitch:
-    """Run `sqitch COMMAND` on a database in the directory of a plan."""
-    program, psql = tool("sqitch"), tool("psql")
-    home = tmp_path / "home"
-    home.mkdir()
-
-    def run(
-        dsn: str, directory: Path, command: str, *arguments: str, check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
-        settings = conninfo_to_dict(dsn)
-        target = f"db:pg://{settings['user']}@{settings['host']}:{settings['port']}/{settings['dbname']}"
-        result = subprocess.run(
-            [program, command, "--client", psql, "--target", target, *arguments],
-            cwd=directory,
-            env={
-                **{key: value for key, value in os.environ.items() if not key.startswith(("PG", "SQITCH"))},
-                "HOME": str(home),
-                "SQITCH_FULLNAME": "Tester",
-                "SQITCH_EMAIL": "tester@example.org",
-                "TZ": "UTC",
-                "PGOPTIONS": str(settings.get("options", "")),
-            },
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert not check or result.returncode == 0, result.stdout + result.stderr
-        return result
-
-    return run
 
 
 def rows(dsn: str, query: str) -> list[tuple[object, ...]]:
@@ -102,30 +63,6 @@ def test_sqitch_goes_on_with_a_newer_release(sqitch: Sqitch, empty_db: str, tmp_
     sqitch(empty_db, newer, "verify")
     sqitch(empty_db, newer, "revert", "-y", "--to", "privileges")
     assert rows(empty_db, "SELECT flowguard.version()") == [("0.1.0",)]
-
-
-def test_sqitch_takes_over_from_pyflowguard(sqitch: Sqitch, engine_db: str) -> None:
-    plan = read_plan()
-    sqitch(engine_db, plan.directory, "deploy", "--log-only", "--to", "@engine")
-    sqitch(engine_db, plan.directory, "verify", "--to", "@engine")
-    sqitch(engine_db, plan.directory, "revert", "-y")
-    assert rows(engine_db, APPLICATION_OBJECTS) == [("public",)]
-
-
-def test_pyflowguard_takes_over_from_sqitch(sqitch: Sqitch, empty_db: str, sets: ChangeSets) -> None:
-    sets.add_table("a")
-    sets.add_table("b", dependencies="a")
-    sets.tag("v1")
-    sqitch(empty_db, sets.directory, "deploy")
-    with pytest.raises(PlanDiverged, match="sqitch has deployed demo into this database, up to b") as caught:
-        changes.deploy(empty_db, directory=sets.directory)
-    assert caught.value.hint is not None
-    assert "pyflowguard deploy --log-only --to b" in caught.value.hint
-    result = changes.deploy(empty_db, directory=sets.directory, log_only=True, to="b")
-    assert [change.name for change in result.recorded] == ["a", "b"]
-    sets.add_table("c", dependencies="b")
-    assert [change.name for change in changes.deploy(empty_db, directory=sets.directory).deployed] == ["c"]
-    assert [entry.state for entry in changes.status(empty_db, directory=sets.directory).changes] == ["deployed"] * 3
 
 
 def test_taking_over_records_nothing_that_does_not_verify(empty_db: str, sets: ChangeSets) -> None:
