@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -88,8 +89,8 @@ def test_how_many_candidates_a_run_keeps(app: Connection, gone: str, candidates:
     run(app, PROBE)
     run(app, f"DELETE FROM event WHERE {gone}")  # noqa: S608  ours
     repair(app, "probe", link_column="flow")
-    kept = rows(app, "SELECT candidates FROM flowguard.run_change WHERE table_name = 'probe'")
-    assert kept == ([] if candidates is None else [(candidates,)])
+    kept = rows(app, "SELECT candidates, distance FROM flowguard.run_change WHERE table_name = 'probe'")
+    assert kept == ([] if candidates is None else [(candidates, timedelta(minutes=25))])
 
 
 def test_the_ledger_keeps_what_was_and_the_rules_say_what_is(app: Connection) -> None:
