@@ -124,7 +124,10 @@ def test_others_are_neither_touched_nor_counted(app: Connection) -> None:
 def test_a_row_that_may_not_be_written_is_passed_over(app: Connection) -> None:
     """Row by row, the next one is the next that meets the condition."""
     run(app, "ALTER TABLE probe ADD CHECK (id <> 6 OR flow IS NULL)")
+    heard: list[str] = []
+    app.add_notice_handler(lambda notice: heard.append(notice.message_primary or ""))
     assert some(app, "id % 2 = 0 AND id <= 20") == (9, 1)
+    assert [text.partition(" stays")[0] for text in heard] == ['row {"id": 6} of table probe']
     assert linked(app) == {n for n in range(2, 21, 2) if n != 6}
 
 
