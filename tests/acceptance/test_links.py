@@ -404,7 +404,7 @@ def test_a_database_without_the_engine_is_named_with_the_remedy(
     assert "HINT:  Run `pyflowguard deploy --to @engine` on it" in message
 
 
-@pytest.mark.parametrize("arguments", COMMANDS)
+@pytest.mark.parametrize("arguments", [given for given in COMMANDS if given[0] != "explain"])  # it names a table first
 def test_a_role_without_rights_is_told_which_it_needs(
     command: Run, guarded_db: str, as_role: AsRole, stranger: str, arguments: tuple[str, ...]
 ) -> None:
