@@ -330,17 +330,27 @@ CREATE OR REPLACE FUNCTION flowguard._nearest_in_batch(p_link flowguard.link, p_
 RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_nearest_in_batch$
 -- What _nearest_query() yields, for many rows: the nearest row first, then its master alone. Only where that is missing
--- is the whole question asked, which passes over such rows. Column: link, NULL for none.
+-- is the whole question asked, which passes over such rows. Columns: link, NULL for none; distance, how far in time its
+-- row is; and is_between, whether rows of the source lie in the window before and after.
 DECLARE
   v_time text := flowguard._row_time(p_link, p_rule, p_style);
   v_from text := flowguard._candidates(p_link, p_rule, p_style);
 BEGIN
   RETURN format($text$SELECT COALESCE(k.link, CASE WHEN n.link IS NOT NULL THEN (SELECT w.link FROM (
-     %1$s) w) END) AS link
+     %1$s) w) END) AS link,
+           CASE WHEN k.link IS NOT NULL THEN n.distance
+                WHEN n.link IS NOT NULL THEN (SELECT GREATEST(%2$s OPERATOR(pg_catalog.-) w.at,
+                                                              w.at OPERATOR(pg_catalog.-) %2$s) FROM (
+     %1$s) w) END AS distance, n.is_between
       FROM (SELECT CASE WHEN y.at IS NULL OR (%2$s OPERATOR(pg_catalog.-) x.at)
                                              OPERATOR(pg_catalog.<=) (y.at OPERATOR(pg_catalog.-) %2$s) THEN x.link
                         ELSE (SELECT s.%3$I %4$s AND s.%5$I OPERATOR(pg_catalog.=) y.at ORDER BY %6$s LIMIT 1)
-                   END AS link
+                   END AS link,
+                   CASE WHEN y.at IS NULL OR (%2$s OPERATOR(pg_catalog.-) x.at)
+                                             OPERATOR(pg_catalog.<=) (y.at OPERATOR(pg_catalog.-) %2$s)
+                        THEN %2$s OPERATOR(pg_catalog.-) x.at
+                        ELSE y.at OPERATOR(pg_catalog.-) %2$s END AS distance,
+                   x.at IS NOT NULL AND y.at IS NOT NULL AS is_between
               FROM (SELECT) o
               LEFT JOIN LATERAL (
                 SELECT s.%3$I AS link, s.%5$I AS at %4$s
@@ -360,7 +370,7 @@ BEGIN
 END;
 $_nearest_in_batch$;
 COMMENT ON FUNCTION flowguard._nearest_in_batch(flowguard.link, flowguard.rule, text) IS
-  'SQL text of a query, for many rows, for the link of the nearest source row.';
+  'SQL text of a query, for many rows, for the link of the nearest source row, and how far in time that is.';
 
 CREATE OR REPLACE FUNCTION flowguard._other_master_query(
   p_link flowguard.link, p_rule flowguard.rule, p_style text, p_found text
@@ -396,6 +406,22 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_window_sql$
     FROM (SELECT extract(epoch FROM p_rule.within)) AS w (seconds);
 $_window_sql$;
 COMMENT ON FUNCTION flowguard._window_sql(flowguard.rule) IS 'The window of a proximity rule for SQL text.';
+
+CREATE OR REPLACE FUNCTION flowguard._candidate_count(
+  p_link flowguard.link, p_rule flowguard.rule, p_style text, p_most integer
+) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_candidate_count$
+-- SQL text of a scalar query: how many source rows of the row's tenant that have a link lie within the window, at most
+-- so many. Their masters are not looked up, which would cost as much again for each.
+  SELECT format('SELECT pg_catalog.count(*) FROM (SELECT %1$s AND s.%2$I OPERATOR(pg_catalog.>=) (%3$s '
+                'OPERATOR(pg_catalog.-) %4$s) AND s.%2$I OPERATOR(pg_catalog.<=) (%3$s OPERATOR(pg_catalog.+) %4$s)'
+                ' LIMIT %5$s) x',
+                flowguard._candidates(p_link, p_rule, p_style), p_rule.source_time,
+                flowguard._row_time(p_link, p_rule, p_style), flowguard._window_sql(p_rule),
+                coalesce(p_most::text, 'ALL'));
+$_candidate_count$;
+COMMENT ON FUNCTION flowguard._candidate_count(flowguard.link, flowguard.rule, text, integer) IS
+  'SQL text of a scalar query for how many source rows in the window have a link, at most so many.';
 
 CREATE OR REPLACE FUNCTION flowguard._master_query(p_link flowguard.link, p_style text, p_key text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_master_query$

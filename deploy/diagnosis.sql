@@ -364,7 +364,19 @@ $_names_hold$;
 COMMENT ON FUNCTION flowguard._names_hold(text, regclass[], name[], name[], regclass[], name[]) IS
   'Whether the names in generated code mean what they did when it was made; raises FG004. Asked when code is planned.';
 
-CREATE OR REPLACE FUNCTION flowguard._judged_rows(p_link flowguard.link) RETURNS text
+CREATE OR REPLACE FUNCTION flowguard._rows_sql(p_relation regclass, p_row_filter text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_rows_sql$
+-- SQL text for FROM: a table, or its rows that meet a condition, which _check_row_filter() has passed. On lines of its
+-- own, for it may end in a remark. It is read under the path of whoever runs the text: that has to be the caller's.
+  SELECT CASE WHEN p_row_filter IS NULL THEN p_relation::text
+              ELSE format(E'(SELECT * FROM %s WHERE (
+%s
+))', p_relation, p_row_filter) END;
+$_rows_sql$;
+COMMENT ON FUNCTION flowguard._rows_sql(regclass, text) IS
+  'SQL text for FROM: a table, or its rows that meet a condition.';
+
+CREATE OR REPLACE FUNCTION flowguard._judged_rows(p_link flowguard.link, p_row_filter text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_judged_rows$
 -- SQL text for FROM: each child row c with its master m and, for each rule that must agree, the row a<position>
 -- referred to.
@@ -372,7 +384,8 @@ DECLARE
   v_master flowguard.master := flowguard._master(p_link.master);
   v_text   text;
 BEGIN
-  v_text := format('%s c LEFT JOIN %s m ON m.%I %s c.%I%s', p_link.relation, v_master.relation, v_master.key_column,
+  v_text := format('%s c LEFT JOIN %s m ON m.%I %s c.%I%s', flowguard._rows_sql(p_link.relation, p_row_filter),
+                   v_master.relation, v_master.key_column,
                    flowguard._equal(v_master.relation, v_master.key_column), p_link.link_column,
                    CASE WHEN flowguard._find_index(v_master.relation, ARRAY[v_master.key_column], true, false) IS NULL
                      THEN flowguard._master_match(p_link, 'c', true) ELSE '' END);
@@ -383,7 +396,7 @@ BEGIN
   RETURN v_text;
 END;
 $_judged_rows$;
-COMMENT ON FUNCTION flowguard._judged_rows(flowguard.link) IS
+COMMENT ON FUNCTION flowguard._judged_rows(flowguard.link, text) IS
   'SQL text for FROM: child rows with their masters and the rows that they must agree with.';
 
 CREATE OR REPLACE FUNCTION flowguard._judgement(p_link flowguard.link) RETURNS text

@@ -181,6 +181,31 @@ END;
 $_why_mismatched$;
 COMMENT ON FUNCTION flowguard._why_mismatched(flowguard.link, jsonb) IS 'What a link disagrees with.';
 
+CREATE OR REPLACE FUNCTION flowguard._reason(
+  p_link flowguard.link, p_row_key jsonb, p_judgement text, OUT kind text, OUT reason text
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_reason$
+-- Why a row is not validly linked; of an unlinked or dangling one also whether more than one master may be meant.
+DECLARE
+  r_why record;
+BEGIN
+  kind := p_judgement;
+  IF kind IN ('unlinked', 'dangling') THEN
+    IF kind = 'unlinked' THEN
+      r_why := flowguard._why(p_link, p_row_key);
+    ELSE
+      r_why := flowguard._why_dangling(p_link, p_row_key);
+    END IF;
+    reason := r_why.reason;
+    kind := CASE WHEN r_why.ambiguous THEN 'ambiguous' ELSE kind END;
+  ELSIF kind = 'mismatched' THEN
+    reason := flowguard._why_mismatched(p_link, p_row_key);
+  ELSE
+    reason := format('it has a link, but one of %s is NULL', flowguard._columns_sql(p_link.tenant_columns));
+  END IF;
+END;
+$_reason$;
+COMMENT ON FUNCTION flowguard._reason(flowguard.link, jsonb, text) IS 'Why a row is not validly linked.';
+
 CREATE OR REPLACE FUNCTION flowguard._wrong_rows(p_link flowguard.link, p_limit bigint DEFAULT NULL)
 RETURNS TABLE (row_key jsonb, kind text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_wrong_rows$
@@ -204,7 +229,6 @@ DECLARE
   v_table  text;
   r_link   flowguard.link;
   r_row    record;
-  r_why    record;
 BEGIN
   FOR r_link IN SELECT * FROM flowguard._link_order() LOOP
     SELECT n.nspname, c.relname INTO v_schema, v_table
@@ -213,20 +237,7 @@ BEGIN
       relation := r_link.relation;
       link_column := r_link.link_column;
       row_key := r_row.row_key;
-      kind := r_row.kind;
-      IF kind = 'unlinked' THEN
-        r_why := flowguard._why(r_link, row_key);
-        reason := r_why.reason;
-        kind := CASE WHEN r_why.ambiguous THEN 'ambiguous' ELSE kind END;
-      ELSIF kind = 'dangling' THEN
-        r_why := flowguard._why_dangling(r_link, row_key);
-        reason := r_why.reason;
-        kind := CASE WHEN r_why.ambiguous THEN 'ambiguous' ELSE kind END;
-      ELSIF kind = 'mismatched' THEN
-        reason := flowguard._why_mismatched(r_link, row_key);
-      ELSE
-        reason := format('it has a link, but one of %s is NULL', flowguard._columns_sql(r_link.tenant_columns));
-      END IF;
+      SELECT w.kind, w.reason INTO kind, reason FROM flowguard._reason(r_link, r_row.row_key, r_row.kind) w;
       SELECT s.seen_at INTO seen_at
         FROM flowguard.violation_seen s
        WHERE s.schema_name = v_schema AND s.table_name = v_table AND s.link_column = r_link.link_column::text
@@ -576,7 +587,8 @@ BEGIN
      WHERE (r.status = 'stopped' OR r.status = 'running' AND NOT flowguard._is_running(r))
        AND NOT EXISTS (SELECT FROM flowguard.repair_run f
                         WHERE f.run_id > r.run_id AND f.status = 'finished'
-                          AND (f.relation IS NULL OR (f.relation, f.link_column) = (r.relation, r.link_column)));
+                          AND (f.relation IS NULL OR (f.relation, f.link_column) = (r.relation, r.link_column)
+                               AND (f.row_filter IS NULL OR f.row_filter = r.row_filter)));
   RETURN QUERY
     SELECT 'rows_in_quarantine', 'INFO', q.schema_name || '.' || q.table_name, format('%s rows are held in quarantine',
       count(*)),

@@ -13,6 +13,7 @@ CREATE TABLE IF NOT EXISTS flowguard.repair_run (
                           CHECK (status IN ('running', 'finished', 'stopped', 'undoing', 'undone')),
   relation    text,
   link_column text,
+  row_filter  text,
   note        text,
   started_by  text        NOT NULL DEFAULT session_user,
   pid         integer     NOT NULL DEFAULT pg_backend_pid(),
@@ -63,6 +64,9 @@ CREATE TABLE IF NOT EXISTS flowguard.repair_change (
   row_key     jsonb       NOT NULL,
   kind        text        NOT NULL CHECK (kind IN ('linked', 'translated', 'unlinked', 'followed')),
   rule        integer,
+  rule_kind   text,
+  distance    interval,
+  candidates  integer,
   old_link    text,
   new_link    text,
   changed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -111,6 +115,8 @@ COMMENT ON COLUMN flowguard.repair_run.status IS
   'running, finished, stopped (its session ended before it did), undoing (undone in part) or undone.';
 COMMENT ON COLUMN flowguard.repair_run.relation IS 'The table that was asked for; NULL for all.';
 COMMENT ON COLUMN flowguard.repair_run.link_column IS 'The link that was asked for; NULL for all.';
+COMMENT ON COLUMN flowguard.repair_run.row_filter IS
+  'The condition on rows of the table that was asked for; NULL for all rows.';
 COMMENT ON COLUMN flowguard.repair_run.note IS 'What the caller said it was for.';
 COMMENT ON COLUMN flowguard.repair_run.started_by IS 'The session''s user.';
 COMMENT ON COLUMN flowguard.repair_run.pid IS 'The server process that ran it.';
@@ -155,7 +161,15 @@ COMMENT ON COLUMN flowguard.repair_change.link_column IS 'The link.';
 COMMENT ON COLUMN flowguard.repair_change.row_key IS 'The row''s key, by column.';
 COMMENT ON COLUMN flowguard.repair_change.kind IS
   'linked by a rule, translated from an alternate key, unlinked (set to NULL), or followed a link that the run wrote.';
-COMMENT ON COLUMN flowguard.repair_change.rule IS 'Position of the rule that linked it.';
+COMMENT ON COLUMN flowguard.repair_change.rule IS 'Position that the rule had which linked it.';
+COMMENT ON COLUMN flowguard.repair_change.rule_kind IS
+  'Kind of that rule, reference or proximity; NULL where late linking wrote the link (followed).';
+COMMENT ON COLUMN flowguard.repair_change.distance IS
+  'How far in time the source row was from which a proximity rule took the link; NULL for all else.';
+COMMENT ON COLUMN flowguard.repair_change.candidates IS
+  'How many rows of the source lay within the window of a proximity rule, of the row''s tenant and with a link, '
+  'whether or not its master is there: 1 for that one alone, 2 for two or more, for they are not counted further. NULL '
+  'for all else.';
 COMMENT ON COLUMN flowguard.repair_change.old_link IS 'The link before, as text.';
 COMMENT ON COLUMN flowguard.repair_change.new_link IS 'The link that was written, as text.';
 COMMENT ON COLUMN flowguard.repair_change.changed_at IS 'When it was written.';
@@ -203,7 +217,7 @@ CREATE OR REPLACE VIEW flowguard.run AS
   SELECT r.run_id, r.started_at, r.finished_at,
          CASE WHEN r.status = 'running' AND NOT flowguard._is_running(r) THEN 'stopped' ELSE r.status END AS status,
          r.linked, r.translated, r.quarantined, r.unlinked, r.followed,
-         r.remaining, r.restored, r.skipped, r.relation, r.link_column, r.note, r.started_by
+         r.remaining, r.restored, r.skipped, r.relation, r.link_column, r.note, r.started_by, r.row_filter
     FROM flowguard.repair_run r;
 COMMENT ON VIEW flowguard.run IS 'Runs of flowguard.repair() with what each did.';
 
@@ -227,7 +241,7 @@ COMMENT ON VIEW flowguard.repair_progress IS
 
 CREATE OR REPLACE VIEW flowguard.run_change AS
   SELECT c.run_id, c.change_id, c.schema_name, c.table_name, c.link_column, c.row_key, c.kind, c.rule, c.old_link,
-         c.new_link, c.changed_at, c.undone
+         c.new_link, c.changed_at, c.undone, c.rule_kind, c.distance, c.candidates
     FROM flowguard.repair_change c;
 COMMENT ON VIEW flowguard.run_change IS 'Every link that a run wrote, before and after.';
 
@@ -255,6 +269,8 @@ COMMENT ON COLUMN flowguard.run.relation IS 'The table that was asked for; NULL 
 COMMENT ON COLUMN flowguard.run.link_column IS 'The link that was asked for; NULL for all.';
 COMMENT ON COLUMN flowguard.run.note IS 'What the caller said it was for.';
 COMMENT ON COLUMN flowguard.run.started_by IS 'The session''s user.';
+COMMENT ON COLUMN flowguard.run.row_filter IS
+  'The condition on rows of the table that was asked for; NULL for all rows.';
 COMMENT ON COLUMN flowguard.repair_progress.run_id IS 'The run.';
 COMMENT ON COLUMN flowguard.repair_progress.status IS 'As flowguard.run shows it.';
 COMMENT ON COLUMN flowguard.repair_progress.relation IS 'The table.';
@@ -276,12 +292,20 @@ COMMENT ON COLUMN flowguard.run_change.link_column IS 'The link.';
 COMMENT ON COLUMN flowguard.run_change.row_key IS 'The row''s key, by column.';
 COMMENT ON COLUMN flowguard.run_change.kind IS
   'linked by a rule, translated from an alternate key, unlinked (set to NULL), or followed a link that the run wrote.';
-COMMENT ON COLUMN flowguard.run_change.rule IS 'Position of the rule that linked it.';
+COMMENT ON COLUMN flowguard.run_change.rule IS 'Position that the rule had which linked it.';
 COMMENT ON COLUMN flowguard.run_change.old_link IS 'The link before, as text.';
 COMMENT ON COLUMN flowguard.run_change.new_link IS 'The link that was written, as text.';
 COMMENT ON COLUMN flowguard.run_change.changed_at IS 'When it was written.';
 COMMENT ON COLUMN flowguard.run_change.undone IS
   'restored: undo() put the old link back; skipped: the link was no longer the one written; NULL: not undone.';
+COMMENT ON COLUMN flowguard.run_change.rule_kind IS
+  'Kind of that rule, reference or proximity; NULL where late linking wrote the link (followed).';
+COMMENT ON COLUMN flowguard.run_change.distance IS
+  'How far in time the source row was from which a proximity rule took the link; NULL for all else.';
+COMMENT ON COLUMN flowguard.run_change.candidates IS
+  'How many rows of the source lay within the window of a proximity rule, of the row''s tenant and with a link, '
+  'whether or not its master is there: 1 for that one alone, 2 for two or more, for they are not counted further. NULL '
+  'for all else.';
 COMMENT ON COLUMN flowguard.quarantine.quarantine_id IS 'Order in which rows are put back.';
 COMMENT ON COLUMN flowguard.quarantine.run_id IS 'The run that took it out.';
 COMMENT ON COLUMN flowguard.quarantine.schema_name IS 'Schema of the table at that time.';

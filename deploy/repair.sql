@@ -78,7 +78,8 @@ $_may_write$;
 COMMENT ON FUNCTION flowguard._may_write(flowguard.link, text) IS
   'SQL text: the deferred checks of an enforced link let a value pass for a row of a batch.';
 
-CREATE OR REPLACE FUNCTION flowguard._repair_query(p_link flowguard.link) RETURNS text
+CREATE OR REPLACE FUNCTION flowguard._repair_query(p_link flowguard.link, p_row_filter text DEFAULT NULL)
+RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_repair_query$
 -- One batch of a link as one statement. Parameters: $1 run, $2 key after which to begin (NULL: the start), $3 last key,
 -- $4 rows to look at, $5 schema, $6 table. Result: last_key, scanned, linked, translated, unlinked, and the orphans'
@@ -94,6 +95,9 @@ DECLARE
   v_held     text := '';   -- queries that lock the rows which links must agree with
   v_new      text := '';   -- WHEN … THEN … by rule
   v_rule     text := '';
+  v_kinds    text := '';   -- WHEN … THEN … by rule: what the ledger keeps of it
+  v_distance text := '';
+  v_near     text := '';
   v_waits    text := 'false';
   v_earlier  text := 'true';   -- no earlier rule yields a master or makes the row wait
   v_agreed   text := 'NULL';
@@ -105,6 +109,7 @@ BEGIN
   FOR r_rule IN SELECT * FROM flowguard._rules(p_link) LOOP
     CONTINUE WHEN r_rule.kind = 'session';
     v_row := 'm' || r_rule."position" || '.' || quote_ident(v_master.key_column);
+    v_kinds := v_kinds || format(' WHEN %s THEN %L', r_rule."position", r_rule.kind);
     IF r_rule.kind = 'reference' THEN
       -- In enforce a key proves agreement. In observe nobody may set the link of such a row before this batch is
       -- committed: a child that is written here is one that whoever sets it would not find.
@@ -157,8 +162,8 @@ BEGIN
     ELSE
       v_joins := v_joins || format(
         -- OFFSET 0: the source is searched only for rows that come to this rule.
-        E'\n    LEFT JOIN LATERAL (SELECT x.link AS %6$I%1$s FROM (\n     %2$s) x WHERE %3$s AND %4$s OFFSET 0) m%5$s '
-          'ON true',
+        E'\n    LEFT JOIN LATERAL (SELECT x.link AS %6$I, x.distance, x.is_between%1$s FROM (\n     %2$s) x '
+          'WHERE %3$s AND %4$s OFFSET 0) m%5$s ON true',
         CASE WHEN r_rule.on_ambiguous = 'leave'
           THEN format(', EXISTS (%s) AS is_ambiguous', flowguard._other_master_query(p_link, r_rule, 'b', 'x.link'))
             ELSE '' END,
@@ -172,6 +177,10 @@ BEGIN
       v_new := v_new || format(' WHEN %1$s IS NOT NULL THEN %1$s', v_row);
       v_rule := v_rule || format(' WHEN %s IS NOT NULL THEN %s', v_row, r_rule."position");
       v_earlier := v_earlier || format(' AND %s IS NULL', v_row);
+      v_distance := v_distance || format(' WHEN %1$s THEN m%1$s.distance', r_rule."position");
+      -- Whether there was another candidate. As a rule the nearest before and after tell; else it costs a look.
+      v_near := v_near || format(E'\n             WHEN %1$s THEN CASE WHEN m%1$s.is_between THEN 2 ELSE (%2$s) END',
+                                 r_rule."position", flowguard._candidate_count(p_link, r_rule, 'b', 2));
     END IF;
   END LOOP;
   SELECT string_agg(format('a.%I %s b.%I', k.name, flowguard._equal(v_master.relation, k.name), p_link.link_column),
@@ -204,7 +213,7 @@ BEGIN
 
   RETURN format($query$
   WITH batch AS MATERIALIZED (
-    SELECT %1$s FROM %2$s c
+    SELECT %1$s FROM %25$s c
      WHERE ($2 IS NULL OR %3$s) AND %4$s
      ORDER BY %5$s LIMIT $4
   ), broken AS MATERIALIZED (
@@ -212,7 +221,7 @@ BEGIN
      WHERE b.%6$I IS NULL
         OR NOT EXISTS (SELECT FROM %7$s m WHERE m.%8$I %9$s b.%6$I%10$s)
   )%24$s, decided AS MATERIALIZED (
-    SELECT %11$s, b.%6$I AS old_link, k.kind, n.rule,
+    SELECT %11$s, b.%6$I AS old_link, k.kind, n.rule,%26$s
            CASE WHEN k.kind OPERATOR(pg_catalog.=) 'translated' THEN t.key
                 WHEN k.kind OPERATOR(pg_catalog.=) 'linked' THEN n.new_link END AS new_link
       FROM broken b%13$s
@@ -226,11 +235,12 @@ BEGIN
      WHERE %18$s AND (d.old_link IS NULL AND c.%6$I IS NULL OR c.%6$I %9$s d.old_link)
        AND d.kind OPERATOR(pg_catalog.=) ANY ('{linked,translated,unlinked}')
     RETURNING %19$s AS row_key, d.kind, CASE WHEN d.kind OPERATOR(pg_catalog.=) 'linked' THEN d.rule END AS rule,
-              d.old_link::pg_catalog.text AS old_link, c.%6$I::pg_catalog.text AS new_link
+              d.old_link::pg_catalog.text AS old_link, c.%6$I::pg_catalog.text AS new_link%27$s
   ), logged AS (
     INSERT INTO flowguard.repair_change (run_id, schema_name, table_name, link_column, row_key, kind, rule, old_link,
-      new_link)
-    SELECT $1, $5, $6, %20$L, w.row_key, w.kind, w.rule, w.old_link, w.new_link FROM written w
+      new_link, rule_kind%28$s)
+    SELECT $1, $5, $6, %20$L, w.row_key, w.kind, w.rule, w.old_link, w.new_link,
+           CASE w.rule %29$s END%30$s FROM written w
   )
   SELECT (SELECT %21$s FROM batch b ORDER BY %22$s LIMIT 1) AS last_key,
          (SELECT pg_catalog.count(*) FROM batch) AS scanned, w.linked, w.translated, w.unlinked,
@@ -260,10 +270,19 @@ $query$,
     flowguard._row_key_sql(p_link.relation, 'b.'),
     (SELECT string_agg(format('b.%I DESC', k.name), ', ' ORDER BY k.n) FROM unnest(v_key) WITH ORDINALITY AS k (name,
       n)),
-    flowguard._row_key_sql(p_link.relation, 'd.'), v_held);
+    flowguard._row_key_sql(p_link.relation, 'd.'), v_held, flowguard._rows_sql(p_link.relation, p_row_filter),
+    CASE WHEN v_near <> '' THEN format(
+      E'\n           CASE WHEN k.kind OPERATOR(pg_catalog.=) ''linked'' THEN CASE n.rule%s END END AS distance,'
+      '\n           CASE WHEN k.kind OPERATOR(pg_catalog.=) ''linked'' THEN CASE n.rule%s END END AS candidates,',
+      v_distance, v_near) ELSE '' END,
+    CASE WHEN v_near <> '' THEN ', d.distance, d.candidates' ELSE '' END,
+    CASE WHEN v_near <> '' THEN ', distance, candidates' ELSE '' END,
+    CASE WHEN v_kinds = '' THEN 'WHEN 0 THEN NULL::pg_catalog.text' ELSE ltrim(v_kinds) END,
+    CASE WHEN v_near <> '' THEN ', w.distance, w.candidates' ELSE '' END);
 END;
 $_repair_query$;
-COMMENT ON FUNCTION flowguard._repair_query(flowguard.link) IS 'SQL text that repairs one batch of a link.';
+COMMENT ON FUNCTION flowguard._repair_query(flowguard.link, text) IS
+  'SQL text that repairs one batch of a link, of all rows or of those that meet a condition.';
 
 CREATE OR REPLACE FUNCTION flowguard._row_values(p_relation regclass, p_row_key jsonb, p_columns text[],
   OUT column_names text[],
@@ -491,14 +510,17 @@ $_repair_batch$;
 COMMENT ON FUNCTION flowguard._repair_batch(bigint, flowguard.link, text, jsonb, jsonb, integer) IS
   'Repairs one batch of a link in the current transaction.';
 
-CREATE OR REPLACE FUNCTION flowguard._next_key(p_link flowguard.link, p_after jsonb, p_last jsonb) RETURNS jsonb
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_next_key$
--- The row key after another one (NULL: the first), not beyond the last; NULL at the end.
+CREATE OR REPLACE FUNCTION flowguard._next_key(
+  p_link flowguard.link, p_after jsonb, p_last jsonb, p_row_filter text
+) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET row_security = off AS $_next_key$
+-- The row key after another one (NULL: the first), not beyond the last, of a row that meets the condition; NULL at the
+-- end. No SET search_path: the condition is read as its author wrote it.
 DECLARE
-  v_next jsonb;
+  v_next pg_catalog.jsonb;
 BEGIN
-  EXECUTE format('SELECT %s FROM %s c WHERE ($1 IS NULL OR %s) AND %s ORDER BY %s LIMIT 1',
-                 flowguard._row_key_sql(p_link.relation, 'c.'), p_link.relation,
+  EXECUTE pg_catalog.format('SELECT %s FROM %s c WHERE ($1 IS NULL OR %s) AND %s ORDER BY %s LIMIT 1',
+                 flowguard._row_key_sql(p_link.relation, 'c.'), flowguard._rows_sql(p_link.relation, p_row_filter),
                  flowguard._key_bound(p_link.relation, 'c', 5, '$1'), flowguard._key_bound(p_link.relation, 'c', 2,
                    '$2'),
                  flowguard._columns_sql(flowguard._row_key(p_link.relation), 'c.'))
@@ -506,29 +528,66 @@ BEGIN
   RETURN v_next;
 END;
 $_next_key$;
-COMMENT ON FUNCTION flowguard._next_key(flowguard.link, jsonb, jsonb) IS
+COMMENT ON FUNCTION flowguard._next_key(flowguard.link, jsonb, jsonb, text) IS
   'The row key of a link''s table after another one.';
 
-CREATE OR REPLACE FUNCTION flowguard._begin_run(p_relation regclass, p_link_column name, p_note text) RETURNS bigint
+CREATE OR REPLACE FUNCTION flowguard._check_row_filter(p_relation regclass, p_row_filter text) RETURNS void
+LANGUAGE plpgsql AS $_check_row_filter$
+-- Raises FG104 unless a text is one condition on the rows of a table. It is read twice, and never run. Without brackets
+-- around it one that closes what it has not opened is a syntax error; within them, whatever would go on after it. A
+-- cursor takes one statement only, and is opened, not read. Parameters are none, so that $1 is an error, too.
+-- No SET search_path: it is read as its author wrote it, with the rights of whoever calls.
+DECLARE
+  v_rows pg_catalog.refcursor;
+BEGIN
+  IF p_row_filter IS NULL THEN
+    RETURN;
+  ELSIF p_relation IS NULL THEN
+    PERFORM flowguard._refuse_argument('row_filter is given without a table', 'It is a condition on the columns of one '
+      'table.', 'Pass the table as relation, or leave row_filter out.');
+  END IF;
+  OPEN v_rows NO SCROLL FOR EXECUTE pg_catalog.format(E'SELECT 1 FROM %s WHERE %s\n', p_relation, p_row_filter);
+  CLOSE v_rows;
+  OPEN v_rows NO SCROLL FOR EXECUTE pg_catalog.format(E'SELECT 1 FROM %s WHERE (\n%s\n)', p_relation, p_row_filter);
+  CLOSE v_rows;
+EXCEPTION
+  WHEN OTHERS THEN
+    -- Classes of errors in what was written, as for the filter of a source: see _read_filter().
+    IF pg_catalog.left(SQLSTATE, 2) OPERATOR(pg_catalog.<>) ALL ('{42,22,0A,3F}') THEN
+      RAISE;
+    END IF;
+    PERFORM flowguard._refuse_argument(
+      pg_catalog.format('row_filter %L is no condition on table %s', p_row_filter, p_relation), SQLERRM,
+      pg_catalog.format('Write it as in WHERE, with columns of the table: row_filter => %L.',
+                        pg_catalog.format('%I >= …', (flowguard._row_key(p_relation))[1])));
+END;
+$_check_row_filter$;
+COMMENT ON FUNCTION flowguard._check_row_filter(regclass, text) IS
+  'Raises FG104 unless a text is a condition on the rows of a table.';
+
+CREATE OR REPLACE FUNCTION flowguard._begin_run(
+  p_relation regclass, p_link_column name, p_note text, p_row_filter text
+) RETURNS bigint
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_begin_run$
-  INSERT INTO flowguard.repair_run (relation, link_column, note)
-  VALUES (p_relation::text, CASE WHEN p_relation IS NOT NULL THEN p_link_column END, p_note)
+  INSERT INTO flowguard.repair_run (relation, link_column, note, row_filter)
+  VALUES (p_relation::text, CASE WHEN p_relation IS NOT NULL THEN p_link_column END, p_note, p_row_filter)
   RETURNING run_id;
 $_begin_run$;
-COMMENT ON FUNCTION flowguard._begin_run(regclass, name, text) IS 'Writes a new run into the ledger.';
+COMMENT ON FUNCTION flowguard._begin_run(regclass, name, text, text) IS 'Writes a new run into the ledger.';
 
 CREATE OR REPLACE FUNCTION flowguard._repair_call(p_run flowguard.repair_run, p_more text DEFAULT NULL) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_repair_call$
--- The note is a part of it: a run is gone on with by the arguments that it was called with.
+-- Note and condition are a part of it: a run is gone on with by the arguments that it was called with.
   SELECT format('CALL flowguard.repair(%s)',
                 concat_ws(', ', quote_literal(p_run.relation), 'link_column => ' || quote_literal(p_run.link_column),
+                          'row_filter => ' || quote_literal(p_run.row_filter),
                           'note => ' || quote_literal(p_run.note), p_more));
 $_repair_call$;
 COMMENT ON FUNCTION flowguard._repair_call(flowguard.repair_run, text) IS
   'The statement that goes on with a stopped run, or one with more arguments.';
 
 CREATE OR REPLACE FUNCTION flowguard._resume_run(
-  p_relation regclass, p_link_column name, p_note text, p_links flowguard.link[], p_resume boolean
+  p_relation regclass, p_link_column name, p_note text, p_links flowguard.link[], p_resume boolean, p_row_filter text
 ) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_resume_run$
 -- Marks runs whose call is gone as stopped; takes up the last one with these arguments, if no later run came to all its
@@ -547,9 +606,10 @@ BEGIN
      AND r.run_id = (
        SELECT max(e.run_id) FROM flowguard.repair_run e
         WHERE e.relation IS NULL
-           OR (e.relation, e.link_column) = (p_relation::text, p_link_column::text))
-     AND (r.relation, r.link_column, r.note) IS NOT DISTINCT FROM
-         (p_relation::text, CASE WHEN p_relation IS NOT NULL THEN p_link_column::text END, p_note)
+           OR (e.relation, e.link_column) = (p_relation::text, p_link_column::text)
+              AND (e.row_filter IS NULL OR e.row_filter = p_row_filter))
+     AND (r.relation, r.link_column, r.note, r.row_filter) IS NOT DISTINCT FROM
+         (p_relation::text, CASE WHEN p_relation IS NOT NULL THEN p_link_column::text END, p_note, p_row_filter)
      AND (SELECT count(*) FROM flowguard.repair_link k WHERE k.run_id = r.run_id) = cardinality(p_links)
      AND NOT EXISTS (
        SELECT FROM unnest(p_links) AS l
@@ -559,7 +619,7 @@ BEGIN
           SELECT FROM flowguard.repair_link k
            WHERE (k.run_id, k.schema_name, k.table_name, k.link_column)
                  = (r.run_id, n.nspname::text, c.relname::text, l.link_column::text)
-             AND k.query_hash = md5(flowguard._repair_query(l))))
+             AND k.query_hash = md5(flowguard._repair_query(l, p_row_filter))))
   RETURNING r.* INTO v_run;
   IF v_run.run_id IS NULL THEN
     RETURN NULL;
@@ -573,29 +633,35 @@ BEGIN
   RETURN v_run.run_id;
 END;
 $_resume_run$;
-COMMENT ON FUNCTION flowguard._resume_run(regclass, name, text, flowguard.link[], boolean) IS
+COMMENT ON FUNCTION flowguard._resume_run(regclass, name, text, flowguard.link[], boolean, text) IS
   'Takes up a stopped run with the same arguments; NULL where there is none.';
 
-CREATE OR REPLACE FUNCTION flowguard._estimate_rows(p_relation regclass) RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off AS $_estimate_rows$
--- As the planner does it: by the size that the table has now, partitions included, analysed or not.
+CREATE OR REPLACE FUNCTION flowguard._estimate_rows(p_relation regclass, p_row_filter text DEFAULT NULL)
+RETURNS bigint
+LANGUAGE plpgsql SET row_security = off AS $_estimate_rows$
+-- As the planner does it: by the size that the table has now, partitions included, analysed or not. No SET search_path:
+-- a condition is read as its author wrote it.
 DECLARE
-  v_plan json;
+  v_plan pg_catalog.json;
 BEGIN
-  EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s', p_relation) INTO v_plan;
-  RETURN (v_plan -> 0 -> 'Plan' ->> 'Plan Rows')::numeric;
+  EXECUTE pg_catalog.format('EXPLAIN (FORMAT JSON) SELECT FROM %s c', flowguard._rows_sql(p_relation, p_row_filter))
+    INTO v_plan;
+  RETURN (v_plan OPERATOR(pg_catalog.#>>) '{0,Plan,Plan Rows}')::pg_catalog.numeric;
 END;
 $_estimate_rows$;
-COMMENT ON FUNCTION flowguard._estimate_rows(regclass) IS 'About how many rows a table has.';
+COMMENT ON FUNCTION flowguard._estimate_rows(regclass, text) IS
+  'About how many rows a table has, or of them meet a condition.';
 
-CREATE OR REPLACE FUNCTION flowguard._begin_links(p_run bigint, p_links flowguard.link[]) RETURNS void
+CREATE OR REPLACE FUNCTION flowguard._begin_links(
+  p_run bigint, p_links flowguard.link[], p_estimated bigint[], p_row_filter text
+) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_begin_links$
 -- Fixes the last key of each table: rows that come later are the guard's, or the next call's. A run that goes on keeps
 -- its place.
   INSERT INTO flowguard.repair_link AS k (run_id, schema_name, table_name, link_column, "position", query_hash,
                                           last_key, estimated)
-  SELECT p_run, n.nspname, c.relname, l.link_column, l."position", md5(flowguard._repair_query(l.link)),
-         flowguard._last_key(l.link), flowguard._estimate_rows(l.relation)
+  SELECT p_run, n.nspname, c.relname, l.link_column, l."position", md5(flowguard._repair_query(l.link, p_row_filter)),
+         flowguard._last_key(l.link), p_estimated[l."position"]
     FROM (SELECT u AS link, u.relation, u.link_column, row_number() OVER () AS "position"
             FROM unnest(p_links) AS u) AS l
     JOIN pg_class c ON c.oid = l.relation
@@ -604,7 +670,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_begin_links$
      SET "position" = excluded."position", last_key = excluded.last_key, estimated = excluded.estimated,
          scanned_before = k.scanned, started_at = NULL;
 $_begin_links$;
-COMMENT ON FUNCTION flowguard._begin_links(bigint, flowguard.link[]) IS 'Writes down what a run is to look at.';
+COMMENT ON FUNCTION flowguard._begin_links(bigint, flowguard.link[], bigint[], text) IS
+  'Writes down what a run is to look at.';
 
 CREATE OR REPLACE FUNCTION flowguard._link_place(p_run bigint, p_position integer, OUT after_key jsonb,
   OUT last_key jsonb)
@@ -657,15 +724,27 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_end_run$
 $_end_run$;
 COMMENT ON FUNCTION flowguard._end_run(bigint) IS 'Writes down that a run has come to its end.';
 
-CREATE OR REPLACE FUNCTION flowguard._count_remaining(p_run bigint, p_links flowguard.link[]) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp SET row_security = off AS $_count_remaining$
--- What is unlinked or dangling when a run ends. A sum over its batches would count rows that went later in the run.
-  UPDATE flowguard.repair_run r
-     SET remaining = (SELECT coalesce(sum(c.unlinked + c.dangling), 0)
-                        FROM unnest(p_links) AS l CROSS JOIN LATERAL flowguard._count_links(l) AS c)
-   WHERE r.run_id = p_run;
+CREATE OR REPLACE FUNCTION flowguard._count_remaining(p_run bigint, p_links flowguard.link[], p_row_filter text)
+RETURNS void
+LANGUAGE plpgsql SET row_security = off AS $_count_remaining$
+-- What is unlinked or dangling when a run ends, of the rows that meet its condition then. A sum over its batches would
+-- count rows that went later in the run. No SET search_path: the condition is read as its author wrote it.
+DECLARE
+  v_remaining bigint;
+BEGIN
+  IF p_row_filter IS NULL THEN
+    SELECT coalesce(pg_catalog.sum(c.unlinked OPERATOR(pg_catalog.+) c.dangling), 0) INTO v_remaining
+      FROM pg_catalog.unnest(p_links) AS l CROSS JOIN LATERAL flowguard._count_links(l) AS c;
+  ELSIF pg_catalog.cardinality(p_links) OPERATOR(pg_catalog.>) 0 THEN
+    EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM %s WHERE (%s) OPERATOR(pg_catalog.=) '
+                              'ANY (''{unlinked,dangling}'')',
+                              flowguard._judged_rows(p_links[1], p_row_filter), flowguard._judgement(p_links[1]))
+      INTO v_remaining;
+  END IF;
+  UPDATE flowguard.repair_run r SET remaining = coalesce(v_remaining, 0) WHERE r.run_id OPERATOR(pg_catalog.=) p_run;
+END;
 $_count_remaining$;
-COMMENT ON FUNCTION flowguard._count_remaining(bigint, flowguard.link[]) IS
+COMMENT ON FUNCTION flowguard._count_remaining(bigint, flowguard.link[], text) IS
   'Writes into a run how many rows of its links are unlinked or dangling.';
 
 CREATE OR REPLACE FUNCTION flowguard._pace_setting(p_name text, p_type regtype) RETURNS text
@@ -799,10 +878,119 @@ $_hold_back$;
 COMMENT ON PROCEDURE flowguard._hold_back(double precision, interval, boolean) IS
   'Waits between two batches of a repair.';
 
+CREATE OR REPLACE FUNCTION flowguard._links_to_repair(p_relation regclass, p_link_column name)
+RETURNS flowguard.link[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_links_to_repair$
+-- The one link that was asked for, or all, sources first; raises FG107 and FG101.
+DECLARE
+  v_link flowguard.link;
+BEGIN
+  IF p_relation IS NULL THEN
+    RETURN ARRAY(SELECT l FROM flowguard._link_order() l);
+  END IF;
+  v_link := flowguard._link(p_relation, p_link_column);
+  PERFORM flowguard._refuse_gone(NULL, NULL, v_link);
+  RETURN ARRAY[v_link];
+END;
+$_links_to_repair$;
+COMMENT ON FUNCTION flowguard._links_to_repair(regclass, name) IS 'The links that a repair is to come to.';
+
+CREATE OR REPLACE PROCEDURE flowguard._repair_links(
+  p_run bigint, p_links flowguard.link[], p_row_filter text, p_batch_size integer, p_dry_run boolean,
+  p_max_rate integer, p_max_lag interval
+)
+LANGUAGE plpgsql AS $_repair_links$
+-- Repairs the links of a run, batch by batch; dry, all in one transaction. No SET clause: a procedure that commits may
+-- not have one. What it calls has them.
+DECLARE
+  v_link        flowguard.link;
+  v_query       pg_catalog.text;
+  v_after       pg_catalog.jsonb;
+  v_last        pg_catalog.jsonb;
+  v_counts      pg_catalog.jsonb;
+  v_tries       integer;
+  v_size        integer;
+  v_singly      integer := 0;
+  v_batch_start pg_catalog.timestamptz;
+  v_pause       pg_catalog.float8 := 0;
+  v_has_said    boolean := false;
+BEGIN
+  LOOP
+    FOR v_position IN 1 .. pg_catalog.cardinality(p_links) LOOP
+      v_link := p_links[v_position];
+      SELECT p.after_key, p.last_key INTO v_after, v_last FROM flowguard._link_place(p_run, v_position) p;
+      CONTINUE WHEN v_last IS NULL;
+      PERFORM flowguard._refuse_gone(p_run, v_position, v_link);
+      v_query := flowguard._repair_query(v_link, p_row_filter);
+      v_size := p_batch_size;
+      LOOP
+        IF NOT p_dry_run THEN
+          CALL flowguard._hold_back(v_pause, p_max_lag, v_has_said);
+        END IF;
+        v_batch_start := pg_catalog.clock_timestamp();
+        v_tries := 0;
+        LOOP
+          BEGIN
+            v_counts := flowguard._repair_batch(p_run, v_link, v_query, v_after, v_last, v_size);
+            EXIT;
+          EXCEPTION
+            WHEN deadlock_detected OR serialization_failure OR undefined_table THEN
+              -- A table that is not there was dropped, or renamed.
+              PERFORM flowguard._refuse_gone(p_run, v_position, p_link => v_link);
+              v_query := flowguard._repair_query(v_link, p_row_filter);
+              v_tries := v_tries OPERATOR(pg_catalog.+) 1;
+              IF v_tries OPERATOR(pg_catalog.>=) 10 THEN
+                RAISE;
+              END IF;
+              PERFORM pg_catalog.pg_sleep(pg_catalog.random() OPERATOR(pg_catalog.*) 0.1::pg_catalog.float8
+                                          OPERATOR(pg_catalog.*) v_tries::pg_catalog.float8);
+            WHEN integrity_constraint_violation OR raise_exception OR SQLSTATE 'FG001' OR SQLSTATE 'FG002' THEN
+              -- One row of the batch may not be written, a constraint or a trigger of the application says: the batch
+              -- is done again row by row, without that one.
+              IF v_size OPERATOR(pg_catalog.>) 1 THEN
+                v_size := 1;
+                v_singly := p_batch_size;
+              ELSE
+                v_counts := pg_catalog.jsonb_build_object('after', flowguard._next_key(v_link, v_after, v_last,
+                  p_row_filter),
+                  'scanned', 1, 'held', 1);
+                RAISE NOTICE 'row % of table % stays as it is: %', v_counts OPERATOR(pg_catalog.->) 'after',
+                  v_link.relation, SQLERRM
+                  USING HINT = pg_catalog.format('Mend what it says, then run "CALL flowguard.repair(%L, link_column '
+                    '=> %L)" again.', v_link.relation, v_link.link_column);
+                EXIT;
+              END IF;
+          END;
+        END LOOP;
+        v_singly := v_singly OPERATOR(pg_catalog.-) 1;
+        IF v_singly OPERATOR(pg_catalog.<=) 0 THEN
+          v_size := p_batch_size;
+        END IF;
+        PERFORM flowguard._count_batch(p_run, v_position, v_counts);
+        IF NOT p_dry_run THEN
+          COMMIT;
+        END IF;
+        IF p_max_rate IS NOT NULL THEN
+          v_pause := (v_counts OPERATOR(pg_catalog.->>) 'scanned')::pg_catalog.float8
+                       OPERATOR(pg_catalog./) p_max_rate::pg_catalog.float8
+                     OPERATOR(pg_catalog.-) pg_catalog.date_part('epoch',
+                       pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) v_batch_start);
+        END IF;
+        v_after := v_counts OPERATOR(pg_catalog.->) 'after';
+        EXIT WHEN pg_catalog.jsonb_typeof(v_after) OPERATOR(pg_catalog.=) 'null';
+      END LOOP;
+    END LOOP;
+    EXIT WHEN NOT flowguard._next_pass(p_run);
+  END LOOP;
+END;
+$_repair_links$;
+COMMENT ON PROCEDURE flowguard._repair_links(
+  bigint, flowguard.link[], text, integer, boolean, integer, interval) IS 'Repairs the links of a run.';
+
 CREATE OR REPLACE PROCEDURE flowguard.repair(
   relation regclass DEFAULT NULL, batch_size integer DEFAULT 5000, dry_run boolean DEFAULT false,
   link_column name DEFAULT 'master_flow_id', note text DEFAULT NULL, max_rate integer DEFAULT NULL,
-  max_lag interval DEFAULT NULL, resume boolean DEFAULT true,
+  max_lag interval DEFAULT NULL, resume boolean DEFAULT true, row_filter text DEFAULT NULL,
   INOUT run_id bigint DEFAULT NULL, INOUT linked bigint DEFAULT NULL, INOUT translated bigint DEFAULT NULL,
   INOUT quarantined bigint DEFAULT NULL, INOUT unlinked bigint DEFAULT NULL, INOUT remaining bigint DEFAULT NULL
 )
@@ -818,19 +1006,9 @@ DECLARE
   p_max_rate    ALIAS FOR $6;
   p_max_lag     ALIAS FOR $7;
   p_resume      ALIAS FOR $8;
+  p_row_filter  ALIAS FOR $9;
   v_links       flowguard.link[];
-  v_link        flowguard.link;
-  v_query       pg_catalog.text;
-  v_after       pg_catalog.jsonb;
-  v_last        pg_catalog.jsonb;
-  v_counts      pg_catalog.jsonb;
-  v_tries       integer;
-  v_size        integer;
-  v_singly      integer := 0;
   v_batch_size  integer;
-  v_batch_start pg_catalog.timestamptz;
-  v_pause       pg_catalog.float8 := 0;
-  v_has_said    boolean := false;
 BEGIN
   IF p_batch_size IS NULL OR p_batch_size OPERATOR(pg_catalog.<) 1 THEN
     PERFORM flowguard._refuse_argument(
@@ -862,99 +1040,30 @@ BEGIN
             HINT = pg_catalog.format('Have a superuser run "GRANT pg_read_all_stats TO %I", or leave max_lag out.',
               current_user);
   END IF;
-  IF p_relation IS NULL THEN
-    v_links := ARRAY(SELECT l FROM flowguard._link_order() l);
-  ELSE
-    v_links := ARRAY[flowguard._link(p_relation, p_link_column)];
-    PERFORM flowguard._refuse_gone(NULL, NULL, v_links[1]);
-  END IF;
+  v_links := flowguard._links_to_repair(p_relation, p_link_column);
+  PERFORM flowguard._check_row_filter(p_relation, p_row_filter);
   PERFORM flowguard._tell_missing_indexes(v_links);
   -- A tenth of a second's rows at most: whoever writes beside it waits for a batch to be flushed, not for a second's.
   v_batch_size := least(p_batch_size,
     (p_max_rate OPERATOR(pg_catalog.-) 1) OPERATOR(pg_catalog./) 10 OPERATOR(pg_catalog.+) 1);
   IF NOT p_dry_run THEN
-    run_id := flowguard._resume_run(p_relation, p_link_column, p_note, v_links, p_resume);
+    run_id := flowguard._resume_run(p_relation, p_link_column, p_note, v_links, p_resume, p_row_filter);
   ELSE
     run_id := NULL;
   END IF;
   IF run_id IS NULL THEN
-    run_id := flowguard._begin_run(p_relation, p_link_column, p_note);
+    run_id := flowguard._begin_run(p_relation, p_link_column, p_note, p_row_filter);
   END IF;
-  PERFORM flowguard._begin_links(run_id, v_links);
+  PERFORM flowguard._begin_links(run_id, v_links,
+    ARRAY(SELECT flowguard._estimate_rows(l.relation, p_row_filter) FROM pg_catalog.unnest(v_links) l), p_row_filter);
   IF NOT p_dry_run THEN
     COMMIT;
   END IF;
 
-  LOOP
-    FOR v_position IN 1 .. pg_catalog.cardinality(v_links) LOOP
-      v_link := v_links[v_position];
-      SELECT p.after_key, p.last_key INTO v_after, v_last FROM flowguard._link_place(run_id, v_position) p;
-      CONTINUE WHEN v_last IS NULL;
-      PERFORM flowguard._refuse_gone(run_id, v_position, v_link);
-      v_query := flowguard._repair_query(v_link);
-      v_size := v_batch_size;
-      LOOP
-        IF NOT p_dry_run THEN
-          CALL flowguard._hold_back(v_pause, p_max_lag, v_has_said);
-        END IF;
-        v_batch_start := pg_catalog.clock_timestamp();
-        v_tries := 0;
-        LOOP
-          BEGIN
-            v_counts := flowguard._repair_batch(run_id, v_link, v_query, v_after, v_last, v_size);
-            EXIT;
-          EXCEPTION
-            WHEN deadlock_detected OR serialization_failure OR undefined_table THEN
-              -- A table that is not there was dropped, or renamed.
-              PERFORM flowguard._refuse_gone(run_id, v_position, v_link);
-              v_query := flowguard._repair_query(v_link);
-              v_tries := v_tries OPERATOR(pg_catalog.+) 1;
-              IF v_tries OPERATOR(pg_catalog.>=) 10 THEN
-                RAISE;
-              END IF;
-              PERFORM pg_catalog.pg_sleep(pg_catalog.random() OPERATOR(pg_catalog.*) 0.1::pg_catalog.float8
-                                          OPERATOR(pg_catalog.*) v_tries::pg_catalog.float8);
-            WHEN integrity_constraint_violation OR raise_exception OR SQLSTATE 'FG001' OR SQLSTATE 'FG002' THEN
-              -- One row of the batch may not be written, a constraint or a trigger of the application says: the batch
-              -- is done again row by row, without that one.
-              IF v_size OPERATOR(pg_catalog.>) 1 THEN
-                v_size := 1;
-                v_singly := v_batch_size;
-              ELSE
-                v_counts := pg_catalog.jsonb_build_object('after', flowguard._next_key(v_link, v_after, v_last),
-                  'scanned', 1, 'held', 1);
-                RAISE NOTICE 'row % of table % stays as it is: %', v_counts OPERATOR(pg_catalog.->) 'after',
-                  v_link.relation, SQLERRM
-                  USING HINT = pg_catalog.format('Mend what it says, then run "CALL flowguard.repair(%L, link_column '
-                    '=> %L)" again.', v_link.relation, v_link.link_column);
-                EXIT;
-              END IF;
-          END;
-        END LOOP;
-        v_singly := v_singly OPERATOR(pg_catalog.-) 1;
-        IF v_singly OPERATOR(pg_catalog.<=) 0 THEN
-          v_size := v_batch_size;
-        END IF;
-        PERFORM flowguard._count_batch(run_id, v_position, v_counts);
-        IF NOT p_dry_run THEN
-          COMMIT;
-        END IF;
-        IF p_max_rate IS NOT NULL THEN
-          v_pause := (v_counts OPERATOR(pg_catalog.->>) 'scanned')::pg_catalog.float8
-                       OPERATOR(pg_catalog./) p_max_rate::pg_catalog.float8
-                     OPERATOR(pg_catalog.-) pg_catalog.date_part('epoch',
-                       pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) v_batch_start);
-        END IF;
-        v_after := v_counts OPERATOR(pg_catalog.->) 'after';
-        EXIT WHEN pg_catalog.jsonb_typeof(v_after) OPERATOR(pg_catalog.=) 'null';
-      END LOOP;
-    END LOOP;
-    EXIT WHEN NOT flowguard._next_pass(run_id);
-  END LOOP;
-
+  CALL flowguard._repair_links(run_id, v_links, p_row_filter, v_batch_size, p_dry_run, p_max_rate, p_max_lag);
   PERFORM flowguard._end_run(run_id);
   v_links := ARRAY(SELECT l FROM pg_catalog.unnest(v_links) l WHERE flowguard._is_alive(l));
-  PERFORM flowguard._count_remaining(run_id, v_links);
+  PERFORM flowguard._count_remaining(run_id, v_links, p_row_filter);
   PERFORM flowguard._note_violations(CASE WHEN p_relation IS NOT NULL THEN v_links END);
   SELECT r.linked, r.translated, r.quarantined, r.unlinked, r.remaining
     INTO linked, translated, quarantined, unlinked, remaining
@@ -969,15 +1078,17 @@ BEGIN
 END;
 $repair$;
 COMMENT ON PROCEDURE flowguard.repair(
-  regclass, integer, boolean, name, text, integer, interval, boolean, bigint, bigint, bigint, bigint, bigint, bigint) IS
+  regclass, integer, boolean, name, text, integer, interval, boolean, text, bigint, bigint, bigint, bigint, bigint,
+  bigint) IS
 'Links rows that are unlinked or dangling: translates alternate keys, asks the rules but the session''s, sources before
 what takes a link from them, and treats orphans as on_orphan says. Each batch is a transaction of its own, so it
 cannot be called inside one. Rows beyond the last key that is there when it is called are not looked at. Stopped, it
-keeps what was committed; called again with the same relation, link_column and note, the same run goes on after the last
-row that it came to. Every value that it writes is in flowguard.run_change; how far it is, in flowguard.repair_progress.
+keeps what was committed; called again with the same relation, link_column, row_filter and note, the same run goes on
+after the last row that it came to. Every value that it writes is in flowguard.run_change; how far it is, in
+flowguard.repair_progress.
 relation: the child table; NULL for every link.
 batch_size: rows looked at in one transaction.
-dry_run: true does it all in one transaction and takes it back.
+dry_run: true does it all in one transaction and takes it back; preview() does so, too, and tells more.
 link_column: the column that holds the link; not asked where relation is NULL.
 note: kept with the run, to tell runs apart.
 max_rate: rows looked at in a second at most; a batch is a tenth of them at most. Left out: what the session''s setting
@@ -985,6 +1096,8 @@ max_rate: rows looked at in a second at most; a batch is a tenth of them at most
 max_lag: how far standbys and subscribers may be behind, as pg_stat_replication shows it: while one is further behind,
   no batch begins. Left out: what the session''s setting flowguard.repair_max_lag says, else they are not looked at.
 resume: false begins a new run, though one with the same arguments was stopped.
+row_filter: a condition on columns of the table, as in WHERE, read under the caller''s search_path, with the caller''s
+  rights: rows that do not meet it are neither looked at nor counted. It needs relation. NULL: all rows.
 run_id: number of the run, for undo(); NULL for a dry run. Its argument, as of those below, is not read.
 linked: rows that a rule linked.
 translated: links that held an alternate key and now hold the key.
@@ -992,8 +1105,8 @@ quarantined: orphans taken out, without the rows that went with them.
 unlinked: dangling links set to NULL.
 remaining: rows left unlinked or dangling.
 Errors: FG101 a table that a link speaks of is gone; FG104 batch_size or max_rate is less than 1, max_lag not positive,
-  or a setting no such value; FG107 no such link; FG110 max_lag is given and the role may not see replication; 2D000
-  called inside a transaction; 42501 row security would hide rows.';
+  a setting no such value, or row_filter no condition on the table; FG107 no such link; FG110 max_lag is given and the
+  role may not see replication; 2D000 called inside a transaction; 42501 row security would hide rows.';
 
 CREATE OR REPLACE FUNCTION flowguard._forbidding_keys(
   p_run bigint, p_from bigint DEFAULT 0, p_until bigint DEFAULT 9223372036854775807,

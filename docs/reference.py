@@ -50,12 +50,12 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Repair, and take back",
         "Rows that are there already. Every value written is kept, and can be put back.",
-        ("repair", "undo", "run", "repair_progress", "run_change", "quarantine"),
+        ("preview", "repair", "undo", "run", "repair_progress", "run_change", "quarantine"),
     ),
     (
         "Look",
         "How true the links are, row by row, as counts, as a score and as findings with their remedy.",
-        ("link_status", "violation", "health_category", "health_score", "check_all", "version"),
+        ("link_status", "violation", "explain", "health_category", "health_score", "check_all", "version"),
     ),
     (
         "Take away",

@@ -654,9 +654,18 @@ def set_mode(
     metavar="SECONDS",
     help="Wait while a standby or subscriber is further behind.",
 )
+@click.option("--where", metavar="CONDITION", help="Only rows of TABLE that meet this SQL condition.")
 @click.option("--note", metavar="TEXT", help="What the run is for; kept with it.")
 @click.option("--restart", is_flag=True, help="Look at all rows, though a run with the same arguments was stopped.")
 @dry_run_option
+@click.option(
+    "--samples",
+    type=click.IntRange(0, 1000),
+    default=repairs.SAMPLES,
+    show_default=True,
+    metavar="N",
+    help="With --dry-run: examples of each outcome.",
+)
 @json_option
 def repair(
     *,
@@ -666,23 +675,39 @@ def repair(
     batch_size: int,
     max_rate: int | None,
     max_lag: float | None,
+    where: str | None,
     note: str | None,
     restart: bool,
     dry_run: bool,
+    samples: int,
     as_json: bool,
 ) -> None:
     """Link what is unlinked or dangling, in TABLE or everywhere, and write down every value changed.
 
-    A run that was stopped goes on where it was when it is called again.
+    A run that was stopped goes on where it was when it is called again. With --dry-run it shows what it would do, by
+    rule, and how far in time the rows are of which it would take links.
     """
-    left = "Nothing is changed." if dry_run else "What was committed stays; the same command goes on with the run."
+    if where is not None and table is None:
+        raise click.UsageError("--where is a condition on the columns of one table: name the TABLE.")
+    if dry_run:
+        with _saying_when_interrupted("Nothing is changed."):
+            found = repairs.preview(
+                dsn, table, link_column=link_column, where=where, samples=samples, on_notice=_show_notice
+            )
+        if as_json:
+            outcomes = [asdict(outcome) for outcome in found.outcomes]
+            _print_json({**asdict(found.run), "dry_run": True, "outcomes": outcomes})
+        else:
+            present.show_preview(present.new_console(), found)
+        return
+    left = "What was committed stays; the same command goes on with the run."
     with _Bar("repair", quiet=as_json).shown() as bar, _saying_when_interrupted(left):
         result = repairs.repair(
             dsn,
             table,
             link_column=link_column,
+            where=where,
             batch_size=batch_size,
-            dry_run=dry_run,
             note=note,
             max_rate=max_rate,
             max_lag=None if max_lag is None else timedelta(seconds=max_lag),
@@ -691,9 +716,28 @@ def repair(
             on_notice=bar.notice,
         )
     if as_json:
-        _print_json({**asdict(result), "dry_run": dry_run})
+        _print_json({**asdict(result), "dry_run": False})
     else:
         present.show_run(present.new_console(), result)
+
+
+@cli.command()
+@dsn_option
+@click.argument("table")
+@click.argument("key", nargs=-1, required=True)
+@link_column_option
+@json_option
+def explain(*, dsn: str, table: str, key: tuple[str, ...], link_column: str, as_json: bool) -> None:
+    """Say how the row of TABLE with this KEY came by its link, or why it has none.
+
+    KEY is the value of the key column; of a key of several columns COLUMN=VALUE for each. What a rule yields is
+    computed from what is there now.
+    """
+    parts = repairs.explain(table, key, dsn, link_column=link_column)
+    if as_json:
+        _print_json([asdict(part) for part in parts])
+    else:
+        present.show_explanation(present.new_console(), parts)
 
 
 @cli.command()

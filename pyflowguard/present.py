@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -15,10 +16,13 @@ from pyflowguard.discover import Link, Master, Proposal, counted, links_of, quot
 from pyflowguard.gate import Verdict
 from pyflowguard.health import Finding, Health, Level, LinkStatus, Violation
 from pyflowguard.online import Guarded, ModeSet, Planned
-from pyflowguard.repair import Run, Undone
+from pyflowguard.repair import Outcome, Part, Preview, Run, Undone
 
 WIDTH = 100
 """Columns at most, and where the output is no terminal."""
+
+CANDIDATES = 2
+"""So many candidates, or more: repair counts no further."""
 
 _QUOTED = r""" "(?:[^"]|"")*" | '(?:[^']|'')*' """
 """A name or a string; what stands in it is not looked at."""
@@ -204,6 +208,81 @@ def show_run(console: Console, run: Run) -> None:
         console.print(f"{run.remaining} rows stay unlinked or dangling; flowguard.violation says why.")
     if run.run_id is not None and run.linked + run.translated + run.quarantined + run.unlinked:
         console.print(f"To take it back: pyflowguard undo {run.run_id}")
+
+
+def show_preview(console: Console, preview: Preview) -> None:
+    """Show what a repair would do: counts by link and rule, distances of the rules by time, and examples."""
+    show_run(console, preview.run)
+    if not preview.outcomes:
+        return
+    console.print()
+    table = new_table("link", "outcome", "rows", "by", right=["rows"])
+    for outcome in preview.outcomes:
+        table.add_row(_name_of(outcome), outcome.outcome, str(outcome.amount), _rule_of(outcome))
+    console.print(table)
+    for outcome in preview.outcomes:
+        if outcome.distances is not None:
+            console.print()
+            _show_distances(console, outcome, outcome.distances)
+    if any(outcome.examples for outcome in preview.outcomes):
+        console.print()
+        console.print(Text("Examples", style="bold"))
+        for outcome in preview.outcomes:
+            if outcome.examples:
+                by = f" by {_rule_of(outcome)}" if outcome.rule is not None else ""
+                console.print(f"{_name_of(outcome)}, {outcome.outcome}{by}:")
+                for example in outcome.examples:
+                    console.print(_indented("", _example_of(example)))
+
+
+def _name_of(outcome: Outcome) -> str:
+    return outcome.child if outcome.link == "master_flow_id" else f"{outcome.child}.{outcome.link}"
+
+
+def _rule_of(outcome: Outcome) -> str:
+    return "" if outcome.rule is None else f"rule {outcome.rule}, {outcome.rule_kind}: {outcome.source}"
+
+
+def _show_distances(console: Console, outcome: Outcome, distances: Mapping[str, Any]) -> None:
+    console.print(Text(f"{_name_of(outcome)}, rule {outcome.rule}: distance to {outcome.source}", style="bold"))
+    if outcome.amount:
+        figures = ", ".join(
+            f"{label} {distances[name]}"
+            for label, name in (("min", "min"), ("median", "median"), ("90 %", "p90"), ("99 %", "p99"), ("max", "max"))
+        )
+        console.print(_indented("", figures))
+    table = new_table("up to", "rows", "", right=["up to", "rows"])
+    for bucket in distances["inside"]:
+        table.add_row(bucket["to"], str(bucket["amount"]), "the window" if bucket is distances["inside"][-1] else "")
+    for bucket in distances["outside"]:
+        table.add_row(bucket["to"], str(bucket["amount"]), "outside: these are left")
+    console.print(table)
+    if distances["nearest"] is not None:
+        console.print(_indented("", f"The nearest that is left is {distances['nearest']} away."))
+
+
+def _example_of(example: Mapping[str, Any]) -> str:
+    key = _key_of(example["row_key"])
+    if "reason" in example:
+        where = f"{example['relation']} " if "relation" in example else ""
+        return f"{where}{key}: {example['reason']}"
+    text = f"{key}: {example.get('old_link', 'NULL')} -> {example.get('new_link', 'NULL')}"
+    if "source_key" in example:
+        text += f", from {_key_of(example['source_key'])}"
+    if "distance" in example:
+        count = example["candidates"]
+        text += f", {example['distance']} away, candidates: {count}{' or more' if count == CANDIDATES else ''}"
+    return text
+
+
+def _key_of(key: Mapping[str, Any]) -> str:
+    return json.dumps(key, default=str, ensure_ascii=False)
+
+
+def show_explanation(console: Console, parts: Sequence[Part]) -> None:
+    """Show how a row came by its link, or why it has none."""
+    for part in parts:
+        console.print(_indented(f"{part.part}:", part.summary))
 
 
 def counts_of(run: Run) -> str:

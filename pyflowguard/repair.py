@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import psycopg
 from psycopg.errors import DeadlockDetected, InvalidParameterValue, SerializationFailure
 from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
 
 from pyflowguard.database import Connection, NoticeHandler, connect
 from pyflowguard.engine import engine, find_table, notice_no_link
+from pyflowguard.errors import UsageError
 
 BATCH_SIZE = 5000
 """Rows that are looked at, links that are put back, in one transaction by default."""
@@ -25,6 +28,10 @@ _TRIES = 10
 """How often a batch of undo() is tried that loses a race; flowguard.repair() tries its own as often, as patiently."""
 
 _POLL_INTERVAL = 0.5  # seconds between two looks at how far a run has come
+
+
+SAMPLES = 3
+"""Examples of each outcome in a preview by default."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,43 @@ class Run:
     quarantined: int
     unlinked: int
     remaining: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a repair would do with `amount` rows of a link, by a rule where it is one's doing.
+
+    `outcome` is linked, translated, quarantined, taken along, unlinked, left unlinked, left dangling or followed. The
+    `examples` and, of a proximity rule, the `distances` are as flowguard.preview() gives them.
+    """
+
+    child: str
+    link: str
+    outcome: str
+    rule: int | None
+    rule_kind: str | None
+    source: str | None
+    amount: int
+    examples: list[dict[str, Any]]
+    distances: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a repair would do: the counts of its run, and all outcomes, by link and rule."""
+
+    run: Run
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A row of flowguard.explain(): `part` is row, rule, run, written, quarantine or remedy."""
+
+    part: str
+    position: int | None
+    summary: str
+    detail: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,7 +116,17 @@ UndoHandler: TypeAlias = Callable[[Undone], None]
 _REPAIR = """
 CALL flowguard.repair(%(table)s::pg_catalog.regclass, batch_size => %(batch_size)s, dry_run => %(dry_run)s,
                       link_column => %(link_column)s, note => %(note)s, max_rate => %(max_rate)s,
-                      max_lag => %(max_lag)s, resume => %(resume)s)
+                      max_lag => %(max_lag)s, resume => %(resume)s, row_filter => %(where)s)
+"""
+
+_PREVIEW = """
+SELECT child::text, link::text, outcome, rule, rule_kind, source::text, amount, examples, distances
+  FROM flowguard.preview(%s::pg_catalog.regclass, link_column => %s, row_filter => %s, samples => %s)
+"""
+
+_EXPLAIN = """
+SELECT part, "position", summary, detail
+  FROM flowguard.explain(%s::pg_catalog.regclass, row_key => %s, link_column => %s)
 """
 
 _HOW_FAR = """
@@ -96,6 +150,7 @@ def repair(
     table: str | None = None,
     *,
     link_column: str = "master_flow_id",
+    where: str | None = None,
     batch_size: int = BATCH_SIZE,
     dry_run: bool = False,
     note: str | None = None,
@@ -107,16 +162,17 @@ def repair(
 ) -> Run:
     """Link what is unlinked or dangling, of one table or (None) of all, a transaction a batch.
 
-    At most `max_rate` rows are looked at in a second; no batch begins while a standby or subscriber is more than
-    `max_lag` behind. Interrupted, what was committed stays and is in the ledger; called again for the same table and
-    with the same note, the same run goes on, unless `resume` is False. `dry_run` does it all in one transaction, as
-    fast as it can, and takes it back. Raises UsageError for a table or a link that is not there, EngineMissing,
-    StatementFailed, and what connecting raises.
+    Of one table `where`, an SQL condition, says which rows. At most `max_rate` rows are looked at in a second; no batch
+    begins while a standby or subscriber is more than `max_lag` behind. Interrupted, what was committed stays and is in
+    the ledger; called again for the same table with the same condition and note, the same run goes on, unless `resume`
+    is False. `dry_run` does it all in one transaction, as fast as it can, and takes it back. Raises UsageError for a
+    table or a link that is not there, or no condition, EngineMissing, StatementFailed, and what connecting raises.
     """
     with engine(dsn, action="repairing links", on_notice=on_notice) as connection:
         arguments = {
             "table": None if table is None else find_table(connection, table),
             "link_column": link_column,
+            "where": where,
             "batch_size": batch_size,
             "dry_run": dry_run,
             "note": note,
@@ -136,6 +192,79 @@ def repair(
             run = cursor.execute(_REPAIR, arguments).fetchone()
     assert run is not None  # noqa: S101 - a procedure with INOUT parameters returns one row
     return run
+
+
+def preview(
+    dsn: str = "",
+    table: str | None = None,
+    *,
+    link_column: str = "master_flow_id",
+    where: str | None = None,
+    samples: int = SAMPLES,
+    on_notice: NoticeHandler | None = None,
+) -> Preview:
+    """Say what repair() would do, with up to `samples` examples of each outcome, and leave nothing behind.
+
+    It is done in one transaction, as fast as it can, and taken back. Raises what repair() raises.
+    """
+    with engine(dsn, action="trying a repair", on_notice=on_notice) as connection:
+        found = None if table is None else find_table(connection, table)
+        if table is None:
+            notice_no_link(connection, on_notice)
+        with connection.cursor(row_factory=class_row(Outcome)) as cursor:
+            outcomes = cursor.execute(_PREVIEW, [found, link_column, where, samples]).fetchall()
+
+    def count(*wanted: str) -> int:
+        return sum(outcome.amount for outcome in outcomes if outcome.outcome in wanted)
+
+    run = Run(
+        None,
+        linked=count("linked"),
+        translated=count("translated"),
+        quarantined=count("quarantined"),
+        unlinked=count("unlinked"),
+        remaining=count("left unlinked", "left dangling"),
+    )
+    return Preview(run, tuple(outcomes))
+
+
+def explain(table: str, key: Sequence[str], dsn: str = "", *, link_column: str = "master_flow_id") -> tuple[Part, ...]:
+    """Say how a row came by its link, or why it has none.
+
+    `key` is its value where it is one column, COLUMN=VALUE for each column, in one text or several, or a JSON object.
+    Raises UsageError for a table, a link or a row that is not there, and what repair() raises.
+    """
+    with (
+        engine(dsn, action="explaining a link") as connection,
+        connection.cursor(row_factory=class_row(Part)) as cursor,
+    ):
+        arguments = [find_table(connection, table), Jsonb(read_key(key)), link_column]
+        return tuple(cursor.execute(_EXPLAIN, arguments).fetchall())
+
+
+def read_key(given: Sequence[str]) -> str | dict[str, Any]:
+    """Read a row key as it is typed: VALUE, COLUMN=VALUE..., COLUMN=VALUE,COLUMN=VALUE or {"COLUMN": VALUE}."""
+    if len(given) == 1 and given[0].lstrip().startswith("{"):
+        try:
+            read: dict[str, Any] = json.loads(given[0])
+        except json.JSONDecodeError as error:
+            raise UsageError(
+                f"{given[0]} is no JSON object: {error}.",
+                hint='Write it as {"COLUMN": VALUE}, or COLUMN=VALUE for each column.',
+            ) from error
+        return read
+    if len(given) == 1 and "=" not in given[0]:
+        return given[0]
+    parts = list(given)
+    if len(given) == 1 and all("=" in part for part in given[0].split(",")):
+        parts = given[0].split(",")
+    pairs = [part.partition("=") for part in parts]
+    if wrong := [part for part, (_, equals, _) in zip(parts, pairs, strict=True) if not equals]:
+        raise UsageError(
+            f"{wrong[0]!r} is no COLUMN=VALUE.",
+            hint="A key of several columns is named by column: a=1 b=2, or a=1,b=2.",
+        )
+    return {column.strip(): value for column, _, value in pairs}
 
 
 def undo(

@@ -30,6 +30,7 @@ DROP FUNCTION IF EXISTS flowguard._master_query(flowguard.link, text, text);
 DROP FUNCTION IF EXISTS flowguard._window_sql(flowguard.rule);
 DROP FUNCTION IF EXISTS flowguard._other_master_query(flowguard.link, flowguard.rule, text, text);
 DROP FUNCTION IF EXISTS flowguard._candidates(flowguard.link, flowguard.rule, text);
+DROP FUNCTION IF EXISTS flowguard._candidate_count(flowguard.link, flowguard.rule, text, integer);
 DROP FUNCTION IF EXISTS flowguard._nearest_in_batch(flowguard.link, flowguard.rule, text);
 DROP FUNCTION IF EXISTS flowguard._nearest_query(flowguard.link, flowguard.rule, text);
 DROP FUNCTION IF EXISTS flowguard._row_time(flowguard.link, flowguard.rule, text);

@@ -4,7 +4,8 @@ BEGIN;
 
 DROP FUNCTION IF EXISTS flowguard._count_links(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._judgement(flowguard.link);
-DROP FUNCTION IF EXISTS flowguard._judged_rows(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._judged_rows(flowguard.link, text);
+DROP FUNCTION IF EXISTS flowguard._rows_sql(regclass, text);
 DROP FUNCTION IF EXISTS flowguard._names_hold(text, regclass[], name[], name[], regclass[], name[]);
 DROP FUNCTION IF EXISTS flowguard._check_names(text, regclass[], name[], name[], regclass[], name[]);
 DROP FUNCTION IF EXISTS flowguard._refuse_renamed(text, text, text);

@@ -15,6 +15,7 @@ DROP FUNCTION IF EXISTS flowguard._note_violations(flowguard.link[]);
 DROP VIEW IF EXISTS flowguard.violation;
 DROP FUNCTION IF EXISTS flowguard._violations();
 DROP FUNCTION IF EXISTS flowguard._wrong_rows(flowguard.link, bigint);
+DROP FUNCTION IF EXISTS flowguard._reason(flowguard.link, jsonb, text);
 DROP FUNCTION IF EXISTS flowguard._why_mismatched(flowguard.link, jsonb);
 DROP FUNCTION IF EXISTS flowguard._why_dangling(flowguard.link, jsonb);
 DROP VIEW IF EXISTS flowguard.link_status;

@@ -23,6 +23,7 @@ from servers import chosen_bindir, lacking, memory_directory
 from testing.postgresql import Postgresql
 
 from pyflowguard import changes, database, server
+from pyflowguard.database import Connection
 
 OWNER = "app_owner"
 SETTINGS = {
@@ -155,6 +156,31 @@ def report_db(databases: Databases, report_template: str) -> Iterator[str]:
 def as_role() -> Callable[[str, str], str]:
     """Turn a connection string into the same one for another role; postgres is the superuser."""
     return lambda dsn, role: make_conninfo(dsn, user=role)
+
+
+@pytest.fixture
+def roles(engine_db: str, as_role: Callable[[str, str], str]) -> Iterator[Callable[[str], Connection]]:
+    """Log in as somebody who has one of the engine's two roles; they are made where the server lacks them."""
+    made: list[str] = []
+    with ExitStack() as opened, psycopg.connect(as_role(engine_db, "postgres"), autocommit=True) as admin:
+        for role in ("flowguard_viewer", "flowguard_admin"):
+            if admin.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).fetchone() is None:
+                admin.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+                made.append(role)
+        with psycopg.connect(engine_db) as owner:
+            owner.execute("SELECT flowguard.grant_roles()")
+
+        def login(role: str) -> Connection:
+            connection = opened.enter_context(psycopg.connect(as_role(engine_db, "postgres"), autocommit=True))
+            connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+            return connection
+
+        try:
+            yield login
+        finally:
+            opened.close()
+            for role in made:
+                admin.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(role)))
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ SELECT 'flowguard._time_is_usable(text)'::regprocedure;
 SELECT 'flowguard._row_time(flowguard.link, flowguard.rule, text)'::regprocedure;
 SELECT 'flowguard._candidates(flowguard.link, flowguard.rule, text)'::regprocedure;
 SELECT 'flowguard._nearest_in_batch(flowguard.link, flowguard.rule, text)'::regprocedure;
+SELECT 'flowguard._candidate_count(flowguard.link, flowguard.rule, text, integer)'::regprocedure;
 SELECT 'flowguard._nearest_query(flowguard.link, flowguard.rule, text)'::regprocedure;
 SELECT 'flowguard._other_master_query(flowguard.link, flowguard.rule, text, text)'::regprocedure;
 SELECT 'flowguard._window_sql(flowguard.rule)'::regprocedure;

@@ -12,7 +12,8 @@ SELECT 'flowguard._refuse_tenantless(regclass, name, jsonb)'::regprocedure;
 SELECT 'flowguard._refuse_renamed(text, text, text)'::regprocedure;
 SELECT 'flowguard._check_names(text, regclass[], name[], name[], regclass[], name[])'::regprocedure;
 SELECT 'flowguard._names_hold(text, regclass[], name[], name[], regclass[], name[])'::regprocedure;
-SELECT 'flowguard._judged_rows(flowguard.link)'::regprocedure;
+SELECT 'flowguard._rows_sql(regclass, text)'::regprocedure;
+SELECT 'flowguard._judged_rows(flowguard.link, text)'::regprocedure;
 SELECT 'flowguard._judgement(flowguard.link)'::regprocedure;
 SELECT 'flowguard._count_links(flowguard.link)'::regprocedure;
 

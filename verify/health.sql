@@ -10,6 +10,7 @@ SELECT 'flowguard._link_status()'::regprocedure;
 SELECT 'flowguard.link_status'::regclass;
 SELECT 'flowguard._why_dangling(flowguard.link, jsonb)'::regprocedure;
 SELECT 'flowguard._why_mismatched(flowguard.link, jsonb)'::regprocedure;
+SELECT 'flowguard._reason(flowguard.link, jsonb, text)'::regprocedure;
 SELECT 'flowguard._wrong_rows(flowguard.link, bigint)'::regprocedure;
 SELECT 'flowguard._violations()'::regprocedure;
 SELECT 'flowguard.violation'::regclass;

@@ -68,6 +68,12 @@ UNPINNED = {
     # Reads a filter as its author wrote it, under the caller's path.
     "add_proximity_rule",
     "_read_filter",
+    # Read a condition on rows in the same way, and ask it.
+    "_check_row_filter",
+    "_estimate_rows",
+    "_next_key",
+    "_count_remaining",
+    "preview",
     # Write application tables, whose own triggers would inherit the path.
     "_repair_batch",
     "_quarantine_row",
@@ -82,6 +88,7 @@ UNPINNED = {
     "_leave_safe_path",
     # May COMMIT.
     "_hold_back",
+    "_repair_links",
     "repair",
 }
 

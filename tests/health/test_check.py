@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import psycopg
 import pytest
 from engine.postgres import Connection, one, refused, rows, run
 from engine.tables import guard
-from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
@@ -204,34 +203,6 @@ def test_long_lists_are_cut(app: Connection) -> None:
 
 
 # --- Roles
-
-
-@pytest.fixture
-def roles(app: Connection) -> Iterator[Callable[[str], Connection]]:
-    """Log in as somebody who has one of the two roles; they are made where the server lacks them."""
-    opened: list[Connection] = []
-    made: list[str] = []
-    with psycopg.connect(make_conninfo(app.info.dsn, user="postgres"), autocommit=True) as admin:
-        for role in ("flowguard_viewer", "flowguard_admin"):
-            if not one(admin, "SELECT count(*) FROM pg_roles WHERE rolname = %s", role):
-                admin.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
-                made.append(role)
-        run(app, "SELECT flowguard.grant_roles()")
-
-        def login(role: str) -> Connection:
-            connection = psycopg.connect(make_conninfo(app.info.dsn, user="postgres"), autocommit=True)
-            opened.append(connection)
-            run(connection, f"SET ROLE {role}")
-            return connection
-
-        try:
-            yield login
-        finally:
-            for connection in opened:
-                connection.close()
-            for role in made:
-                run(admin, f"DROP OWNED BY {role}")
-                run(admin, f"DROP ROLE {role}")
 
 
 VIEWS = ("link_status", "violation", "health_category", "run", "run_change", "quarantine")

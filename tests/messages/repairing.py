@@ -164,7 +164,7 @@ CASES = [
     ),
     Case(
         name="a source was dropped before its link is repaired",
-        reaches=(("_refuse_gone", "cannot be repaired"),),
+        reaches=(("_links_to_repair", "_refuse_gone"), ("_refuse_gone", "cannot be repaired")),
         setup=BY_TIME + "DROP TABLE event;",
         call="CALL flowguard.repair('probe', link_column => 'flow')",
         says="""
@@ -179,7 +179,7 @@ CASES = [
     ),
     Case(
         name="a source is dropped between two batches",
-        reaches=(("_refuse_gone", "cannot be repaired"),),
+        reaches=(("_repair_links", "p_link => v_link"), ("_refuse_gone", "cannot be repaired")),
         setup=BY_TIME + DROPPING + "CREATE CONSTRAINT TRIGGER dropping AFTER UPDATE ON probe DEFERRABLE "
         "INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dropping('event');",
         call="CALL flowguard.repair('probe', link_column => 'flow', batch_size => 1)",
@@ -195,7 +195,7 @@ CASES = [
     ),
     Case(
         name="a table is dropped before a run comes to it",
-        reaches=(("_refuse_gone", "cannot be repaired"),),
+        reaches=(("_repair_links", "v_position, v_link"), ("_refuse_gone", "cannot be repaired")),
         setup=BY_TIME + DROPPING + "UPDATE event SET flow = NULL; INSERT INTO parent VALUES (1, 1, 1); "
         "SELECT flowguard.add_link('parent', 'flow'); ALTER TABLE event ADD parent integer REFERENCES parent; "
         "UPDATE event SET parent = 1; "
@@ -258,7 +258,7 @@ CASES = [
     ),
     Case(
         name="a row stays as it is, for a key of the application forbids its link",
-        reaches=(("repair", "stays as it is"),),
+        reaches=(("_repair_links", "stays as it is"),),
         setup=LATE + "CREATE TABLE approved (flow integer PRIMARY KEY); "
         "ALTER TABLE child ADD CONSTRAINT is_approved FOREIGN KEY (flow) REFERENCES approved;",
         call="CALL flowguard.repair('child', link_column => 'flow')",
@@ -268,6 +268,87 @@ CASES = [
             HINT: Mend what it says, then run "CALL flowguard.repair('child', link_column => 'flow')" again.
         """,
         then="INSERT INTO approved VALUES (1); {hint}",
+    ),
+    Case(
+        name="a condition on rows is given, and no table",
+        reaches=(("_check_row_filter", "is given without a table"),),
+        call="CALL flowguard.repair(row_filter => 'tenant = 1')",
+        says="""
+            ERROR: FG104: flowguard: row_filter is given without a table
+            DETAIL: It is a condition on the columns of one table.
+            HINT: Pass the table as relation, or leave row_filter out.
+        """,
+        take=(),
+        then="CALL flowguard.repair()",
+    ),
+    Case(
+        name="a condition on rows is none",
+        reaches=(("_check_row_filter", "is no condition on table"),),
+        setup=REGISTERED,
+        call="CALL flowguard.repair('probe', link_column => 'flow', row_filter => 'tenant = 1) OR (true')",
+        says="""
+            ERROR: FG104: flowguard: row_filter 'tenant = 1) OR (true' is no condition on table probe
+            DETAIL: syntax error at or near ")"
+            HINT: Write it as in WHERE, with columns of the table: row_filter => 'id >= …'.
+        """,
+        argument=0,
+        fill={"…": "1"},
+        then="CALL flowguard.repair('probe', link_column => 'flow', {hint})",
+    ),
+    # --- Preview, and explain
+    Case(
+        name="a preview is to show fewer examples than none",
+        reaches=(("preview", "samples %s is negative"),),
+        call="SELECT * FROM flowguard.preview(samples => -1)",
+        says="""
+            ERROR: FG104: flowguard: samples -1 is negative
+            DETAIL: It is the number of examples for each outcome.
+            HINT: Leave it out for 3, or pass samples => 0.
+        """,
+        argument=0,
+        then="SELECT * FROM flowguard.preview({hint})",
+    ),
+    Case(
+        name="what is to be explained is no key",
+        reaches=(("_read_key", "is no key of a row"),),
+        setup=REGISTERED + ORPHAN,
+        call="SELECT * FROM flowguard.explain('probe', '\"one\"', 'flow')",
+        says="""
+            ERROR: FG104: flowguard: "one" is no key of a row of table public.probe
+            DETAIL: The key of its rows is (id). It says: invalid input syntax for type integer: "one".
+            HINT: Pass row_key => '{"id": "…"}'.
+        """,
+        argument=0,
+        fill={"…": "1"},
+        then="SELECT * FROM flowguard.explain('probe', {hint}, link_column => 'flow')",
+    ),
+    Case(
+        name="a source was dropped before a row is explained",
+        reaches=(("explain", "_refuse_gone"), ("_refuse_gone", "cannot be repaired")),
+        setup=BY_TIME + "DROP TABLE event;",
+        call="SELECT * FROM flowguard.explain('probe', '1', 'flow')",
+        says="""
+            ERROR: FG101: flowguard: link public.probe.flow cannot be repaired: table with oid … is gone
+            DETAIL: It was dropped since the link was registered. What was committed stays.
+            HINT: Forget the link: run "SELECT flowguard.unguard('public.probe', 'flow')" and
+                "SELECT flowguard.drop_link('public.probe', 'flow')". Then "CALL flowguard.repair()" comes to the
+                other links.
+        """,
+        take=(0, 1),
+        then="CALL flowguard.repair()",
+    ),
+    Case(
+        name="what is to be explained is not there",
+        reaches=(("explain", "has no row"),),
+        setup=REGISTERED + ORPHAN,
+        call="SELECT * FROM flowguard.explain('probe', '2', 'flow')",
+        says="""
+            ERROR: FG104: flowguard: table public.probe has no row {"id": 2}
+            DETAIL: Nor has a run of repair written or taken out one with this key.
+            HINT: Pass the key of a row that is there, or that flowguard.quarantine shows.
+        """,
+        take=(),
+        then="SELECT * FROM flowguard.explain('probe', '1', 'flow')",
     ),
     # --- Undo
     Case(

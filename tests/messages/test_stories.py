@@ -130,7 +130,20 @@ def test_an_error_of_the_application_comes_through_a_filter(world: World, connec
     assert one(owner, "SHOW search_path") == '"$user", public'
 
 
-@reaches(("repair", "RAISE;"))
+@reaches(("_check_row_filter", "RAISE;"))
+def test_an_error_of_the_application_comes_through_a_condition(world: World, connect: Connect, tell: Teller) -> None:
+    owner = connect(world("known"), "app_owner")
+    run(
+        owner,
+        "CREATE FUNCTION broken(integer) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'broken' USING ERRCODE = 'ZZ001'; END $$",
+    )
+    call = "CALL flowguard.repair('probe', link_column => 'flow', row_filter => 'broken(1)')"
+    said = tell(hear(owner, call), "broken")
+    assert (said.code, said.message) == ("ZZ001", "broken")
+
+
+@reaches(("_repair_links", "RAISE;"))
 def test_repair_gives_up_on_a_conflict_that_never_ends(world: World, connect: Connect, tell: Teller) -> None:
     owner = connect(world("observe"), "app_owner")
     perform(

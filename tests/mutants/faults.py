@@ -18,6 +18,9 @@ CONCURRENCY = "tests/concurrency/test_references.py"
 UNDO = "tests/repair/test_undo.py"
 UNDO_WORK = "tests/repair/test_undo_work.py"
 RESUMING = "tests/repair/test_resuming.py"
+EXPLAIN = "tests/repair/test_explain.py"
+PREVIEW = "tests/repair/test_preview.py"
+ROW_FILTER = "tests/repair/test_row_filter.py"
 POLICIES = "tests/repair/test_policies.py"
 QUARANTINE = "tests/repair/test_quarantine.py"
 PARTITIONS = "tests/engine/test_partitions.py"
@@ -729,6 +732,54 @@ REPAIRING = [
         tests=(REPAIR_BY_TIME,),
     ),
     Fault(
+        name="repair: how far a source was is kept as nothing",
+        breaks="Whoever looks at the ledger, or chooses a window, takes guesses for certainties.",
+        design="3.5",
+        file="compiler.sql",
+        find="           CASE WHEN k.link IS NOT NULL THEN n.distance\n",
+        replace="           CASE WHEN k.link IS NOT NULL THEN INTERVAL '0'\n",
+        tests=(EXPLAIN,),
+    ),
+    Fault(
+        name="repair: two candidates on one side count as one",
+        breaks="A link that was a choice is told as the only one that could be.",
+        design="3.5",
+        file="repair.sql",
+        find="THEN CASE WHEN m%1$s.is_between THEN 2 ELSE (%2$s) END'",
+        replace="THEN CASE WHEN m%1$s.is_between THEN 2 ELSE 1 END'",
+        tests=(EXPLAIN,),
+    ),
+    Fault(
+        name="repair: a condition may close the brackets around it",
+        breaks="A run that is to be of some rows is of all.",
+        design="5 repair",
+        file="repair.sql",
+        find=(
+            "  OPEN v_rows NO SCROLL FOR EXECUTE pg_catalog.format(E'SELECT 1 FROM %s WHERE %s\\n', p_relation, "
+            "p_row_filter);\n  CLOSE v_rows;\n"
+        ),
+        replace="",
+        tests=(ROW_FILTER,),
+    ),
+    Fault(
+        name="repair: what remains is counted of all rows",
+        breaks="A run of some rows tells of others that it was not to look at.",
+        design="5 repair",
+        file="repair.sql",
+        find="flowguard._judged_rows(p_links[1], p_row_filter), flowguard._judgement(p_links[1]))",
+        replace="flowguard._judged_rows(p_links[1]), flowguard._judgement(p_links[1]))",
+        tests=(ROW_FILTER,),
+    ),
+    Fault(
+        name="preview: rows that wait for a reference lie outside a window",
+        breaks="Rows that no window would link are counted for a larger one.",
+        design="5 repair",
+        file="preview.sql",
+        find="      v_reached := v_reached || format(' AND c.%I IS NULL', r_rule.via_column);\n",
+        replace="      NULL;\n",
+        tests=(PREVIEW,),
+    ),
+    Fault(
         name="rows that follow a repair are not logged",
         breaks="undo() leaves the links that late linking wrote because of the run.",
         design="3.7",
@@ -760,7 +811,7 @@ REPAIRING = [
         breaks="Rows that it came to before are not looked at by the new rules.",
         design="5 resumable",
         file="repair.sql",
-        find="             AND k.query_hash = md5(flowguard._repair_query(l))))\n",
+        find="             AND k.query_hash = md5(flowguard._repair_query(l, p_row_filter))))\n",
         replace="))\n",
         tests=(RESUMING,),
     ),

@@ -6,11 +6,23 @@ keys, orphans, and what is done with those.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from engine.oracle import Key, Link, Oracle, Proximity, Reference, Row, Table, same_as_far_as_known, same_for_certain
+from engine.oracle import (
+    Key,
+    Link,
+    Oracle,
+    Proximity,
+    Reference,
+    Row,
+    Rule,
+    Table,
+    same_as_far_as_known,
+    same_for_certain,
+)
 
 Policy: TypeAlias = Literal["quarantine", "unlink", "keep"]
 Verdict: TypeAlias = Literal["linked", "translated", "unlinked", "quarantined", "remaining"]
@@ -27,6 +39,19 @@ class Counts:
     remaining: int = 0
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """By which rule a row was linked and, by time, how many microseconds away its source was, of how many candidates.
+
+    Candidates are source rows in the window that have a link, whether or not its master is there: 2 is two or more.
+    """
+
+    rule: int
+    kind: Literal["reference", "proximity"]
+    distance: int | None = None
+    candidates: int | None = None
+
+
 @dataclass
 class Judge:
     """Tables as they are before repair, and after it once `repair` was called."""
@@ -39,6 +64,8 @@ class Judge:
     tenants_known: bool = False
     """Whether tenant columns are NOT NULL, so that the keys which prove agreement name them."""
     counts: Counts = field(default_factory=Counts)
+    linked_by: dict[tuple[str, str, Key], Provenance] = field(default_factory=dict)
+    """Of each row that a rule linked, by table, link and key, where its link is from."""
 
     @classmethod
     def of(cls, tables: Sequence[Table], links: Sequence[Link], **options: Any) -> Judge:  # noqa: ANN401  see the fields
@@ -53,6 +80,17 @@ class Judge:
                 verdicts = [(key, *self.judge(link, row)) for key, row in self.rows(link.table).items()]
                 for key, verdict, found in verdicts:
                     self.carry_out(link, key, verdict, found)
+        return self.counts
+
+    def repair_some(self, link: Link, is_meant: Callable[[Row], bool]) -> Counts:
+        """Judge some rows of one link only."""
+        taken = -1
+        while taken != self.counts.quarantined:
+            taken = self.counts.quarantined
+            there = self.rows(link.table)
+            verdicts = [(key, *self.judge(link, row)) for key, row in there.items() if is_meant(row)]
+            for key, verdict, found in verdicts:
+                self.carry_out(link, key, verdict, found)
         return self.counts
 
     def judge(self, link: Link, row: Row) -> tuple[Verdict | None, Any]:
@@ -74,6 +112,9 @@ class Judge:
             return self.unmendable(link, row)
         if link.enforce and (not known or self.disagrees(link, row, found) or self.holds_back(link, row, found)):
             return "remaining", value  # whatever is written would be refused at commit
+        if verdict == "linked":
+            key = self.oracle.key(link.table, row)
+            self.linked_by[link.table, link.column, key] = self.provenance(link, row)
         return ("linked" if verdict == "linked" else "translated"), found
 
     def unmendable(self, link: Link, row: Row) -> tuple[Verdict, Any]:
@@ -105,6 +146,67 @@ class Judge:
         setattr(self.counts, verdict, getattr(self.counts, verdict) + 1)
         if verdict == "unlinked":
             self.counts.remaining += 1
+
+    # --- Where links are from
+
+    def provenance(self, link: Link, row: Row) -> Provenance:
+        """Say by which rule a row is linked that a rule links."""
+        for position, rule in enumerate(link.rules, 1):
+            if isinstance(rule, Reference) and self.oracle.by_reference(link, rule, row) is not None:
+                return Provenance(position, "reference")
+            if isinstance(rule, Proximity) and self.oracle.by_proximity(link, rule, row)[0] is not None:
+                near = [away for away, _ in self.sources(link, rule, row) if away <= rule.within]
+                valid = [away for away, has_master in self.sources(link, rule, row) if has_master]
+                return Provenance(position, "proximity", min(valid), min(len(near), 2))
+        raise AssertionError("no rule links it")
+
+    def sources(self, link: Link, rule: Proximity, row: Row) -> Iterator[tuple[int, bool]]:
+        """Give for each source row of the row's tenant that has a link how far it is, and whether its master is there.
+
+        However far that is.
+        """
+        at = row[rule.time]
+        if at is None or math.isinf(at):
+            return
+        for source in self.rows(rule.source).values():
+            time = source[rule.source_time]
+            if (
+                source[rule.source_link] is not None
+                and time is not None
+                and not math.isinf(time)
+                and rule.keep(source)
+                and same_for_certain(source, rule.tenants, row, link.tenants)
+            ):
+                masters = self.oracle.masters(link, source[rule.source_link])
+                has_master = any(same_for_certain(m, link.master.tenants, row, link.tenants) for m in masters)
+                yield abs(time - at), has_master
+
+    def outside(self, link: Link, position: int, is_meant: Callable[[Row], bool] = lambda _: True) -> list[int]:
+        """Give how far the nearest source is of wrong rows that come to a rule by time, where it is not in its window.
+
+        Up to four windows.
+        """
+        rule = link.rules[position - 1]
+        assert isinstance(rule, Proximity)
+        found = []
+        for row in self.rows(link.table).values():
+            value = row[link.column]
+            if (value is not None and self.masters(link, value, row)) or not is_meant(row):
+                continue
+            if any(self.is_kept_from_later(link, earlier, row) for earlier in link.rules[: position - 1]):
+                continue
+            nearest = min((away for away, has_master in self.sources(link, rule, row) if has_master), default=None)
+            if nearest is not None and rule.within < nearest <= 4 * rule.within:
+                found.append(nearest)
+        return sorted(found)
+
+    def is_kept_from_later(self, link: Link, rule: Rule, row: Row) -> bool:
+        """Say whether a rule has the last word about a row that is wrong."""
+        if isinstance(rule, Reference):
+            return rule.agree and row[rule.via] is not None
+        if isinstance(rule, Proximity) and rule.leave:
+            return self.oracle.by_proximity(link, rule, row) != (None, False)
+        return False
 
     # --- Small steps
 

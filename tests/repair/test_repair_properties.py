@@ -7,15 +7,19 @@ yet, or have a wrong one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from datetime import timedelta
+from hashlib import md5
+from itertools import pairwise
 from random import Random
 from typing import Any
 
 import psycopg
 import pytest
-from engine.oracle import Row
+from engine.oracle import Link, Proximity, Row, Session
 from engine.postgres import Connection, one, rows, run
 from engine.worlds import (
     TIMES,
@@ -34,7 +38,7 @@ from hypothesis import strategies as st
 from profiles import sized
 from psycopg import sql
 from repair.calls import dump, repair, run_row, undo
-from repair.judge import Judge, Policy
+from repair.judge import Judge, Policy, Provenance
 
 # The rows are drawn from a seed: hypothesis would take longer to draw them one by one than the server to repair them.
 thoroughly = sized(ci=6, nightly=1000, shrink=False)
@@ -351,3 +355,174 @@ def test_the_size_of_a_batch_makes_no_difference(bench: Bench, seed: int) -> Non
         done = repair(bench.owner, batch_size=batch_size)
         found.append((bench.application(), done.remaining))
     assert found[0] == found[1] == found[2]
+
+
+# --- What a preview foretells, and where links are from
+
+PREVIEW = """
+SELECT to_jsonb(p) - 'examples' || jsonb_build_object('child', (SELECT relname FROM pg_class WHERE oid = p.child))
+  FROM flowguard.preview(%s::regclass, link_column => %s, row_filter => %s) p
+"""
+WRITTEN = """
+SELECT table_name, link_column, kind, rule, count(*) FROM flowguard.run_change
+ WHERE run_id = %s GROUP BY 1, 2, 3, 4
+"""
+TAKEN = """
+SELECT table_name, link_column, 'quarantined', NULL, count(*) FROM flowguard.quarantine
+ WHERE run_id = %s AND link_column IS NOT NULL GROUP BY 1, 2
+"""
+LEFT = """
+SELECT c.relname, l.link_column::text, 'left ' || k.kind, NULL, k.amount FROM flowguard.link_status l
+  JOIN pg_class c ON c.oid = l.relation
+ CROSS JOIN LATERAL (VALUES ('unlinked', l.unlinked), ('dangling', l.dangling)) AS k (kind, amount) WHERE k.amount > 0
+"""
+LINKED = """
+SELECT table_name, link_column, row_key, rule, rule_kind, distance, candidates FROM flowguard.run_change
+ WHERE run_id = %s AND kind = 'linked'
+"""
+Told = dict[tuple[str, str, str, int | None], dict[str, Any]]
+
+
+def foretold(bench: Bench, *arguments: object) -> Told:
+    """Give what a preview tells, by table, link, outcome and rule."""
+    told = [row for (row,) in rows(bench.owner, PREVIEW, *(arguments or (None, "", None)))]
+    found = {(row["child"], row["link"], row["outcome"], row["rule"]): row for row in told}
+    assert len(found) == len(told)
+    return found
+
+
+def linked_by(bench: Bench, run_id: int) -> dict[tuple[str, str, Any], Provenance]:
+    """Give what the ledger keeps of each row that a rule linked."""
+    keys = {table.name: table.key for table in bench.case.world.tables}
+    return {
+        (table, link, tuple(str(key[name]) for name in keys[table])): Provenance(
+            rule, kind, None if distance is None else distance // timedelta(microseconds=1), candidates
+        )
+        for table, link, key, rule, kind, distance, candidates in rows(bench.owner, LINKED, run_id)
+    }
+
+
+def as_keys(found: dict[tuple[str, str, Any], Provenance]) -> dict[tuple[str, str, Any], Provenance]:
+    return {(table, link, tuple(str(part) for part in key)): by for (table, link, key), by in found.items()}
+
+
+def microseconds(connection: Connection, text: str | None) -> int | None:
+    found = one(connection, "SELECT %s::interval", text)
+    return None if found is None else int(found // timedelta(microseconds=1))
+
+
+def check_distances(bench: Bench, told: dict[str, Any], within: int, inside: list[int], outside: list[int]) -> None:
+    """Compare what a preview tells of the distances of a rule with the distances themselves."""
+    said = told["distances"]
+
+    def rank(share: float) -> int | None:
+        return sorted(inside)[max(math.ceil(share * len(inside)), 1) - 1] if inside else None
+
+    for name, share in (("min", 0), ("median", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1)):
+        assert microseconds(bench.owner, said[name]) == rank(share), name
+    for buckets, values, bounds in (
+        (said["inside"], inside, [0, within / 16, within / 8, within / 4, within / 2, within]),
+        (said["outside"], outside, [within, 2 * within, 4 * within]),
+    ):
+        amounts = [
+            sum(lower < value <= upper or value == lower == 0 for value in values) for lower, upper in pairwise(bounds)
+        ]
+        assert [bucket["amount"] for bucket in buckets] == amounts
+        assert [microseconds(bench.owner, bucket["to"]) for bucket in buckets] == bounds[1:]
+    assert microseconds(bench.owner, said["nearest"]) == min(outside, default=None)
+
+
+@thoroughly
+@given(seed=seeds)
+@example(seed=0)
+@example(seed=97925)  # rows that one repair takes out in two rounds
+def test_a_preview_says_what_the_run_then_does(bench: Bench, seed: int) -> None:
+    judge = Dirt(bench.case, Random(seed)).draw()
+    load(bench.loader, bench.case, judge)
+    before = bench.everything()
+    told = foretold(bench)
+    assert bench.everything() == before
+
+    done = repair(bench.owner)
+    judge.repair()
+    said = {key: row["amount"] for key, row in told.items() if key[2] != "taken along" and row["amount"]}
+    real = [*rows(bench.owner, WRITTEN, done.id), *rows(bench.owner, TAKEN, done.id), *rows(bench.owner, LEFT)]
+    assert said == {tuple(row[:4]): row[4] for row in real}
+    along = "SELECT count(*) FROM flowguard.quarantine WHERE run_id = %s AND link_column IS NULL"
+    assert sum(row["amount"] for key, row in told.items() if key[2] == "taken along") == one(
+        bench.owner, along, done.id
+    )
+
+    by = linked_by(bench, done.id)
+    expected = as_keys(judge.linked_by)
+    assert {key: expected[key] for key in by} == by
+    if not bench.case.guarded:  # else late linking was faster with some
+        assert len(by) == done.linked == judge.counts.linked
+    for link in bench.case.world.links:
+        for position, rule in enumerate(link.rules, 1):
+            if isinstance(rule, Session):
+                continue
+            row = told[link.table, link.column, "linked", position]
+            assert (row["distances"] is None) == (not isinstance(rule, Proximity))
+            if isinstance(rule, Proximity):
+                inside = [
+                    prove.distance
+                    for (table, column, _), prove in by.items()
+                    if (table, column, prove.rule) == (link.table, link.column, position) and prove.distance is not None
+                ]
+                check_distances(bench, row, rule.within, inside, judge.outside(link, position))
+
+
+def is_drawn(link: Link, bench: Bench) -> Callable[[Row], bool]:
+    """Say of a row whether the condition of the next test means it: a half of all, at random."""
+    key = next(table.key for table in bench.case.world.tables if table.name == link.table)
+    return lambda row: md5(str(row[key[-1]]).encode(), usedforsecurity=False).hexdigest() < "8"
+
+
+@thoroughly
+@given(seed=seeds, batch_size=st.sampled_from([1, 5000]))
+def test_a_condition_limits_a_repair(bench: Bench, seed: int, batch_size: int) -> None:
+    """Rows that do not meet it stay, and are not counted; the preview says the same."""
+    random = Random(seed)
+    judge = Dirt(bench.case, random).draw()
+    load(bench.loader, bench.case, judge)
+    link = random.choice(bench.case.world.links)
+    is_meant = is_drawn(link, bench)
+    key = next(table.key for table in bench.case.world.tables if table.name == link.table)[-1]
+    table = '"' + link.table.replace('"', '""') + '"'
+    condition = f"""md5("{key}"::text) < '8' COLLATE "C" -- a half"""
+    before = bench.content()
+
+    told = foretold(bench, table, link.column, condition)
+    assert bench.content() == before
+    done = repair(bench.owner, table, link_column=link.column, row_filter=condition, batch_size=batch_size)
+
+    assert run_row(bench.owner, done.id)["row_filter"] == condition
+    place = next(shape.links.index(link.column) for shape in bench.case.world.shapes if shape.table == link.table)
+    after = bench.content()
+    outside = {k for k, row in judge.rows(link.table).items() if not is_meant(row)}
+    if not bench.case.guarded:
+        judge.repair_some(link, is_meant)
+        assert after == bench.expected(judge)
+        assert done.total == judge.counts.linked + judge.counts.translated + judge.counts.unlinked + done.quarantined
+        assert done.quarantined == judge.counts.quarantined
+    for k in outside & set(after[link.table]):
+        assert after[link.table][k][place] == before[link.table][k][place]
+    real = [*rows(bench.owner, WRITTEN, done.id), *rows(bench.owner, TAKEN, done.id)]
+    said = {k: row["amount"] for k, row in told.items() if not k[2].startswith(("left", "taken")) and row["amount"]}
+    assert said == {tuple(row[:4]): row[4] for row in real}
+    assert sum(row["amount"] for k, row in told.items() if k[2].startswith("left")) == done.remaining
+    wrong = [
+        row
+        for row in rows_of(bench, link)
+        if row[link.column] is None or not judge.masters(link, row[link.column], row)
+    ]
+    assert done.remaining == sum(is_meant(row) for row in wrong)
+
+
+def rows_of(bench: Bench, link: Link) -> list[Row]:
+    """Give the rows of a link as they are now: all columns."""
+    shape = next(shape for shape in bench.case.world.shapes if shape.table == link.table)
+    names = [*shape.key, *(name for name in shape.tenants if name not in shape.key), *shape.links]
+    query = sql.SQL("SELECT {} FROM {}").format(identifier(*names), identifier(shape.table))
+    return [dict(zip(names, row, strict=True)) for row in bench.owner.execute(query, ())]

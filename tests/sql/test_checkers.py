@@ -25,6 +25,9 @@ PLPGSQL_CHECK_EXPLAINED = {
     "a session's setting is text, and PL/pgSQL casts it to whatever type the link has": re.compile(
         r"^flowguard\.\w+_fill\(\): target type is different type than source type"
     ),
+    "rows of the ledger, of whichever table is asked for": re.compile(
+        r"^flowguard\.explain\(.*\): cannot determinate a result of dynamic SQL"
+    ),
     "RETURN QUERY EXECUTE sets them": re.compile(r'^flowguard\._wrong_rows\(.*\): OUT variable "\w+" is maybe unmod'),
 }
 PGSPOT_EXPLAINED = {
@@ -34,10 +37,12 @@ PGSPOT_EXPLAINED = {
     "PS014": "as PS002",
     "PS015": "as PS002",
 }
-# No SET search_path: they write application tables, whose triggers would inherit it, or commit, or change it.
+# No SET search_path: they write application tables, whose triggers would inherit it, or commit, or change it, or ask a
+# condition as its author wrote it.
 WITHOUT_PATH = {
-    "_enter_safe_path", "_hold_back", "_leave_safe_path", "_quarantine_row", "_read_filter", "_repair_batch",
-    "_restore_row", "_revert_runs", "_undo_links", "_unmark_undo", "add_proximity_rule", "repair", "undo",
+    "_check_row_filter", "_count_remaining", "_enter_safe_path", "_estimate_rows", "_hold_back", "_leave_safe_path",
+    "_next_key", "_quarantine_row", "_read_filter", "_repair_batch", "_repair_links", "_restore_row", "_revert_runs",
+    "_undo_links", "_unmark_undo", "add_proximity_rule", "preview", "repair", "undo",
 }  # fmt: skip
 
 
