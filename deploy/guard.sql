@@ -444,7 +444,7 @@ BEGIN
                         format('ACCESS EXCLUSIVE on %s and %s', p_relation, p_target), true;
   END IF;
   IF v_found.is_same IS DISTINCT FROM true THEN
-    IF v_by_parts THEN
+    IF v_by_parts AND NOT flowguard._loses_actions(p_target) THEN
       RETURN QUERY SELECT s.* FROM pg_partition_tree(p_relation) t
                     CROSS JOIN LATERAL flowguard._key_steps(t.relid, p_name, p_definition, p_target, p_online) s
                     WHERE t.isleaf AND t.relid <> p_relation;

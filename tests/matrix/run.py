@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from matrix.servers import SUPPORTED, WHEELS, find
+from matrix.servers import SUPPORTED, find
 
 from pyflowguard.present import new_console, new_table
 
@@ -28,7 +28,6 @@ SERVERS = Path(sys.prefix) / "servers"
 class Outcome:
     """What came of the tests on one server; `report` is what pytest printed."""
 
-    version: int
     release: str
     passed: int
     failed: int
@@ -71,7 +70,7 @@ def run_tests(version: int, arguments: Sequence[str]) -> Outcome:
     total, failed, skipped = count(counts)
     if done.returncode != 0 and not failed:
         failed = 1  # a warning at the very end, say; the report tells
-    return Outcome(version, release, total - failed - skipped, failed, skipped, time.monotonic() - began, report)
+    return Outcome(release, total - failed - skipped, failed, skipped, time.monotonic() - began, report)
 
 
 def count(file: Path) -> tuple[int, int, int]:
@@ -89,11 +88,11 @@ def main(only: tuple[str, ...], arguments: tuple[str, ...]) -> None:
     """Run the tests on every supported PostgreSQL; exit code 1 where one fails."""
     chosen = [version for version in SUPPORTED if not only or str(version) in only]
     outcomes = [run_tests(version, arguments) for version in chosen]
-    table = new_table("PostgreSQL", "passed", "failed", "skipped", "seconds", "", right=["passed", "failed"])
+    headings = ["passed", "failed", "skipped", "seconds"]
+    table = new_table("PostgreSQL", *headings, right=headings)
     for outcome in outcomes:
-        remark = WHEELS[outcome.version].remark if outcome.version in WHEELS else ""
         numbers = (outcome.passed, outcome.failed, outcome.skipped, round(outcome.seconds))
-        table.add_row(outcome.release, *map(str, numbers), remark)
+        table.add_row(outcome.release, *map(str, numbers))
     for outcome in outcomes:
         if outcome.failed:
             click.echo(outcome.report.read_text())
