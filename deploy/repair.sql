@@ -109,7 +109,7 @@ BEGIN
   FOR r_rule IN SELECT * FROM flowguard._rules(p_link) LOOP
     CONTINUE WHEN r_rule.kind = 'session';
     v_row := 'm' || r_rule."position" || '.' || quote_ident(v_master.key_column);
-    v_kinds := v_kinds || format(' WHEN %s THEN %L', r_rule."position", r_rule.kind);
+    v_kinds := v_kinds || format(' WHEN w.rule OPERATOR(pg_catalog.=) %s THEN %L', r_rule."position", r_rule.kind);
     IF r_rule.kind = 'reference' THEN
       -- In enforce a key proves agreement. In observe nobody may set the link of such a row before this batch is
       -- committed: a child that is written here is one that whoever sets it would not find.
@@ -177,9 +177,11 @@ BEGIN
       v_new := v_new || format(' WHEN %1$s IS NOT NULL THEN %1$s', v_row);
       v_rule := v_rule || format(' WHEN %s IS NOT NULL THEN %s', v_row, r_rule."position");
       v_earlier := v_earlier || format(' AND %s IS NULL', v_row);
-      v_distance := v_distance || format(' WHEN %1$s THEN m%1$s.distance', r_rule."position");
+      v_distance := v_distance || format(' WHEN n.rule OPERATOR(pg_catalog.=) %1$s THEN m%1$s.distance',
+                                         r_rule."position");
       -- Whether there was another candidate. As a rule the nearest before and after tell; else it costs a look.
-      v_near := v_near || format(E'\n             WHEN %1$s THEN CASE WHEN m%1$s.is_between THEN 2 ELSE (%2$s) END',
+      v_near := v_near || format(E'\n             WHEN n.rule OPERATOR(pg_catalog.=) %1$s THEN '
+                                 'CASE WHEN m%1$s.is_between THEN 2 ELSE (%2$s) END',
                                  r_rule."position", flowguard._candidate_count(p_link, r_rule, 'b', 2));
     END IF;
   END LOOP;
@@ -240,7 +242,7 @@ BEGIN
     INSERT INTO flowguard.repair_change (run_id, schema_name, table_name, link_column, row_key, kind, rule, old_link,
       new_link, rule_kind%28$s)
     SELECT $1, $5, $6, %20$L, w.row_key, w.kind, w.rule, w.old_link, w.new_link,
-           CASE w.rule %29$s END%30$s FROM written w
+           CASE %29$s END%30$s FROM written w
   )
   SELECT (SELECT %21$s FROM batch b ORDER BY %22$s LIMIT 1) AS last_key,
          (SELECT pg_catalog.count(*) FROM batch) AS scanned, w.linked, w.translated, w.unlinked,
@@ -272,12 +274,12 @@ $query$,
       n)),
     flowguard._row_key_sql(p_link.relation, 'd.'), v_held, flowguard._rows_sql(p_link.relation, p_row_filter),
     CASE WHEN v_near <> '' THEN format(
-      E'\n           CASE WHEN k.kind OPERATOR(pg_catalog.=) ''linked'' THEN CASE n.rule%s END END AS distance,'
-      '\n           CASE WHEN k.kind OPERATOR(pg_catalog.=) ''linked'' THEN CASE n.rule%s END END AS candidates,',
+      E'\n           CASE WHEN k.kind OPERATOR(pg_catalog.=) ''linked'' THEN CASE%s END END AS distance,'
+      '\n           CASE WHEN k.kind OPERATOR(pg_catalog.=) ''linked'' THEN CASE%s END END AS candidates,',
       v_distance, v_near) ELSE '' END,
     CASE WHEN v_near <> '' THEN ', d.distance, d.candidates' ELSE '' END,
     CASE WHEN v_near <> '' THEN ', distance, candidates' ELSE '' END,
-    CASE WHEN v_kinds = '' THEN 'WHEN 0 THEN NULL::pg_catalog.text' ELSE ltrim(v_kinds) END,
+    CASE WHEN v_kinds = '' THEN 'WHEN false THEN NULL::pg_catalog.text' ELSE ltrim(v_kinds) END,
     CASE WHEN v_near <> '' THEN ', w.distance, w.candidates' ELSE '' END);
 END;
 $_repair_query$;
@@ -350,7 +352,9 @@ BEGIN
      GROUP BY c.oid
      ORDER BY c.conname
   LOOP
-    EXECUTE format('SELECT array_agg(%s) FROM %s k JOIN %s p ON %s WHERE %s',
+    -- Locked, so that what is kept is what goes: the delete would take what another session writes meanwhile with it.
+    EXECUTE format('SELECT array_agg(x.key) FROM (SELECT %s AS key FROM %s k JOIN %s p ON %s WHERE %s '
+                   'FOR UPDATE OF k) x',
                    flowguard._row_key_sql(r_key.child, 'k.'), r_key.child, r_key.parent, r_key.joined,
                    flowguard._key_sql_match(p_relation, 'p', '$1'))
       INTO v_keys USING p_row_key;

@@ -211,6 +211,48 @@ def test_an_orphan_that_got_a_master_meanwhile_stays(registered: Stage) -> None:
         ledger_is_sane(registered.app, story.tale)
 
 
+@pytest.fixture
+def remarked(registered: Stage) -> Iterator[Stage]:
+    """Rows of a table that nobody guards go with a parent, or are set when it goes."""
+    run(
+        registered.app,
+        "CREATE TABLE remark (id integer PRIMARY KEY, note text, parent integer REFERENCES parent ON DELETE CASCADE, "
+        "other integer REFERENCES parent ON DELETE SET NULL)",
+    )
+    yield registered
+    run(registered.app, "DROP TABLE remark")
+
+
+@pytest.mark.parametrize(
+    ("change", "during", "after"),
+    [
+        ("UPDATE remark SET note = 'new'", [(2, "new", None, None)], [(1, "new", 14, None), (2, "new", None, 14)]),
+        (
+            "UPDATE remark SET parent = 10, other = NULL",
+            [(1, "old", 10, None), (2, "old", 10, None)],
+            [(1, "old", 10, None), (2, "old", 10, None)],
+        ),
+        ("DELETE FROM remark", [], []),
+    ],
+    ids=["written", "moved away", "deleted"],
+)
+def test_what_goes_with_an_orphan_is_kept_as_it_was_last(
+    remarked: Stage, change: str, during: list[tuple[object, ...]], after: list[tuple[object, ...]]
+) -> None:
+    with remarked.story(READ_COMMITTED, "writer", "mender", setup=rows_of_before(remarked, orphans=True)) as story:
+        app = remarked.app
+        run(app, "INSERT INTO remark VALUES (1, 'old', 14, NULL), (2, 'old', NULL, 14)")
+        writer, mender = story.sessions
+        writer.does(change)
+        mender.waits(repairs(), behind=writer)
+        writer.does(COMMIT)
+        mender.goes_on()
+        assert rows(app, "SELECT * FROM remark ORDER BY id") == during
+        undo(app, one(app, "SELECT max(run_id) FROM flowguard.run"))
+        assert rows(app, "SELECT * FROM remark ORDER BY id") == after
+        run(app, "DELETE FROM remark")
+
+
 COUNTED = """
 CREATE SEQUENCE written;
 CREATE FUNCTION count_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('written'); RETURN NEW; END $$;

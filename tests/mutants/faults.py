@@ -851,6 +851,15 @@ REPAIRING = [
         replace="AND c.confdeltype IN ('n', 'd')",
         tests=(QUARANTINE,),
     ),
+    Fault(
+        name="what a delete cascades to is kept without a lock",
+        breaks="What another session writes to it meanwhile is lost.",
+        design="3.7",
+        file="repair.sql",
+        find="'FOR UPDATE OF k) x',",
+        replace="') x',",
+        tests=("tests/concurrency/test_repairs.py",),
+    ),
 ]
 
 SURVIVING = [

@@ -7,6 +7,7 @@ tables, keep a schema, create in `public` where that was granted, and choose its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import product
 
 import psycopg
 import pytest
@@ -235,16 +236,26 @@ def test_who_guards_and_repairs_meets_nothing_of_it(reader: Connection, intruder
     """The owner's own calls, made with the intruder's schema first in the path."""
     for statement in (*traps("evil"), *shadows("evil")):
         run(intruder, statement)
-    for table in ("parent", "child"):
+    for table in ("parent", "child", "probe"):
         run(reader, f"SELECT flowguard.pause('{table}', 'flow')")
     run(reader, "INSERT INTO parent VALUES (10, 1, 1); INSERT INTO child (id, tenant, parent) VALUES (20, 1, 10)")
+    run(
+        reader,
+        "INSERT INTO event VALUES (50, 1, 1, 'live', '2025-01-01 00:10Z'), (51, 1, 2, 'live', '2025-01-01 00:20Z')",
+    )
+    run(reader, "INSERT INTO probe (id, tenant, at) VALUES (20, 1, '2025-01-01 00:00Z')")
     run(reader, "SET search_path = evil, pg_catalog, public")
-    for table in ("parent", "child"):
+    for table in ("parent", "child", "probe"):
         run(reader, f"SELECT flowguard.resume('public.{table}', 'flow')")
         run(reader, f"SELECT flowguard.unguard('public.{table}', 'flow')")
         run(reader, f"SELECT flowguard.guard('public.{table}', 'flow')")
-    run(reader, "CALL flowguard.repair('public.child', link_column => 'flow')")
-    run(reader, "SELECT flowguard.undo(pg_catalog.max(run_id)) FROM flowguard.run")
+    for table, condition in product(("public.child", "public.probe"), (None, "id IS NOT NULL")):
+        run(reader, "SELECT summary FROM flowguard.explain(%s, '20', 'flow')", table)
+        run(reader, "SELECT amount FROM flowguard.preview(%s, 'flow', row_filter => %s)", table, condition)
+        run(reader, "CALL flowguard.repair(%s, link_column => 'flow', row_filter => %s)", table, condition)
+        run(reader, "SELECT summary FROM flowguard.explain(%s, '20', 'flow')", table)
+        run(reader, "SELECT flowguard.undo(pg_catalog.max(run_id)) FROM flowguard.run")
+    run(reader, "SELECT amount FROM flowguard.preview()")
     run(reader, "SELECT count(*) FROM flowguard.check_all()")
     run(reader, "RESET search_path")
-    assert (one(reader, "SELECT linked FROM flowguard.run"), caught(reader)) == (1, [])
+    assert (rows(reader, "SELECT linked FROM flowguard.run"), caught(reader)) == ([(1,)] * 4, [])
