@@ -745,8 +745,8 @@ REPAIRING = [
         breaks="A link that was a choice is told as the only one that could be.",
         design="3.5",
         file="repair.sql",
-        find="THEN CASE WHEN m%1$s.is_between THEN 2 ELSE (%2$s) END'",
-        replace="THEN CASE WHEN m%1$s.is_between THEN 2 ELSE 1 END'",
+        find="CASE WHEN m%1$s.is_between THEN 2 ELSE (%2$s) END'",
+        replace="CASE WHEN m%1$s.is_between THEN 2 ELSE 1 END'",
         tests=(EXPLAIN,),
     ),
     Fault(
