@@ -10,10 +10,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TimeRemainingColumn
 from rich.text import Text
@@ -115,9 +117,23 @@ def guard_deadline_option(name: str) -> Callable[[_F], _F]:
     )
 
 
-link_column_option = click.option(
-    "--link-column", default="master_flow_id", show_default=True, metavar="COLUMN", help="Which link of TABLE."
-)
+def link_column_option(command: _F) -> _F:
+    """Add the option that chooses a link of a table to a command; without a table it would choose nothing."""
+
+    @wraps(command)
+    def checked(*args: Any, **options: Any) -> Any:  # noqa: ANN401  those of the command
+        source = click.get_current_context().get_parameter_source("link_column")
+        if source is not ParameterSource.DEFAULT and not (options.get("tables") or options.get("table")):
+            raise click.UsageError(
+                "--link-column chooses a link of TABLE: name a table, or leave it out for every link."
+            )
+        return command(*args, **options)
+
+    return click.option(
+        "--link-column", default="master_flow_id", show_default=True, metavar="COLUMN", help="Which link of TABLE."
+    )(cast("_F", checked))
+
+
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 
 

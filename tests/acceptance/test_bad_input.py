@@ -44,6 +44,14 @@ def test_a_connection_string_that_cannot_be_read(command: Run, arguments: tuple[
     assert "The connection string cannot be read." in failure(command(*arguments, "--dsn", "no such thing"), 2)
 
 
+@pytest.mark.parametrize("arguments", [("repair",), ("guard",), ("set-mode", "observe")])
+def test_a_link_of_no_table(command: Run, arguments: tuple[str, ...]) -> None:
+    """The option alone would be passed over, and every link repaired, guarded or observed."""
+    refused = command(*arguments, "--link-column", "flow", "--dsn", "host=127.0.0.1 port=1")
+    assert refused.returncode == 2
+    assert "--link-column chooses a link of TABLE" in refused.stderr
+
+
 def test_the_profile_without_its_tables(command: Run, engine_db: str, query: Query) -> None:
     """The report's profile on a database that does not have the report's tables."""
     before = query(engine_db, STATE)
