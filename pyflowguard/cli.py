@@ -661,10 +661,8 @@ def set_mode(
 @click.option(
     "--samples",
     type=click.IntRange(0, 1000),
-    default=repairs.SAMPLES,
-    show_default=True,
     metavar="N",
-    help="With --dry-run: examples of each outcome.",
+    help=f"With --dry-run: examples of each outcome, {repairs.SAMPLES} by default.",
 )
 @json_option
 def repair(
@@ -679,7 +677,7 @@ def repair(
     note: str | None,
     restart: bool,
     dry_run: bool,
-    samples: int,
+    samples: int | None,
     as_json: bool,
 ) -> None:
     """Link what is unlinked or dangling, in TABLE or everywhere, and write down every value changed.
@@ -689,10 +687,17 @@ def repair(
     """
     if where is not None and table is None:
         raise click.UsageError("--where is a condition on the columns of one table: name the TABLE.")
+    if samples is not None and not dry_run:
+        raise click.UsageError("--samples is how many examples --dry-run shows: give --dry-run, or leave out --samples.")
     if dry_run:
         with _saying_when_interrupted("Nothing is changed."):
             found = repairs.preview(
-                dsn, table, link_column=link_column, where=where, samples=samples, on_notice=_show_notice
+                dsn,
+                table,
+                link_column=link_column,
+                where=where,
+                samples=repairs.SAMPLES if samples is None else samples,
+                on_notice=_show_notice,
             )
         if as_json:
             outcomes = [asdict(outcome) for outcome in found.outcomes]

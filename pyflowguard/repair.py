@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -36,7 +36,11 @@ SAMPLES = 3
 
 @dataclass(frozen=True)
 class Run:
-    """What a run of flowguard.repair() did; `run_id` is None after a dry run, which leaves nothing behind."""
+    """What a run of flowguard.repair() did; `run_id` is None after a dry run, which leaves nothing behind.
+
+    `followed` links were written by late linking because of it; of rows that refer to an orphan `taken_along` went with
+    it and `set_along` had columns set. They are None after a dry run, whose outcomes tell of them.
+    """
 
     run_id: int | None
     linked: int
@@ -44,6 +48,9 @@ class Run:
     quarantined: int
     unlinked: int
     remaining: int
+    followed: int | None = None
+    taken_along: int | None = None
+    set_along: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,14 @@ CALL flowguard.repair(%(table)s::pg_catalog.regclass, batch_size => %(batch_size
                       max_lag => %(max_lag)s, resume => %(resume)s, row_filter => %(where)s)
 """
 
+_BESIDES = """
+SELECT r.followed, count(q) FILTER (WHERE q.action = 'deleted'), count(q) FILTER (WHERE q.action = 'set')
+  FROM flowguard.run r
+  LEFT JOIN flowguard.quarantine q ON q.run_id = r.run_id AND q.link_column IS NULL
+ WHERE r.run_id = %s
+ GROUP BY r.run_id, r.followed
+"""
+
 _PREVIEW = """
 SELECT child::text, link::text, outcome, rule, rule_kind, source::text, amount, examples, distances
   FROM flowguard.preview(%s::pg_catalog.regclass, link_column => %s, row_filter => %s, samples => %s)
@@ -190,8 +205,12 @@ def repair(
             connection.cursor(row_factory=class_row(Run)) as cursor,
         ):
             run = cursor.execute(_REPAIR, arguments).fetchone()
-    assert run is not None  # noqa: S101 - a procedure with INOUT parameters returns one row
-    return run
+        assert run is not None  # noqa: S101 - a procedure with INOUT parameters returns one row
+        if run.run_id is None:
+            return run
+        besides = connection.execute(_BESIDES, [run.run_id]).fetchone()
+        assert besides is not None  # noqa: S101 - nothing deletes a run
+        return replace(run, followed=besides[0], taken_along=besides[1], set_along=besides[2])
 
 
 def preview(
