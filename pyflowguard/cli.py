@@ -688,7 +688,9 @@ def repair(
     if where is not None and table is None:
         raise click.UsageError("--where is a condition on the columns of one table: name the TABLE.")
     if samples is not None and not dry_run:
-        raise click.UsageError("--samples is how many examples --dry-run shows: give --dry-run, or leave out --samples.")
+        raise click.UsageError(
+            "--samples is how many examples --dry-run shows: give --dry-run, or leave out --samples."
+        )
     if dry_run:
         with _saying_when_interrupted("Nothing is changed."):
             found = repairs.preview(

@@ -288,9 +288,11 @@ def show_explanation(console: Console, parts: Sequence[Part]) -> None:
 def counts_of(run: Run) -> str:
     """Give the counts of a run in words."""
     followed = _besides(_counted(run.followed, "link followed", "links followed"))
+    them = "it" if run.quarantined == 1 else "them"
+    one, many = ("", "") if run.taken_along else ("row ", "rows ")
     along = _besides(
-        _counted(run.taken_along, "row went with them", "rows went with them"),
-        _counted(run.set_along, "row was set", "rows were set"),
+        _counted(run.taken_along, f"row went with {them}", f"rows went with {them}"),
+        _counted(run.set_along, f"{one}was set", f"{many}were set"),
     )
     return (
         f"{run.linked} linked{followed}, {run.translated} translated, {run.quarantined} quarantined{along}, "
