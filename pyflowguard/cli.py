@@ -633,6 +633,9 @@ def set_mode(
         present.show_mode(present.new_console(), result)
 
 
+_TOLD_BY_OUTCOMES = {"followed", "taken_along", "set_along"}
+
+
 @cli.command()
 @dsn_option
 @click.argument("table", required=False)
@@ -703,7 +706,8 @@ def repair(
             )
         if as_json:
             outcomes = [asdict(outcome) for outcome in found.outcomes]
-            _print_json({**asdict(found.run), "dry_run": True, "outcomes": outcomes})
+            counts = {name: count for name, count in asdict(found.run).items() if name not in _TOLD_BY_OUTCOMES}
+            _print_json({**counts, "dry_run": True, "outcomes": outcomes})
         else:
             present.show_preview(present.new_console(), found)
         return

@@ -220,6 +220,7 @@ def test_a_condition_limits_a_repair(command: Run, registered_db: str, query: Qu
     where = ("repair", "assets", "--where", "name < 'm' -- the first half", "--dsn", registered_db)
     dry = printed_json(command, 0, *where, "--dry-run")
     done = printed_json(command, 0, *where)
+    assert [done.pop(name) for name in ("followed", "taken_along", "set_along")] == [0, 0, 0]
     assert {**dry, **done, "dry_run": True, "run_id": None} == dry
     assert 0 < done["linked"] < 29
     assert query(registered_db, "SELECT count(*) FROM assets WHERE master_flow_id IS NOT NULL AND name >= 'm'") == [
@@ -439,9 +440,9 @@ def test_what_the_database_forbids_is_told_with_its_remedy(command: Run, guarded
 
 
 def test_samples_without_a_dry_run_repair_nothing(command: Run, registered_db: str, query: Query) -> None:
-    message = failure(command("repair", "--samples", "2", "--dsn", registered_db), 2)
-    assert "--samples" in message
-    assert "--dry-run" in message
+    refused = command("repair", "--samples", "2", "--dsn", registered_db)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--samples is how many examples --dry-run shows: give --dry-run" in refused.stderr
     assert query(registered_db, "SELECT FROM flowguard.run") == []
     assert command("repair", "--samples", "2", "--dry-run", "--dsn", registered_db).returncode == 0
 
