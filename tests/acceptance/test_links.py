@@ -439,6 +439,12 @@ def test_what_the_database_forbids_is_told_with_its_remedy(command: Run, guarded
     assert query(guarded_db, LINKS) == before
 
 
+def test_a_key_that_begins_with_a_dash_comes_after_two(command: Run, registered_db: str) -> None:
+    message = failure(command("explain", "assets", "--dsn", registered_db, "--", "-5"), 2)
+    assert '"-5" is no key of a row of table migration.assets' in message
+    assert "HINT:  Give the value alone, or id=VALUE, quoted as the shell needs it." in message
+
+
 def test_samples_without_a_dry_run_repair_nothing(command: Run, registered_db: str, query: Query) -> None:
     refused = command("repair", "--samples", "2", "--dsn", registered_db)
     assert (refused.returncode, refused.stdout) == (2, "")
