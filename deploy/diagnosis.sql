@@ -74,8 +74,8 @@ BEGIN
                      flowguard._key_sql_match(p_link.relation, 'c', '$1'))
         INTO v_found USING p_row_key, v_link;
       IF v_found THEN
-        reason := format('row %s of %s has %I = %s by now; call flowguard.repair(%L)', v_via, p_rule.source,
-                         p_rule.source_link, v_link, p_link.relation);
+        reason := format('row %s of %s has %I = %s by now; call flowguard.repair(%L, link_column => %L)', v_via,
+                         p_rule.source, p_rule.source_link, v_link, p_link.relation, p_link.link_column);
         final := true;
       END IF;
     END IF;
@@ -115,9 +115,8 @@ BEGIN
       reason := CASE
                   WHEN ambiguous THEN format('rows of %s within %s lead to more than one master', p_rule.source,
                     p_rule.within)
-                  ELSE format('the nearest row of %s is of %s and leads to %s by now; call flowguard.repair(%L)',
-                    p_rule.source,
-                              v_at, v_near, p_link.relation)
+                  ELSE format('the nearest row of %s is of %s and leads to %s by now; call flowguard.repair(%L, '
+                    'link_column => %L)', p_rule.source, v_at, v_near, p_link.relation, p_link.link_column)
                 END;
       final := true;
     END IF;

@@ -466,6 +466,9 @@ BEGIN
   RETURN CASE
            WHEN p_kind = 'tenantless' THEN format('Set %s.', flowguard._columns_sql(p_link.tenant_columns))
            WHEN p_kind IN ('unlinked', 'dangling') AND p_is_found THEN 'To link it, ' || v_repair || '.'
+           WHEN p_kind = 'mismatched' AND p_is_found THEN
+             format('Set %I of this row to NULL%s, or mend what it must agree with.', p_link.link_column,
+                    CASE WHEN p_link.guarded THEN ': it is filled again' ELSE ', then ' || v_repair END)
            WHEN p_kind = 'dangling' AND p_link.on_orphan <> 'keep' THEN
              format('%s, or %s, which does with it what on_orphan says: %s.', flowguard._remedy(p_link, p_row_key),
                     v_repair, p_link.on_orphan)
@@ -513,6 +516,7 @@ BEGIN
     "position" := NULL;
     summary := format('%I %s: %s', v_link.link_column, coalesce('= ' || v_now, 'is NULL'), CASE v_kind
                  WHEN 'linked' THEN format('linked, that is the key of a row of %s of its tenant', v_link.master)
+                 WHEN 'mismatched' THEN format('mismatched (%s)', v_reason)
                  ELSE v_kind END);
     detail := jsonb_build_object('row_key', v_key, 'link', v_now, 'kind', v_kind, 'reason', v_reason);
     RETURN NEXT;
@@ -570,7 +574,7 @@ BEGIN
                       CASE r_taken.action WHEN 'deleted' THEN 'took it out' ELSE 'set columns of it' END,
                       r_taken.reason,
                       CASE WHEN r_taken.restored_at IS NULL
-                        THEN format('SELECT flowguard.undo(%s) puts that back', r_taken.run_id)
+                        THEN format('SELECT flowguard.undo(%s) takes the whole run back, this with it', r_taken.run_id)
                            ELSE format('put back at %s', r_taken.restored_at) END);
     detail := to_jsonb(r_taken) - '{schema_name,table_name,row_key,column_names,column_values}'::text[];
     RETURN NEXT;
@@ -582,7 +586,7 @@ BEGIN
   ELSIF v_kind <> 'linked' THEN
     part := 'remedy';
     "position" := NULL;
-    summary := flowguard._explain_remedy(v_link, v_key, v_kind, v_found);
+    summary := flowguard._explain_remedy(v_link, v_key, v_kind, v_found AND v_computed IS NULL);
     detail := '{}';
     RETURN NEXT;
   END IF;

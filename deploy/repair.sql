@@ -1101,7 +1101,8 @@ max_lag: how far standbys and subscribers may be behind, as pg_stat_replication 
   no batch begins. Left out: what the session''s setting flowguard.repair_max_lag says, else they are not looked at.
 resume: false begins a new run, though one with the same arguments was stopped.
 row_filter: a condition on columns of the table, as in WHERE, read under the caller''s search_path, with the caller''s
-  rights: rows that do not meet it are neither looked at nor counted. It needs relation. NULL: all rows.
+  rights: no other row is looked at or counted. What goes with a row that meets it may be another: rows that refer to
+  an orphan, by their own ON DELETE, and links that follow by late linking. It needs relation. NULL: all rows.
 run_id: number of the run, for undo(); NULL for a dry run. Its argument, as of those below, is not read.
 linked: rows that a rule linked.
 translated: links that held an alternate key and now hold the key.

@@ -649,6 +649,9 @@ def set_mode(
         present.show_mode(present.new_console(), result)
 
 
+_TOLD_BY_OUTCOMES = {"followed", "taken_along", "set_along"}
+
+
 @cli.command()
 @dsn_option
 @click.argument("table", required=False)
@@ -677,10 +680,8 @@ def set_mode(
 @click.option(
     "--samples",
     type=click.IntRange(0, 1000),
-    default=repairs.SAMPLES,
-    show_default=True,
     metavar="N",
-    help="With --dry-run: examples of each outcome.",
+    help=f"With --dry-run: examples of each outcome, {repairs.SAMPLES} by default.",
 )
 @json_option
 def repair(
@@ -695,7 +696,7 @@ def repair(
     note: str | None,
     restart: bool,
     dry_run: bool,
-    samples: int,
+    samples: int | None,
     as_json: bool,
 ) -> None:
     """Link what is unlinked or dangling, in TABLE or everywhere, and write down every value changed.
@@ -705,14 +706,24 @@ def repair(
     """
     if where is not None and table is None:
         raise click.UsageError("--where is a condition on the columns of one table: name the TABLE.")
+    if samples is not None and not dry_run:
+        raise click.UsageError(
+            "--samples is how many examples --dry-run shows: give --dry-run, or leave out --samples."
+        )
     if dry_run:
         with _saying_when_interrupted("Nothing is changed."):
             found = repairs.preview(
-                dsn, table, link_column=link_column, where=where, samples=samples, on_notice=_show_notice
+                dsn,
+                table,
+                link_column=link_column,
+                where=where,
+                samples=repairs.SAMPLES if samples is None else samples,
+                on_notice=_show_notice,
             )
         if as_json:
             outcomes = [asdict(outcome) for outcome in found.outcomes]
-            _print_json({**asdict(found.run), "dry_run": True, "outcomes": outcomes})
+            counts = {name: count for name, count in asdict(found.run).items() if name not in _TOLD_BY_OUTCOMES}
+            _print_json({**counts, "dry_run": True, "outcomes": outcomes})
         else:
             present.show_preview(present.new_console(), found)
         return

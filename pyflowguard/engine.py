@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,20 @@ _NOT_A_NAME = frozenset({"3F000", "0A000", "42601", "42602"})
 
 _INSUFFICIENT_PRIVILEGE = "42501"
 
+_OF_SCHEMA = re.compile(r"permission denied for schema (.+)$")
+
+_WHO = """
+SELECT pg_catalog.quote_ident(current_user),
+       EXISTS (SELECT FROM pg_catalog.pg_roles r
+                WHERE pg_catalog.pg_has_role(current_user, r.oid, 'USAGE')
+                  AND (r.rolname = %s
+                       OR r.oid = (SELECT n.nspowner FROM pg_catalog.pg_namespace n WHERE n.nspname = 'flowguard')))
+"""
+
+VIEWER = "flowguard_viewer"
+ADMIN = "flowguard_admin"
+"""The engine's roles: who has one may call what it is for, without being the owner."""
+
 _ENGINE_IS_THERE = """
 SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
                 WHERE n.nspname = 'flowguard' AND p.proname = 'version')
@@ -31,13 +46,16 @@ _FIND_TABLE = "SELECT pg_catalog.to_regclass(%s)::pg_catalog.text, pg_catalog.cu
 
 
 @contextmanager
-def engine(dsn: str, *, action: str, on_notice: NoticeHandler | None = None) -> Iterator[Connection]:
+def engine(
+    dsn: str, *, action: str, role: str | None = None, on_notice: NoticeHandler | None = None
+) -> Iterator[Connection]:
     """Open an autocommit connection to a database in which the engine is deployed.
 
+    `role` is the one of the engine's that is enough for the action, if ownership is not needed for it.
     In the block, what PostgreSQL refuses is raised as UsageError where the request itself was wrong, else as
     StatementFailed. Raises EngineMissing, and what connecting raises.
     """
-    with connect(dsn, on_notice=on_notice) as connection, readable_errors(action), _plain_words(connection):
+    with connect(dsn, on_notice=on_notice) as connection, readable_errors(action), _plain_words(connection, role):
         if connection.execute(_ENGINE_IS_THERE).fetchone() != (True,):
             raise EngineMissing(
                 f'The engine is not deployed in database "{connection.info.dbname}".',
@@ -85,7 +103,7 @@ def notice_no_link(connection: Connection, on_notice: NoticeHandler | None) -> N
 
 
 @contextmanager
-def _plain_words(connection: Connection) -> Iterator[None]:
+def _plain_words(connection: Connection, role: str | None) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
@@ -100,7 +118,30 @@ def _plain_words(connection: Connection) -> Iterator[None]:
             raise StatementFailed(
                 message,
                 detail=diagnostic.message_detail,
-                hint="Connect as the owner of the tables and of schema flowguard. To read figures it is enough to be "
-                f'given a role: GRANT flowguard_viewer TO "{connection.info.user}";',
+                hint=_what_is_missing(connection, role, diagnostic.message_primary or ""),
             ) from error
         raise
+
+
+def _what_is_missing(connection: Connection, role: str | None, message: str) -> str:
+    hint = "Connect as the owner of the tables and of schema flowguard."
+    if role is None:
+        return hint
+    who = connection.execute(_WHO, [role]).fetchone()
+    assert who is not None  # noqa: S101 - a SELECT without FROM has one row
+    user, has_role = who
+    if not has_role:
+        enough = "To read figures" if role == VIEWER else "If the role may write the tables,"
+        return f"{hint} {enough} it is enough to be given a role: GRANT {role} TO {user};"
+    schema = _OF_SCHEMA.search(message)
+    if schema is None:
+        return f"{user} lacks a right on what the message names: let its owner grant it, or connect as the owner."
+    if schema[1] == "flowguard":
+        return "Call flowguard.grant_roles() as the owner of schema flowguard."
+    return (
+        f"{user} lacks a right on that schema of the application: GRANT USAGE ON SCHEMA {_quoted(schema[1])} TO {user};"
+    )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from pyflowguard.database import Connection, NoticeHandler
-from pyflowguard.engine import engine, notice_no_link
+from pyflowguard.engine import VIEWER, engine, notice_no_link
 
 Level: TypeAlias = Literal["ERROR", "WARN", "INFO"]
 
@@ -141,7 +141,7 @@ def read_health(dsn: str = "", *, violations: int = 0, on_notice: NoticeHandler 
 
     Raises EngineMissing, StatementFailed (row security would hide rows, say), and what connecting raises.
     """
-    with engine(dsn, action="reading the health of links", on_notice=on_notice) as connection:
+    with engine(dsn, action="reading the health of links", role=VIEWER, on_notice=on_notice) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
         with connection.transaction():
@@ -166,7 +166,7 @@ def check(
     Lets the database note when each violation was first seen. Raises what read_health() raises.
     """
     with (
-        engine(dsn, action="checking the links", on_notice=on_notice) as connection,
+        engine(dsn, action="checking the links", role=VIEWER, on_notice=on_notice) as connection,
         connection.cursor(row_factory=class_row(Finding)) as cursor,
     ):
         notice_no_link(connection, on_notice)

@@ -287,10 +287,26 @@ def show_explanation(console: Console, parts: Sequence[Part]) -> None:
 
 def counts_of(run: Run) -> str:
     """Give the counts of a run in words."""
-    return (
-        f"{run.linked} linked, {run.translated} translated, {run.quarantined} quarantined, {run.unlinked} unlinked, "
-        f"{run.remaining} remaining"
+    followed = _besides(_counted(run.followed, "link followed", "links followed"))
+    them = "it" if run.quarantined == 1 else "them"
+    one, many = ("", "") if run.taken_along else ("row ", "rows ")
+    along = _besides(
+        _counted(run.taken_along, f"row went with {them}", f"rows went with {them}"),
+        _counted(run.set_along, f"{one}was set", f"{many}were set"),
     )
+    return (
+        f"{run.linked} linked{followed}, {run.translated} translated, {run.quarantined} quarantined{along}, "
+        f"{run.unlinked} unlinked, {run.remaining} remaining"
+    )
+
+
+def _counted(amount: int | None, one: str, many: str) -> str:
+    return f"{amount} {one if amount == 1 else many}" if amount else ""
+
+
+def _besides(*texts: str) -> str:
+    said = ", ".join(filter(None, texts))
+    return f" ({said})" if said else ""
 
 
 def show_undone(console: Console, run_id: int, undone: Undone) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -18,7 +19,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from pyflowguard.database import Connection, NoticeHandler, connect
-from pyflowguard.engine import engine, find_table, notice_no_link
+from pyflowguard.engine import ADMIN, VIEWER, engine, find_table, notice_no_link
 from pyflowguard.errors import UsageError
 
 BATCH_SIZE = 5000
@@ -36,7 +37,11 @@ SAMPLES = 3
 
 @dataclass(frozen=True)
 class Run:
-    """What a run of flowguard.repair() did; `run_id` is None after a dry run, which leaves nothing behind."""
+    """What a run of flowguard.repair() did; `run_id` is None after a dry run, which leaves nothing behind.
+
+    `followed` links were written by late linking because of it; of rows that refer to an orphan `taken_along` went with
+    it and `set_along` had columns set. They are None after a dry run, whose outcomes tell of them.
+    """
 
     run_id: int | None
     linked: int
@@ -44,6 +49,9 @@ class Run:
     quarantined: int
     unlinked: int
     remaining: int
+    followed: int | None = None
+    taken_along: int | None = None
+    set_along: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,9 +127,33 @@ CALL flowguard.repair(%(table)s::pg_catalog.regclass, batch_size => %(batch_size
                       max_lag => %(max_lag)s, resume => %(resume)s, row_filter => %(where)s)
 """
 
+_BESIDES = """
+SELECT r.followed, count(q) FILTER (WHERE q.action = 'deleted'), count(q) FILTER (WHERE q.action = 'set')
+  FROM flowguard.run r
+  LEFT JOIN flowguard.quarantine q ON q.run_id = r.run_id AND q.link_column IS NULL
+ WHERE r.run_id = %s
+ GROUP BY r.run_id, r.followed
+"""
+
 _PREVIEW = """
 SELECT child::text, link::text, outcome, rule, rule_kind, source::text, amount, examples, distances
   FROM flowguard.preview(%s::pg_catalog.regclass, link_column => %s, row_filter => %s, samples => %s)
+"""
+
+# As flowguard._row_key() chooses them, which a flowguard_viewer may not call.
+_KEY_COLUMNS = """
+SELECT ARRAY(SELECT a.attname::text
+               FROM pg_catalog.unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, n)
+               JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+              ORDER BY k.n)
+  FROM pg_catalog.pg_index i
+ WHERE i.indrelid = %s::pg_catalog.regclass AND i.indisunique AND i.indisvalid AND i.indimmediate
+   AND i.indpred IS NULL AND i.indexprs IS NULL
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                    WHERE a.attrelid = i.indrelid AND NOT a.attnotnull
+                      AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1]))
+ ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid
+ LIMIT 1
 """
 
 _EXPLAIN = """
@@ -168,7 +200,7 @@ def repair(
     is False. `dry_run` does it all in one transaction, as fast as it can, and takes it back. Raises UsageError for a
     table or a link that is not there, or no condition, EngineMissing, StatementFailed, and what connecting raises.
     """
-    with engine(dsn, action="repairing links", on_notice=on_notice) as connection:
+    with engine(dsn, action="repairing links", role=ADMIN, on_notice=on_notice) as connection:
         arguments = {
             "table": None if table is None else find_table(connection, table),
             "link_column": link_column,
@@ -190,8 +222,12 @@ def repair(
             connection.cursor(row_factory=class_row(Run)) as cursor,
         ):
             run = cursor.execute(_REPAIR, arguments).fetchone()
-    assert run is not None  # noqa: S101 - a procedure with INOUT parameters returns one row
-    return run
+        assert run is not None  # noqa: S101 - a procedure with INOUT parameters returns one row
+        if run.run_id is None:
+            return run
+        besides = connection.execute(_BESIDES, [run.run_id]).fetchone()
+        assert besides is not None  # noqa: S101 - nothing deletes a run
+        return replace(run, followed=besides[0], taken_along=besides[1], set_along=besides[2])
 
 
 def preview(
@@ -207,7 +243,7 @@ def preview(
 
     It is done in one transaction, as fast as it can, and taken back. Raises what repair() raises.
     """
-    with engine(dsn, action="trying a repair", on_notice=on_notice) as connection:
+    with engine(dsn, action="trying a repair", role=ADMIN, on_notice=on_notice) as connection:
         found = None if table is None else find_table(connection, table)
         if table is None:
             notice_no_link(connection, on_notice)
@@ -235,15 +271,29 @@ def explain(table: str, key: Sequence[str], dsn: str = "", *, link_column: str =
     Raises UsageError for a table, a link or a row that is not there, and what repair() raises.
     """
     with (
-        engine(dsn, action="explaining a link") as connection,
+        engine(dsn, action="explaining a link", role=VIEWER) as connection,
         connection.cursor(row_factory=class_row(Part)) as cursor,
     ):
-        arguments = [find_table(connection, table), Jsonb(read_key(key)), link_column]
-        return tuple(cursor.execute(_EXPLAIN, arguments).fetchall())
+        found = find_table(connection, table)
+        row = connection.execute(_KEY_COLUMNS, [found]).fetchone()
+        columns: list[str] = row[0] if row is not None else []
+        try:
+            return tuple(cursor.execute(_EXPLAIN, [found, Jsonb(read_key(key, columns)), link_column]).fetchall())
+        except psycopg.Error as error:
+            if (error.diag.message_hint or "").startswith("Pass row_key => "):
+                raise UsageError(
+                    f"{error.diag.severity} {error.sqlstate}: {error.diag.message_primary}",
+                    detail=error.diag.message_detail,
+                    hint=_how_to_type(columns),
+                ) from error
+            raise
 
 
-def read_key(given: Sequence[str]) -> str | dict[str, Any]:
-    """Read a row key as it is typed: VALUE, COLUMN=VALUE..., COLUMN=VALUE,COLUMN=VALUE or {"COLUMN": VALUE}."""
+def read_key(given: Sequence[str], columns: Sequence[str]) -> str | dict[str, Any]:
+    """Read a row key as it is typed: VALUE, COLUMN=VALUE..., COLUMN=VALUE,COLUMN=VALUE or {"COLUMN": VALUE}.
+
+    One text is COLUMN=VALUE only if COLUMN is one of `columns`, those of the table's key; else it is a value.
+    """
     if len(given) == 1 and given[0].lstrip().startswith("{"):
         try:
             read: dict[str, Any] = json.loads(given[0])
@@ -253,18 +303,33 @@ def read_key(given: Sequence[str]) -> str | dict[str, Any]:
                 hint='Write it as {"COLUMN": VALUE}, or COLUMN=VALUE for each column.',
             ) from error
         return read
-    if len(given) == 1 and "=" not in given[0]:
-        return given[0]
+
+    def is_pair(text: str) -> bool:
+        column, equals, _ = text.partition("=")
+        return bool(equals) and column.strip() in columns
+
     parts = list(given)
-    if len(given) == 1 and all("=" in part for part in given[0].split(",")):
-        parts = given[0].split(",")
-    pairs = [part.partition("=") for part in parts]
-    if wrong := [part for part, (_, equals, _) in zip(parts, pairs, strict=True) if not equals]:
-        raise UsageError(
-            f"{wrong[0]!r} is no COLUMN=VALUE.",
-            hint="A key of several columns is named by column: a=1 b=2, or a=1,b=2.",
-        )
-    return {column.strip(): value for column, _, value in pairs}
+    if len(given) == 1:
+        if not is_pair(given[0]):
+            return given[0]
+        if all(is_pair(part) for part in given[0].split(",")):
+            parts = given[0].split(",")
+    key: dict[str, Any] = {}
+    for part in parts:
+        column, equals, value = part.partition("=")
+        if not equals:
+            raise UsageError(f"{part!r} is no COLUMN=VALUE.", hint=_how_to_type(columns))
+        if column.strip() in key:
+            raise UsageError(f"The key names column {column.strip()} twice.", hint=_how_to_type(columns))
+        key[column.strip()] = value
+    return key
+
+
+def _how_to_type(columns: Sequence[str]) -> str:
+    named = " ".join(shlex.quote(f"{column}=") + "VALUE" for column in columns)
+    if len(columns) == 1:
+        return f"Give the value alone, or {named}, quoted as the shell needs it."
+    return f"Give {named}, each quoted as the shell needs it, or a JSON object."
 
 
 def undo(
@@ -285,7 +350,7 @@ def undo(
     """
     done = Undone(0, 0, 0)
     with (
-        engine(dsn, action=f"undoing run {run_id}", on_notice=on_notice) as connection,
+        engine(dsn, action=f"undoing run {run_id}", role=ADMIN, on_notice=on_notice) as connection,
         connection.cursor(row_factory=class_row(Undone)) as cursor,
     ):
         while True:

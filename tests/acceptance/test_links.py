@@ -220,6 +220,7 @@ def test_a_condition_limits_a_repair(command: Run, registered_db: str, query: Qu
     where = ("repair", "assets", "--where", "name < 'm' -- the first half", "--dsn", registered_db)
     dry = printed_json(command, 0, *where, "--dry-run")
     done = printed_json(command, 0, *where)
+    assert [done.pop(name) for name in ("followed", "taken_along", "set_along")] == [0, 0, 0]
     assert {**dry, **done, "dry_run": True, "run_id": None} == dry
     assert 0 < done["linked"] < 29
     assert query(registered_db, "SELECT count(*) FROM assets WHERE master_flow_id IS NOT NULL AND name >= 'm'") == [
@@ -410,11 +411,9 @@ def test_a_role_without_rights_is_told_which_it_needs(
 ) -> None:
     message = failure(command(*arguments, "--dsn", as_role(guarded_db, stranger)), 4)
     assert "ERROR 42501: permission denied for schema flowguard" in message
-    assert (
-        "HINT:  Connect as the owner of the tables and of schema flowguard. To read figures it is enough to be "
-        in message
-    )
-    assert f'GRANT flowguard_viewer TO "{stranger}";' in message
+    assert "HINT:  Connect as the owner of the tables and of schema flowguard." in message
+    role = "flowguard_viewer" if arguments[0] in {"health", "check"} else "flowguard_admin"
+    assert f"it is enough to be given a role: GRANT {role} TO {stranger};" in message
 
 
 @pytest.fixture
@@ -440,6 +439,20 @@ def test_what_the_database_forbids_is_told_with_its_remedy(command: Run, guarded
     assert query(guarded_db, LINKS) == before
 
 
+def test_a_key_that_begins_with_a_dash_comes_after_two(command: Run, registered_db: str) -> None:
+    message = failure(command("explain", "assets", "--dsn", registered_db, "--", "-5"), 2)
+    assert '"-5" is no key of a row of table migration.assets' in message
+    assert "HINT:  Give the value alone, or id=VALUE, quoted as the shell needs it." in message
+
+
+def test_samples_without_a_dry_run_repair_nothing(command: Run, registered_db: str, query: Query) -> None:
+    refused = command("repair", "--samples", "2", "--dsn", registered_db)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--samples is how many examples --dry-run shows: give --dry-run" in refused.stderr
+    assert query(registered_db, "SELECT FROM flowguard.run") == []
+    assert command("repair", "--samples", "2", "--dry-run", "--dsn", registered_db).returncode == 0
+
+
 def test_a_viewer_reads_figures_and_changes_nothing(command: Run) -> None:
     """On a server of its own: the two roles belong to a whole server."""
     with throwaway_server() as server:
@@ -460,8 +473,25 @@ def test_a_viewer_reads_figures_and_changes_nothing(command: Run) -> None:
             command, 0, "health", "--violations", "5", "--dsn", dsn
         )
         assert printed_json(command, 1, "check", "--dsn", reader) == printed_json(command, 1, "check", "--dsn", dsn)
-        for arguments in (("repair",), ("undo", "1")):
-            assert "ERROR 42501: permission denied for " in failure(command(*arguments, "--dsn", reader), 4)
+        for arguments in (("repair",), ("repair", "--dry-run"), ("undo", "1")):
+            message = failure(command(*arguments, "--dsn", reader), 4)
+            assert "ERROR 42501: permission denied for " in message
+            assert "GRANT flowguard_admin TO reader;" in message
+            assert "flowguard_viewer" not in message
+        with psycopg.connect(server.dsn("report"), autocommit=True) as admin:
+            admin.execute("REVOKE USAGE ON SCHEMA migration FROM reader; GRANT flowguard_admin TO reader")
+        for given in (("explain", "migration.assets", "1"), ("repair", "migration.assets")):
+            message = failure(command(*given, "--dsn", reader), 4)
+            assert (
+                'HINT:  reader lacks a right on that schema of the application: GRANT USAGE ON SCHEMA "migration" TO '
+                in message
+            )
+            assert "flowguard_" not in message
+        with psycopg.connect(server.dsn("report"), autocommit=True) as admin:
+            admin.execute('GRANT USAGE ON SCHEMA "migration" TO reader')
+        assert command("explain", "assets", "1", "--dsn", reader).returncode == 2  # such a key is none of that table
+        message = failure(command("repair", "assets", "--dsn", reader), 4)
+        assert "HINT:  reader lacks a right on what the message names: let its owner grant it" in message
 
 
 def test_an_interrupted_repair_keeps_what_it_committed_and_goes_on(

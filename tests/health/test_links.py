@@ -123,7 +123,10 @@ def test_each_kind_with_its_reason(dirty: Connection) -> None:
     assert children[21][1].endswith("has 1")
     assert "none yet" in children[22][1]
     assert "waits for row 11" in children[23][1]
-    assert "by now; call flowguard.repair" in children[24][1]
+    advice = "by now; call flowguard.repair('child', link_column => 'flow')"
+    assert children[24][1].replace("public.", "").endswith(advice)
+    run(dirty, children[24][1].partition("; ")[2])
+    assert 24 not in violations(dirty, "child")
 
     probes = violations(dirty, "probe")
     assert {row: kind for row, (kind, _) in probes.items()} == {

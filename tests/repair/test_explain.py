@@ -228,10 +228,27 @@ def test_other_wrong_rows(app: Connection) -> None:
         "mismatched",
         "master 9 is of another tenant",
     )
-    assert told[-1][0] == "remedy"
+    assert told[0][2] == "flow = 9: mismatched (master 9 is of another tenant)"
+    assert (told[-1][0], told[-1][2].startswith("Set flow to the key of a master of public.flow")) == ("remedy", True)
     run(app, "INSERT INTO probe (id, flow) VALUES (1, 1)")
     told = explain(app, "probe", 1)
     assert (detail(told, "row")["kind"], told[-1][2]) == ("tenantless", "Set tenant.")
+
+
+@pytest.mark.parametrize("is_guarded", [True, False])
+def test_a_row_that_follows_another_is_mended_by_taking_its_own_link_away(app: Connection, is_guarded: bool) -> None:
+    run(app, "INSERT INTO parent VALUES (10, 1, 1); INSERT INTO child VALUES (20, 1, 2, NULL, 10)")
+    if is_guarded:
+        guard(app)
+    told = explain(app, "child", 20)
+    assert told[0][2] == "flow = 2: mismatched (flow = 2, but row 10 of public.parent has 1)"
+    repair_call = "call flowguard.repair('public.child', link_column => 'flow')"
+    way = ": it is filled again" if is_guarded else f", then {repair_call}"
+    assert told[-1][2] == f"Set flow of this row to NULL{way}, or mend what it must agree with."
+    run(app, "UPDATE child SET flow = NULL")
+    if not is_guarded:
+        run(app, repair_call)
+    assert links(app, "child") == {20: 1}
 
 
 def test_it_agrees_with_the_view_of_violations(app: Connection) -> None:
@@ -276,14 +293,44 @@ def test_a_key_of_two_columns(wide: Connection, key: list[str]) -> None:
 
 
 def test_how_a_key_is_typed() -> None:
-    assert repairs.read_key(["7"]) == "7"
-    assert repairs.read_key(["a=1,b=2"]) == {"a": "1", "b": "2"}
-    assert repairs.read_key(["a=1", "b=2,3"]) == {"a": "1", "b": "2,3"}
-    assert repairs.read_key(["a=1,2"]) == {"a": "1,2"}
-    assert repairs.read_key(['{"a": 1}']) == {"a": 1}
+    assert repairs.read_key(["7"], ["a"]) == "7"
+    assert repairs.read_key(["x=1"], ["a"]) == "x=1"
+    assert repairs.read_key(["a=x=="], ["a"]) == {"a": "x=="}
+    assert repairs.read_key(["a=1,b=2"], ["a", "b"]) == {"a": "1", "b": "2"}
+    assert repairs.read_key(["a=1,b=2"], ["a"]) == {"a": "1,b=2"}
+    assert repairs.read_key(["a=1", "b=2,3"], ["a", "b"]) == {"a": "1", "b": "2,3"}
+    assert repairs.read_key(["a=1,2"], ["a"]) == {"a": "1,2"}
+    assert repairs.read_key(['{"a": 1}'], ["a"]) == {"a": 1}
     for wrong in (["a=1", "2"], ["1", "2"], ["{1}"]):
         with pytest.raises(UsageError):
-            repairs.read_key(wrong)
+            repairs.read_key(wrong, ["a", "b"])
+    for twice in (["a=1", "a=2"], ["a=1,a=2"]):
+        with pytest.raises(UsageError, match="names column a twice"):
+            repairs.read_key(twice, ["a", "b"])
+
+
+def test_a_text_key_with_an_equals_sign(db: Connection) -> None:
+    create(db)
+    run(db, "CREATE TABLE told (code text PRIMARY KEY, flow integer, tenant integer)")
+    run(db, "SELECT flowguard.add_master('flow', 'id', '{tenant}'); SELECT flowguard.add_link('told', 'flow')")
+    run(db, "INSERT INTO told VALUES ('x=y', 404, 1), ('-z=', 404, 1)")
+    for key in ("x=y", "-z=", "code=x=y"):
+        told = repairs.explain("told", [key], db.info.dsn, link_column="flow")
+        assert told[0].detail["row_key"] == {"code": key.removeprefix("code=")}
+
+
+@pytest.mark.parametrize("key", [["one"], ["x=1"], ["id=1", "x=2"], ['{"x": 1}']])
+def test_a_bad_key_on_the_command_line_is_told_how_to_type_it(app: Connection, key: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        repairs.explain("probe", key, app.info.dsn, link_column="flow")
+    assert caught.value.hint == "Give the value alone, or id=VALUE, quoted as the shell needs it."
+    assert (caught.value.detail or "").startswith("The key of its rows is (id).")
+
+
+def test_a_bad_key_of_two_columns_on_the_command_line(wide: Connection) -> None:
+    with pytest.raises(UsageError) as caught:
+        repairs.explain("wide", ["x"], wide.info.dsn, link_column="flow")
+    assert caught.value.hint == "Give a=VALUE at=VALUE, each quoted as the shell needs it, or a JSON object."
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 from engine.postgres import Connection, one, refused, rows, run
-from engine.tables import create, links, register
+from engine.tables import create, guard, links, register
 from repair.calls import repair, run_row, undo
 
 from pyflowguard.database import Notice
 from pyflowguard.errors import UsageError
+from pyflowguard.present import counts_of
 from pyflowguard.repair import preview
 from pyflowguard.repair import repair as repair_by_command
 
@@ -119,6 +120,30 @@ def test_others_are_neither_touched_nor_counted(app: Connection) -> None:
     assert (done.linked, done.quarantined, done.remaining) == (28 + 1, 1, 9 - 1)
     assert rows(app, "SELECT id FROM probe WHERE flow = 404 ORDER BY 1") == [(2,), (32,)]
     assert one(app, "SELECT count(*) FROM flowguard.quarantine") == 1
+
+
+def test_what_goes_with_a_row_that_meets_it_is_told(app: Connection) -> None:
+    run(app, "ALTER TABLE event ADD of integer REFERENCES parent ON DELETE SET NULL")
+    run(app, "INSERT INTO parent VALUES (9, 1, 1), (10, 1, 404), (11, 1, 404), (12, 1, 404)")
+    run(app, "INSERT INTO child VALUES (19, 1, NULL, NULL, 9), (20, 1, 404, NULL, 10), (21, 1, 404, NULL, 11)")
+    run(app, "INSERT INTO child VALUES (22, 1, 404, NULL, 12)")
+    run(app, "INSERT INTO grandchild SELECT n, 1, NULL, NULL, 19 FROM generate_series(31, 33) n")
+    run(app, "INSERT INTO event SELECT n, 1, NULL, 'live', NULL, NULL, n - 40 FROM generate_series(50, 52) n")
+    dsn = app.info.dsn
+    done = repair_by_command(dsn, "parent", link_column="flow", where="id IN (10, 11)")
+    assert (done.quarantined, done.followed, done.taken_along, done.set_along) == (2, 0, 2, 2)
+    assert counts_of(done) == (
+        "0 linked, 0 translated, 2 quarantined (2 rows went with them, 2 were set), 0 unlinked, 0 remaining"
+    )
+    guard(app)
+    done = repair_by_command(dsn, "child", link_column="flow", where="id = 19")
+    assert (done.linked, done.followed, done.taken_along, done.set_along) == (1, 3, 0, 0)
+    assert counts_of(done) == "1 linked (3 links followed), 0 translated, 0 quarantined, 0 unlinked, 0 remaining"
+    assert links(app, "grandchild") == {31: 1, 32: 1, 33: 1}
+    dry = repair_by_command(dsn, "parent", link_column="flow", where="id = 12", dry_run=True)
+    assert (dry.quarantined, dry.followed, dry.taken_along, dry.set_along) == (1, None, None, None)
+    done = repair_by_command(dsn, "parent", link_column="flow")
+    assert "1 quarantined (1 row went with it, 1 was set)," in counts_of(done)
 
 
 def test_a_row_that_may_not_be_written_is_passed_over(app: Connection) -> None:
