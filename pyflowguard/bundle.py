@@ -15,7 +15,7 @@ from psycopg import sql
 
 from pyflowguard import sqitch
 from pyflowguard.changes import LOCK_KEY
-from pyflowguard.database import statement_offsets
+from pyflowguard.database import concurrent_index, statement_offsets
 from pyflowguard.errors import DependencyMissing, PlanError, UsageError
 from pyflowguard.plan import Change, Plan, read_plan
 
@@ -109,6 +109,9 @@ def _deploy(plan: Plan, change: Change) -> str:
     verify = _read(plan.verify_file(change)) if plan.verify_file(change).is_file() else None
     commit = _commit_of(script, file)
     remark = "".join(_REMARK.format(tables=" ".join(each.tables)) for each in plan.online_remarks(change))
+    index = concurrent_index(script)
+    if index is not None:
+        remark += _REMARK_INDEX.format(index=" ".join(index[0].splitlines()))
     if commit is not None:
         checked = "" if verify is None else _VERIFY_WITHIN.format(verify=_inner(verify, plan.verify_file(change)))
         return remark + script[:commit] + checked + record + script[commit:]
@@ -155,6 +158,13 @@ def _commit_of(script: str, file: Path) -> int | None:
         return None
     if control == [offsets[0], offsets[-1]] and _BEGIN.match(script, offsets[0]) and _COMMIT.match(script, offsets[-1]):
         return offsets[-1]
+    backslash = _BACKSLASH.search(script)
+    if backslash is not None:
+        line = script.count("\n", 0, backslash.start(1)) + 1
+        raise PlanError(
+            f"{file}:{line}: {backslash[1]} is a command of psql, not SQL, so it cannot be bundled.",
+            hint="Take it out: pyflowguard could not deploy it either.",
+        )
     raise PlanError(
         f"{file}: neither one transaction nor one statement, so it cannot be bundled.",
         hint="Write BEGIN; … COMMIT; around it.",
@@ -175,6 +185,7 @@ def _inner(verify: str, file: Path) -> str:
     )
 
 
+_BACKSLASH = re.compile(r"^[ \t]*(\\[a-z!?]\w*)", re.MULTILINE)
 _BEGIN = re.compile(r"(?:begin|start)\b", re.IGNORECASE)
 _COMMIT = re.compile(r"(?:commit|end)\b", re.IGNORECASE)
 _CONTROL = re.compile(
@@ -294,16 +305,20 @@ _SECTION = r"""
 -- ------------------------------------------------------------------------------------------------------------------
 {query} \gset
 \if :pyflowguard_todo
-{echo}
 RESET ROLE;
 RESET ALL;
 DISCARD TEMP;
 \encoding UTF8
-{body}\endif
+{body}{echo}
+\endif
 """
 
 _REMARK = """-- NOTE: writers of {tables} wait while what is missing is made,
 -- in one transaction; `pyflowguard deploy` makes it online, a statement at a time.
+"""
+
+_REMARK_INDEX = """-- NOTE: if this fails, an invalid index is left. Before this file is run again:
+-- DROP INDEX CONCURRENTLY {index}; (in the schema of its table)
 """
 
 _VERIFY_WITHIN = """

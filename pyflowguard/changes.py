@@ -304,7 +304,8 @@ def status(dsn: str = "", *, directory: Path | None = None) -> Status:
     """Say of each change of the plan whether it is deployed, edited since, interrupted or pending; reads only.
 
     What sqitch has deployed or reverted counts, also where it is not recorded here yet. Raises PlanDiverged if the
-    database has changes that the plan has not, or in another order.
+    database has changes that the plan has not, or in another order, and RegistryUnfit if sqitch's record of them may
+    not be read.
     """
     plan = read_plan(directory)
     with connect(dsn) as connection, readable_errors("reading what is deployed"):
@@ -342,6 +343,7 @@ class _Runner:
             with readable_errors("taking the deployment lock"):
                 self._take_lock(registry.connection, lock_timeout)
             with readable_errors("opening the registry"):
+                sqitch.check_readable(registry.connection, self.plan)  # before anything is made
                 registry.create()
                 registry.mirror = sqitch.open_mirror(registry.connection, self.plan, self.on_notice)
                 self._agree_with_sqitch(registry)

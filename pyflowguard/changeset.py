@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from pyflowguard.discover import Link, Master, Proposal, Rule, counted, links_of
-from pyflowguard.errors import UsageError
+from pyflowguard.errors import UsageError, writing
 from pyflowguard.plan import read_plan
 
 Form: TypeAlias = Literal["sqitch", "sql"]
@@ -46,7 +46,8 @@ class _Change:
 def write(proposal: Proposal, directory: Path, form: Form) -> tuple[Path, ...]:
     """Write a proposal into a directory, which is made if need be; gives the files, written or added to, in order.
 
-    Raises UsageError for a file or a change that is there already, before anything is written.
+    Raises UsageError for a file or a change that is there already, before anything is written, and for a file that
+    cannot be written.
     """
     links = [link for master in proposal.masters for link in master.links]
     if form == "sql":
@@ -70,10 +71,11 @@ def write(proposal: Proposal, directory: Path, form: Form) -> tuple[Path, ...]:
                 f"{file} is there already.", hint="Nothing was written. Move it, or name another directory."
             )
     for file, text in files.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
     if added:
-        with plan.open("a", encoding="utf-8") as stream:
+        with writing(plan), plan.open("a", encoding="utf-8") as stream:
             stream.write(added)
         return plan, *files
     return tuple(files)

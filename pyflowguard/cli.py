@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TextIO, TypeVar, cast
 
 import click
 from click.core import ParameterSource
@@ -27,7 +28,7 @@ from pyflowguard import discover as discovery
 from pyflowguard import health as links
 from pyflowguard import repair as repairs
 from pyflowguard.database import Notice
-from pyflowguard.errors import ExitCode, FlowguardError
+from pyflowguard.errors import ExitCode, FlowguardError, writing
 from pyflowguard.plan import Change, Mode
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -269,7 +270,8 @@ def bundle(*, directory: Path | None, since: str | None, to: str | None, backwar
     if output is None:
         click.echo(text, nl=False)
     else:
-        output.write_text(text, encoding="utf-8")
+        with writing(output):
+            output.write_text(text, encoding="utf-8")
 
 
 @cli.command()
@@ -956,6 +958,19 @@ def _json_value(value: object) -> object:
 def main() -> None:
     """Run the command; every error that we foresee is one message on stderr and its own exit code."""
     try:
+        _run()
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        with suppress(OSError):  # where nothing can be said either, the exit code says it
+            click.echo(f"pyflowguard: the output cannot be written: {error.strerror}.", err=True)
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None: it is closed
+            _drop_unwritten(stream)
+        sys.exit(ExitCode.FAILED)
+
+
+def _run() -> None:
+    try:
         sys.exit(cli.main(standalone_mode=False) or ExitCode.OK)
     except FlowguardError as error:
         click.echo(f"pyflowguard: {error}", err=True)
@@ -966,3 +981,11 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("pyflowguard: interrupted.", err=True)
         sys.exit(ExitCode.INTERRUPTED)
+
+
+def _drop_unwritten(stream: TextIO) -> None:
+    """Throw away what could not be written, lest Python try it again at exit, and end with an exit code of its own."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

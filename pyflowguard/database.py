@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -114,7 +114,8 @@ def run_script(connection: Connection, file: Path, *, action: str) -> None:
     """Send the text of `file` whole, as one simple query; its own BEGIN and COMMIT apply and result rows are discarded.
 
     Raises ScriptFailed, with file and line, if a statement fails or a transaction is left open, which is then rolled
-    back; ConnectionLost, naming the `action`, if the server goes away.
+    back; ConnectionLost, naming the `action`, if the server goes away. The hint says what to drop if a statement that
+    failed leaves an invalid index.
     """
     try:
         text = file.read_bytes().decode("utf-8")
@@ -134,7 +135,8 @@ def run_script(connection: Connection, file: Path, *, action: str) -> None:
             if failure.diag.severity_nonlocalized in _SESSION_ENDS:
                 raise _connection_lost(action, failure) from failure
             _roll_back(connection)
-            raise _script_failed(file, text, done, failure) from failure
+            hint = failure.diag.message_hint or _drop_invalid_index(connection, text)
+            raise _script_failed(file, text, done, failure, hint) from failure
         if result.status in {pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT}:
             connection.close()
             raise ScriptFailed(
@@ -237,7 +239,39 @@ def _line_at(text: str, offset: int) -> int:
     return text.count("\n", 0, offset) + 1
 
 
-def _script_failed(file: Path, text: str, done: int, error: psycopg.Error) -> ScriptFailed:
+def concurrent_index(text: str) -> tuple[str, str] | None:
+    """Give name and table, as they are written, of the index that a script of this one statement makes concurrently."""
+    offsets = statement_offsets(text)
+    match = _CONCURRENT_INDEX.match(text, offsets[0]) if len(offsets) == 1 else None
+    return None if match is None else (match["name"], match["table"])
+
+
+_CONCURRENT_INDEX = re.compile(
+    r"""create\s+(?:unique\s+)?index\s+concurrently\s+(?:if\s+not\s+exists\s+)?(?P<name>{name})
+        \s+on\s+(?:only\s+)?(?P<table>{name}(?:\.{name})?)""".format(name=r"(?:[^\W\d][\w$]*|\"(?:[^\"]|\"\")+\")"),
+    re.IGNORECASE | re.VERBOSE,
+)
+
+_READ_INVALID_INDEX = """
+SELECT i.indexrelid::regclass::text
+  FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+ WHERE NOT i.indisvalid AND c.relname = (pg_catalog.parse_ident(%s))[1] AND i.indrelid = pg_catalog.to_regclass(%s)
+"""
+
+
+def _drop_invalid_index(connection: Connection, text: str) -> str | None:
+    """Give the hint for a script that made an index concurrently and failed, if it is there, and invalid."""
+    index = concurrent_index(text)
+    row = None
+    if index is not None:
+        with suppress(psycopg.Error):  # it is the script's failure that is to be told
+            row = connection.execute(_READ_INVALID_INDEX, index).fetchone()
+    return (
+        None if row is None else f"An invalid index is left. Before you run it again: DROP INDEX CONCURRENTLY {row[0]};"
+    )
+
+
+def _script_failed(file: Path, text: str, done: int, error: psycopg.Error, hint: str | None) -> ScriptFailed:
     """Place the error: PostgreSQL's own position counts over the whole text; without one, the statement's line."""
     diagnostic = error.diag
     if diagnostic.statement_position is not None:
@@ -247,7 +281,7 @@ def _script_failed(file: Path, text: str, done: int, error: psycopg.Error) -> Sc
     return ScriptFailed(
         f"{_shown(file)}:{line}: {diagnostic.severity} {diagnostic.sqlstate}: {diagnostic.message_primary}",
         detail=diagnostic.message_detail,
-        hint=diagnostic.message_hint,
+        hint=hint,
         context=diagnostic.context,
     )
 

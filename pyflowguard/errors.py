@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -86,7 +89,7 @@ class PlanDiverged(FlowguardError):
 
 
 class RegistryUnfit(FlowguardError):
-    """sqitch's registry in SCHEMA is of another version, or may not be written."""
+    """sqitch's registry in SCHEMA is of another version, or may not be read, or written."""
 
 
 class ScriptEdited(FlowguardError):
@@ -103,3 +106,12 @@ class ServerFailed(FlowguardError):
 
 class EngineMissing(FlowguardError):
     """DATABASE has no PyFlowGuard engine, or only a part of it."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's error in a block that writes a file which the user named into a UsageError."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}.") from error

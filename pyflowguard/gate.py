@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pyflowguard.errors import UsageError
+from pyflowguard.errors import UsageError, writing
 from pyflowguard.health import KINDS, LEVELS, SCORE_TOO_LOW, Finding, Level
 
 Baseline: TypeAlias = Mapping[str, int | None]
@@ -125,10 +125,8 @@ def baseline_of(findings: Iterable[Finding]) -> Baseline:
 def write_baseline(path: Path, baseline: Baseline) -> None:
     """Write a baseline, a finding a line, always in the same order. Raises UsageError if the file cannot be written."""
     text = json.dumps({"findings": dict(sorted(baseline.items()))}, indent=2, ensure_ascii=False)
-    try:
+    with writing(path):
         path.write_text(f"{text}\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}.") from error
 
 
 def read_baseline(path: Path) -> Baseline:

@@ -81,14 +81,17 @@ def os_user() -> str:
 
 
 def read(connection: Connection, plan: Plan, project: str | None = None) -> History:
-    """Read what the registry says of the plan's project, or another one; nothing where there is none to be read.
+    """Read what the registry says of the plan's project, or another one; nothing where there is no registry.
 
-    Raises RegistryUnfit for a registry of another version and PlanDiverged for a project with another URI.
+    Raises RegistryUnfit for one that may not be read, or is of another version, and PlanDiverged for a project with
+    another URI.
     """
     schema = sql.Identifier(plan.registry)
     access = _read_access(connection, plan.registry)
-    if not access.is_readable:
+    if not access.exists:
         return History()
+    if not access.is_readable:
+        raise _unreadable(connection, plan, "SELECT")
     _check_version(connection, plan.registry, has_releases=access.has_releases)
     if project is None:
         project = plan.project
@@ -99,9 +102,12 @@ def read(connection: Connection, plan: Plan, project: str | None = None) -> Hist
 
 
 def is_deployed(connection: Connection, plan: Plan, dependency: Dependency) -> bool:
-    """Whether the registry has what a change requires, or conflicts with; False where there is none to be read."""
-    if not _read_access(connection, plan.registry).is_readable:
+    """Whether the registry has what a change requires, or conflicts with. Raises RegistryUnfit as read() does."""
+    access = _read_access(connection, plan.registry)
+    if not access.exists:
         return False
+    if not access.is_readable:
+        raise _unreadable(connection, plan, "SELECT")
     (found,) = _one(connection.execute(sql.SQL("SELECT {}").format(dependency_is_deployed(plan, dependency))))
     return bool(found)
 
@@ -169,11 +175,18 @@ class Mirror:
             )
 
 
+def check_readable(connection: Connection, plan: Plan) -> None:
+    """Raise RegistryUnfit for a registry that may not be read; the hint gives what it takes to write it too."""
+    access = _read_access(connection, plan.registry)
+    if access.exists and not access.is_readable:
+        raise _unreadable(connection, plan, _TO_WRITE)
+
+
 def open_mirror(connection: Connection, plan: Plan, on_notice: NoticeHandler | None) -> Mirror | None:
     """Make the registry where it is missing, enter the project, and give it for writing.
 
-    Where this role may not make it, or may not see it, a notice says so and None comes back. Raises RegistryUnfit if
-    it may be read only and holds the project: the two records would part.
+    Where this role may not make it, or may not write it, a notice says so and None comes back. Raises RegistryUnfit if
+    it may not be written and holds the project, or may not be read, so that nobody knows: the two records would part.
     """
     access = _read_access(connection, plan.registry)
     if not access.exists and access.may_create:
@@ -181,11 +194,8 @@ def open_mirror(connection: Connection, plan: Plan, on_notice: NoticeHandler | N
         access = _read_access(connection, plan.registry)
     role, schema, database = _one(connection.execute(_QUOTED, [plan.registry]))
     if access.exists and not access.is_writable:
-        grant = (
-            f"GRANT USAGE ON SCHEMA {schema} TO {role}; "
-            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};"
-        )
-        if access.is_readable and read(connection, plan).deployed:
+        grant = _grant(role, schema, _TO_WRITE)
+        if read(connection, plan).deployed:
             raise RegistryUnfit(
                 f"sqitch's registry in schema {schema} has {plan.project}, and role {role} may not write it.",
                 hint=grant,
@@ -203,6 +213,23 @@ def open_mirror(connection: Connection, plan: Plan, on_notice: NoticeHandler | N
     _check_uri(connection, plan)
     connection.execute(project_statement(plan, Committer.of_environment()))
     return Mirror(connection, plan)
+
+
+def _unreadable(connection: Connection, plan: Plan, privileges: str) -> RegistryUnfit:
+    """Give what to raise where the registry may hold the project, and this role may not look."""
+    role, schema, _ = _one(connection.execute(_QUOTED, [plan.registry]))
+    return RegistryUnfit(
+        f"There is a registry of sqitch in schema {schema} which role {role} may not read, so what is deployed of "
+        f"{plan.project} is not known.",
+        hint=_grant(role, schema, privileges),
+    )
+
+
+_TO_WRITE = "SELECT, INSERT, UPDATE, DELETE"
+
+
+def _grant(role: str, schema: str, privileges: str) -> str:
+    return f"GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT {privileges} ON ALL TABLES IN SCHEMA {schema} TO {role};"
 
 
 def _tell(on_notice: NoticeHandler | None, message: str, hint: str) -> None:

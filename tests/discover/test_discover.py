@@ -169,6 +169,12 @@ def test_it_is_added_to_the_users_own_project(command: Run, engine_db: str, tmp_
     assert all(link.guarded for link in read_health(engine_db).links)
 
 
+def test_a_directory_that_cannot_be_made_is_named(command: Run, shop: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    message = failure(command("discover", "--dsn", shop, "--write", tmp_path / "file" / "x"), 2)
+    assert message == f"pyflowguard: {tmp_path}/file/x/sqitch.conf: Not a directory.\n"
+
+
 @pytest.mark.parametrize("there", ["deploy/flowguard/links.sql", "verify/flowguard/guard.sql", "sqitch.conf"])
 def test_no_file_is_written_over(command: Run, shop: str, tmp_path: Path, there: str) -> None:
     (tmp_path / there).parent.mkdir(parents=True, exist_ok=True)

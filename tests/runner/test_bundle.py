@@ -146,7 +146,7 @@ def test_a_second_run_goes_on_where_the_first_stopped(
 ) -> None:
     (three.directory / "deploy" / "b.sql").write_text("BEGIN;\nCREATE TABLE b (i int);\nTABLE missing;\nCOMMIT;\n")
     failed = psql(empty_db, bundle_deploy(directory=three.directory), check=False)
-    assert failed.returncode == 3
+    assert (failed.returncode, failed.stdout) == (3, "  + a @v1\n"), "only what is done is said to be"
     assert 'relation "missing" does not exist' in failed.stderr
     assert tables(empty_db) == {"a"}
     assert states(empty_db, three) == {"a": "deployed", "b": "pending", "c": "pending"}
@@ -167,7 +167,7 @@ def test_what_does_not_verify_is_not_there(psql: Psql, empty_db: str, three: Cha
     assert "division by zero" in failed.stderr
     (three.directory / "deploy" / "b.sql").write_text("CREATE TABLE b (i int)\n")
     failed = psql(empty_db, bundle_deploy(directory=three.directory), check=False)
-    assert (failed.returncode, tables(empty_db)) == (3, {"a"})
+    assert (failed.returncode, tables(empty_db), failed.stdout) == (3, {"a"}, "")
     assert "division by zero" in failed.stderr
     assert "b does not verify, so it was reverted" in failed.stderr
     assert states(empty_db, three) == {"a": "deployed", "b": "pending", "c": "pending"}
@@ -288,6 +288,27 @@ def test_a_script_that_is_not_one_transaction_is_refused(sets: ChangeSets, kind:
         bundle_deploy(directory=sets.directory)
 
 
+def test_a_command_of_psql_is_named(sets: ChangeSets) -> None:
+    sets.add("x", "CREATE TABLE x ();\n\\echo done", "DROP TABLE x;")
+    with pytest.raises(PlanError, match=r"deploy/x\.sql:4: \\echo is a command of psql") as caught:
+        bundle_deploy(directory=sets.directory)
+    assert caught.value.hint is not None
+
+
+def test_an_index_that_failed_concurrently_can_be_made_again(psql: Psql, empty_db: str, sets: ChangeSets) -> None:
+    sets.add("t", "CREATE TABLE t (i int);\nINSERT INTO t VALUES (1), (1);", "DROP TABLE t;")
+    index = "-- unique\nCREATE UNIQUE INDEX CONCURRENTLY t_i ON t (i);\n"
+    sets.add_raw("u", index, "DROP INDEX CONCURRENTLY t_i;")
+    text = bundle_deploy(directory=sets.directory)
+    failed = psql(empty_db, text, check=False)
+    assert "could not create unique index" in failed.stderr
+    assert failed.stdout == "  + t\n"
+    execute(empty_db, "DELETE FROM t WHERE ctid = '(0,1)'")
+    (remedy,) = re.findall(r"^-- (DROP INDEX .*;)", text, re.MULTILINE)
+    execute(empty_db, remedy)
+    assert psql(empty_db, text).stdout == "  + u\nDeployed: u is the last one.\n"
+
+
 def test_nothing_to_bundle_is_an_error_of_usage(three: ChangeSets) -> None:
     with pytest.raises(UsageError, match="nothing to deploy"):
         bundle_deploy(since="b", to="a", directory=three.directory)
@@ -300,7 +321,7 @@ def test_names_and_notes_are_quoted(psql: Psql, empty_db: str, tmp_path: Path) -
     sets.add("it's", "CREATE TABLE it ();\nSELECT ':x', $$ :y $$;", "DROP TABLE it;", "TABLE it;")
     text = sets.plan.read_text().replace("# it's", r"# it's \n\\! echo planted :'x' $pyflowguard$")
     sets.plan.write_text(text)
-    assert psql(empty_db, bundle_deploy(directory=sets.directory)).stdout.startswith("  + it's\n")
+    assert "\n  + it's\n" in psql(empty_db, bundle_deploy(directory=sets.directory)).stdout
     assert set(states(empty_db, sets).values()) == {"deployed"}
     assert "planted" not in psql(empty_db, bundle_revert(directory=sets.directory)).stdout
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from acceptance.command import on_terminal
+from acceptance.command import COMMAND, on_terminal
 from changesets import ChangeSets
 
 from pyflowguard import __version__, changes
@@ -17,6 +17,8 @@ from pyflowguard.server import Server, throwaway_server
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Tables = Callable[[str], set[str]]
+
+FULL = Path("/dev/full")
 
 
 @pytest.fixture
@@ -273,6 +275,46 @@ def test_a_role_that_may_not_create_a_schema(
     assert command("status", "--dsn", dsn, "--changes", three.directory).returncode == 0
     message = failure(command("deploy", "--dsn", dsn, "--changes", three.directory), 4)
     assert "ERROR 42501: permission denied for database" in message
+
+
+# --- What cannot be written
+
+
+def test_a_file_that_cannot_be_written_is_named(command: Run, three: ChangeSets, tmp_path: Path) -> None:
+    for file, why in ((tmp_path / "none" / "x.sql", "No such file or directory"), (FULL, "No space left on device")):
+        message = failure(command("bundle", "--changes", three.directory, "-o", file), 2)
+        assert message == f"pyflowguard: {file}: {why}.\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("form", ["bundle", "health", "health --json", "status", "--help"])
+def test_output_that_cannot_be_written_is_said(
+    clean_environment: dict[str, str], engine_db: str, form: str, unbuffered: str
+) -> None:
+    arguments = form.split() + (["--dsn", engine_db] if form.startswith(("health", "status")) else [])
+    with FULL.open("w") as full:
+        result = subprocess.run(
+            [COMMAND, *arguments],
+            env={**clean_environment, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert result.stderr.splitlines()[-1] == "pyflowguard: the output cannot be written: No space left on device."
+    assert "Traceback" not in result.stderr
+    assert result.returncode == 4
+
+
+def test_a_message_that_cannot_be_written_is_no_finding(clean_environment: dict[str, str]) -> None:
+    for unbuffered in ("", "1"):
+        environment = {**clean_environment, "PYTHONUNBUFFERED": unbuffered}
+        with FULL.open("w") as full:
+            result = subprocess.run(
+                [COMMAND, "deploy", "--to", "nothing"], env=environment, stderr=full, check=False, timeout=60
+            )
+        assert result.returncode == 4
 
 
 # --- A terminal

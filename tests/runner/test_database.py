@@ -20,6 +20,34 @@ def test_a_failing_script_leaves_the_connection_outside_a_transaction(empty_db: 
         assert connection.execute("SELECT to_regclass('t') IS NULL").fetchone() == (True,)
 
 
+@pytest.mark.parametrize(
+    ("index", "table"),
+    [("t_i", "s.t"), ('"an ""index"', '"s".t'), ("IF NOT EXISTS T_I", "only s.t"), ("T_i", "S.T")],
+)
+def test_an_invalid_index_that_a_script_leaves_is_to_be_dropped(
+    empty_db: str, tmp_path: Path, index: str, table: str
+) -> None:
+    script = tmp_path / "script.sql"
+    script.write_text(f"/* one */ create unique index CONCURRENTLY {index}\n  ON {table} (i)")
+    with connect(empty_db) as connection:
+        connection.execute("CREATE SCHEMA s; CREATE TABLE s.t (i int); INSERT INTO s.t VALUES (1), (1)")
+        with pytest.raises(ScriptFailed, match="could not create unique index") as caught:
+            run_script(connection, script, action="testing")
+        connection.execute("DELETE FROM s.t WHERE ctid = '(0,1)'")
+        if "EXISTS" not in index:
+            with pytest.raises(ScriptFailed, match="already exists") as caught:
+                run_script(connection, script, action="testing")
+        assert caught.value.hint is not None
+        says, _, remedy = caught.value.hint.partition("run it again: ")
+        assert says == "An invalid index is left. Before you "
+        connection.execute(remedy.encode())
+        run_script(connection, script, action="testing")
+        if "EXISTS" not in index:
+            with pytest.raises(ScriptFailed, match="already exists") as caught:
+                run_script(connection, script, action="testing")
+            assert caught.value.hint is None, "a valid index stays"
+
+
 def test_a_script_that_cannot_be_read_is_named(empty_db: str, tmp_path: Path) -> None:
     (tmp_path / "latin.sql").write_bytes(b"SELECT '\xe9';")
     with connect(empty_db) as connection:

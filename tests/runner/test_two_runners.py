@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import psycopg
 import pytest
 from acceptance.command import Run, in_migration
 from changesets import ChangeSets
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from runner.conftest import Sqitch
 from runner.test_interruption import kill_between_script_and_record
 
@@ -504,13 +505,15 @@ def test_a_role_that_may_not_write_the_registry_is_told(
     base = ChangeSets(tmp_path / "base", "base")
     base.add_table("z")
     sqitch(empty_db, base.directory, "deploy")
+    with pytest.raises(RegistryUnfit, match="may not read"):
+        changes.deploy(deployer, directory=three.directory, to="a")
+    assert rows(empty_db, "SELECT FROM pg_tables WHERE schemaname = 'pyflowguard'") == [], "not even a record is made"
     notices: list[Notice] = []
-    changes.deploy(deployer, directory=three.directory, to="a", on_notice=notices.append)
     execute(empty_db, "GRANT USAGE ON SCHEMA sqitch TO deployer")
     execute(empty_db, "GRANT SELECT ON ALL TABLES IN SCHEMA sqitch TO deployer")
     changes.deploy(deployer, directory=three.directory, to="b", on_notice=notices.append)
     message = "sqitch will not know what is done here: role deployer may not write its registry."
-    assert [notice.message for notice in notices] == [message] * 2
+    assert [notice.message for notice in notices] == [message]
     changes.revert(deployer, directory=three.directory)
     follow(empty_db, notices[0].hint)
     changes.deploy(deployer, directory=three.directory, to="b")
@@ -521,6 +524,40 @@ def test_a_role_that_may_not_write_the_registry_is_told(
     follow(empty_db, caught.value.hint)
     changes.revert(deployer, directory=three.directory)
     assert there(sqitch, deployer, three.directory) == []
+
+
+@pytest.mark.parametrize("taken", ["SCHEMA sqitch", "TABLE sqitch.changes"])
+def test_a_registry_that_may_not_be_read_is_not_taken_for_none(
+    empty_db: str, deployer: str, as_role: Callable[[str, str], str], three: ChangeSets, taken: str
+) -> None:
+    admin = as_role(empty_db, "postgres")
+    execute(admin, f"GRANT CREATE ON DATABASE {conninfo_to_dict(empty_db)['dbname']} TO deployer")
+    changes.deploy(deployer, directory=three.directory, to="b")
+    execute(admin, f"ALTER {taken} OWNER TO postgres")
+    before = rows(admin, "SELECT relname FROM pg_class ORDER BY relname")
+    told: dict[str, FlowguardError] = {}
+    commands: dict[str, Callable[..., object]] = {
+        "deploy": changes.deploy,
+        "revert": changes.revert,
+        "adopt": changes.adopt,
+        "status": changes.status,
+        "verify": changes.verify,
+        "deploy --dry-run": partial(changes.deploy, dry_run=True),
+        "revert --dry-run": partial(changes.revert, dry_run=True),
+        "adopt --dry-run": partial(changes.adopt, dry_run=True),
+    }
+    for name, command in commands.items():
+        with pytest.raises(RegistryUnfit, match="schema sqitch which role deployer may not read") as caught:
+            command(deployer, directory=three.directory)
+        assert (name, caught.value.exit_code) == (name, 4)
+        told[name] = caught.value
+    assert rows(admin, "SELECT relname FROM pg_class ORDER BY relname") == before
+    assert here(admin, three.directory) == ["a", "b"], "nothing was done"
+    follow(admin, told["status"].hint)
+    assert here(deployer, three.directory) == ["a", "b"]
+    follow(admin, told["revert"].hint)
+    changes.revert(deployer, directory=three.directory)
+    assert here(admin, three.directory) == []
 
 
 # --- Interrupted
