@@ -480,9 +480,10 @@ def test_a_partition_that_is_detached_and_attached_again(copy: Copy, how: str) -
     run(app, detach)
     assert links(app, "probe") == {2: 1}
     ((*finding, remedy),) = rows(app, "SELECT name, level, relation, description, remedy FROM flowguard.check_all()")
+    number = 4 if chosen_version() >= 15 else 3  # before 15 the triggers of the whole go with the DETACH
     assert finding == [
         *("leftover", "WARN", "public.probe_2024"),
-        "4 objects of guards are left on the table, which is no part of a guarded link any more",
+        f"{number} objects of guards are left on the table, which is no part of a guarded link any more",
     ]
     run(app, remedy)
     settled(app)
@@ -547,12 +548,7 @@ def test_a_link_that_is_attached_to_another_one(copy: Copy, whole: str, part: st
 
 def test_a_trigger_that_is_disabled_on_one_partition(copy: Copy) -> None:
     app = copy()
-    disable = 'ALTER TABLE probe_2025_1 DISABLE TRIGGER "~flowguard_probe_flow_insert"'
-    if app.info.server_version < 150000:  # only a superuser can
-        with refused("42501"):
-            run(app, disable)
-        return
-    run(app, disable)
+    run(app, 'ALTER TABLE probe_2025_1 DISABLE TRIGGER "~flowguard_probe_flow_insert"')
     assert one(app, "SELECT level FROM flowguard.check_all() WHERE name = 'guard_incomplete'") == "ERROR"
     guard(app)
     assert [plan(app, table) for table in LINKS] == [[]] * len(LINKS)

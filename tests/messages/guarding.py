@@ -172,7 +172,8 @@ CREATE TABLE word_child (id integer PRIMARY KEY, tenant integer NOT NULL, flow w
 SELECT flowguard.add_master('word_flow', 'id', '{tenant}');
 SELECT flowguard.add_link('word_child', 'flow');
 """,
-        admin="GRANT CREATE ON SCHEMA public TO PUBLIC",
+        # Before 15 the owner itself may create there as PUBLIC only.
+        admin="GRANT CREATE ON SCHEMA public TO PUBLIC, app_owner",
         call="SELECT flowguard.guard('word_child', 'flow')",
         says="""
             ERROR: FG110: flowguard: others may create operators in schema public, where those for column flow of table

@@ -228,7 +228,8 @@ def play(case: Case, dsn: str, as_role: Callable[[str, str], str], sites: list[S
             for text in ready:
                 perform(follower, text)
             heard = hear(caller, case.then or case.call)
-        assert [str(other) for other in heard if other.severity in {"ERROR", said.severity}] == []
+        left = [str(other) for other in heard if other.severity in {"ERROR", said.severity}]
+        assert left == [], left
 
 
 def check_form(said: Said) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from servers import chosen_version
 from survival.servers import program
 from survival.worlds import can_be_undone, contents, still_guards
 
@@ -40,9 +39,7 @@ def test_a_plain_dump(
 ) -> None:
     file = tmp_path / "dump.sql"
     program(postgresql.bin / "pg_dump", "-f", str(file), "-d", world(name))
-    arguments = ("-qX", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-f", str(file), "-d", empty_db)
-    # Before 15 schema public is the superuser's, and its rights are in the dump.
-    program(postgresql.bin / "psql", *arguments, warned="" if chosen_version() >= 15 else 'were granted for "public"')
+    program(postgresql.bin / "psql", "-qX", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-f", str(file), "-d", empty_db)
     assert contents(empty_db, name) == expected(name)
     still_guards(empty_db, name)
     can_be_undone(empty_db, name)
