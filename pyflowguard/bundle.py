@@ -248,8 +248,7 @@ def _check(
 
 
 def _array(values: Iterable[str]) -> sql.Composable:
-    lines = sql.SQL(",\n    ").join(sql.Literal(value) for value in values)
-    return sql.SQL("ARRAY[{}]::text[]").format(lines)
+    return sqitch.text_array(values, sql.SQL(",\n    "))  # a line each, to be reviewed
 
 
 # --- Text

@@ -406,8 +406,13 @@ def _names(plan: Plan, committer: Committer) -> dict[str, sql.Composable]:
     }
 
 
+def _name_and_email(planner: str) -> tuple[str, str]:
+    name, _, email = planner.removesuffix(">").rpartition(" <")
+    return name, email
+
+
 def _planned(change: Change) -> dict[str, sql.Composable]:
-    planner, _, email = change.planner.removesuffix(">").rpartition(" <")
+    planner, email = _name_and_email(change.planner)
     return {
         "id": sql.Literal(change.id),
         "change": sql.Literal(change.name),
@@ -415,14 +420,18 @@ def _planned(change: Change) -> dict[str, sql.Composable]:
         "planned_at": sql.Literal(change.planned_at.isoformat()),
         "planner": sql.Literal(planner),
         "planner_email": sql.Literal(email),
-        "requires": _text_array(change.requires),
-        "conflicts": _text_array(change.conflicts),
-        "event_tags": _text_array(f"@{tag.name}" for tag in change.tags),
+        "requires": text_array(change.requires),
+        "conflicts": text_array(change.conflicts),
+        "event_tags": text_array(f"@{tag.name}" for tag in change.tags),
     }
 
 
-def _text_array(values: Iterable[object]) -> sql.Composable:
-    return sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(sql.Literal(str(value)) for value in values))
+_COMMA = sql.SQL(", ")
+
+
+def text_array(values: Iterable[object], separator: sql.SQL = _COMMA) -> sql.Composable:
+    """Give an array of texts, as SQL."""
+    return sql.SQL("ARRAY[{}]::text[]").format(separator.join(sql.Literal(str(value)) for value in values))
 
 
 def _time(plan: Plan, when: datetime | None) -> sql.Composable:
@@ -433,8 +442,7 @@ def _time(plan: Plan, when: datetime | None) -> sql.Composable:
 def _tag_rows(change: Change) -> sql.Composable:
     rows = []
     for tag in change.tags:
-        planner, _, email = tag.planner.removesuffix(">").rpartition(" <")
-        values = (tag.id, f"@{tag.name}", tag.note, tag.planned_at.isoformat(), planner, email)
+        values = (tag.id, f"@{tag.name}", tag.note, tag.planned_at.isoformat(), *_name_and_email(tag.planner))
         rows.append(sql.SQL("({}, {}, {}, {}, {}, {})").format(*map(sql.Literal, values)))
     return sql.SQL(",\n              ").join(rows)
 

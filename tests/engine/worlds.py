@@ -17,6 +17,9 @@ from typing import Any, Literal
 from engine.oracle import Link, Master, Proximity, Reference, Session, Table
 from servers import chosen_version
 
+ON_MASTER_DELETE: Literal["set null", "cascade"] = "set null" if chosen_version() >= 15 else "cascade"
+"""Of masters whose key is unique only within a tenant: from 15 on a key can set the link NULL and leave the tenant."""
+
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
@@ -313,11 +316,7 @@ OWNER = ("owner",)
 
 
 def keys_within_tenant(*, partitioned: bool = False) -> World:
-    """Every key is of tenant and number: the same number in another tenant is another master.
-
-    Only from 15 on can a key set the link NULL and leave the tenant.
-    """
-    action: Literal["set null", "cascade"] = "set null" if chosen_version() >= 15 else "cascade"
+    """Every key is of tenant and number: the same number in another tenant is another master."""
     ddl = """
 CREATE TABLE project (owner integer, number bigint, PRIMARY KEY (owner, number)) #;
 CREATE TABLE batch (owner integer, id bigint, project bigint, at timestamp, PRIMARY KEY (owner, id)) #;
@@ -342,14 +341,14 @@ SELECT flowguard.add_proximity_rule('item', 'batch', '90 minutes', 'at', 'at', '
     return World(
         name="keys within the tenant" + (", partitioned" if partitioned else ""),
         ddl=ddl,
-        registration=registration.replace("ACTION", action),
+        registration=registration.replace("ACTION", ON_MASTER_DELETE),
         tables=[
             Table("project", ("owner", "number")),
             Table("batch", ("owner", "id")),
             Table("item", ("owner", "id"), (("batch", "batch", "id"),)),
         ],
         links=[
-            Link("batch", "project", PROJECT, OWNER, (Session(),), on_master_delete=action),
+            Link("batch", "project", PROJECT, OWNER, (Session(),), on_master_delete=ON_MASTER_DELETE),
             Link(
                 "item",
                 "project",
@@ -359,7 +358,7 @@ SELECT flowguard.add_proximity_rule('item', 'batch', '90 minutes', 'at', 'at', '
                     Reference("batch", "batch", "id", "project", OWNER),
                     Proximity("at", "batch", "at", "project", OWNER, 90 * MINUTE, leave=True),
                 ),
-                on_master_delete=action,
+                on_master_delete=ON_MASTER_DELETE,
             ),
         ],
         shapes=[
@@ -384,7 +383,6 @@ SELECT flowguard.add_proximity_rule('item', 'batch', '90 minutes', 'at', 'at', '
 
 def partitioned_by_time() -> World:
     """Sources and rows lie in partitions by time, two of which were attached with columns in another order."""
-    action: Literal["set null", "cascade"] = "set null" if chosen_version() >= 15 else "cascade"
     ddl = """
 CREATE TABLE project (owner integer, number bigint, PRIMARY KEY (owner, number)) PARTITION BY HASH (owner);
 CREATE TABLE project_0 PARTITION OF project FOR VALUES WITH (MODULUS 2, REMAINDER 0);
@@ -416,11 +414,11 @@ SELECT flowguard.add_session_rule('batch', 'project');
 SELECT flowguard.add_reference_rule(t, 'batch', 'batch', source_link => 'project', link_column => 'project')
   FROM unnest('{event,probe}'::regclass[]) t;
 SELECT flowguard.add_proximity_rule('probe', 'event', '1 hour', 'at', 'at', 'project', link_column => 'project');
-""".replace("set null", action)
+""".replace("set null", ON_MASTER_DELETE)
     reference = Reference("batch", "batch", "id", "project", OWNER)
 
     def link(table: str, *rules: Session | Reference | Proximity) -> Link:
-        return Link(table, "project", PROJECT, OWNER, rules, on_master_delete=action)
+        return Link(table, "project", PROJECT, OWNER, rules, on_master_delete=ON_MASTER_DELETE)
 
     def shape(table: str) -> Shape:
         return Shape(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 from acceptance.command import Run, command_in, without_libpq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from servers import chosen_bindir
 from survival import worlds
 from survival.servers import Running, started
 
@@ -19,12 +18,6 @@ from pyflowguard import changes, server
 
 if TYPE_CHECKING:
     from conftest import Databases
-
-
-def bindir() -> Path:
-    """Where the programs of the PostgreSQL under test are."""
-    chosen = os.environ.get("PYFLOWGUARD_TEST_BINDIR")
-    return Path(chosen) if chosen else server.wheel_bindir()
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +60,7 @@ def template(world: Callable[[str], str]) -> Callable[[str], str]:
 def primary() -> Iterator[Running]:
     """Start a server that others can follow, with the roles that the tests want."""
     settings = {**server.UNSAFE, "synchronous_commit": "on", "wal_level": "logical", "max_replication_slots": "20"}
-    with started(server.new_cluster(bindir(), settings)) as running:
+    with started(server.new_cluster(chosen_bindir(), settings)) as running:
         with psycopg.connect(running.dsn(), autocommit=True) as admin:
             admin.execute("CREATE ROLE app_owner LOGIN NOSUPERUSER")
         yield running
@@ -76,7 +69,7 @@ def primary() -> Iterator[Running]:
 @pytest.fixture(scope="session")
 def standby(primary: Running) -> Iterator[Running]:
     """Start a physical standby of the primary."""
-    cluster = server.new_cluster(bindir(), server.UNSAFE)
+    cluster = server.new_cluster(chosen_bindir(), server.UNSAFE)
     copy = [
         str(cluster.bin / "pg_basebackup"),
         "-D",
