@@ -141,20 +141,7 @@ SELECT child::text, link::text, outcome, rule, rule_kind, source::text, amount, 
 """
 
 # As flowguard._row_key() chooses them, which a flowguard_viewer may not call.
-_KEY_COLUMNS = """
-SELECT ARRAY(SELECT a.attname::text
-               FROM pg_catalog.unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, n)
-               JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-              ORDER BY k.n)
-  FROM pg_catalog.pg_index i
- WHERE i.indrelid = %s::pg_catalog.regclass AND i.indisunique AND i.indisvalid AND i.indimmediate
-   AND i.indpred IS NULL AND i.indexprs IS NULL
-   AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
-                    WHERE a.attrelid = i.indrelid AND NOT a.attnotnull
-                      AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1]))
- ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid
- LIMIT 1
-"""
+_KEY_COLUMNS = "SELECT flowguard._row_key(%s::pg_catalog.regclass)::pg_catalog.text[]"
 
 _EXPLAIN = """
 SELECT part, "position", summary, detail
@@ -276,7 +263,8 @@ def explain(table: str, key: Sequence[str], dsn: str = "", *, link_column: str =
     ):
         found = find_table(connection, table)
         row = connection.execute(_KEY_COLUMNS, [found]).fetchone()
-        columns: list[str] = row[0] if row is not None else []
+        assert row is not None  # noqa: S101 - a function returns one row
+        columns: list[str] = row[0]
         try:
             return tuple(cursor.execute(_EXPLAIN, [found, Jsonb(read_key(key, columns)), link_column]).fetchall())
         except psycopg.Error as error:

@@ -453,7 +453,7 @@ def test_samples_without_a_dry_run_repair_nothing(command: Run, registered_db: s
     assert command("repair", "--samples", "2", "--dry-run", "--dsn", registered_db).returncode == 0
 
 
-def test_a_viewer_reads_figures_and_changes_nothing(command: Run) -> None:
+def test_a_viewer_reads_figures_and_changes_nothing(command: Run, query: Query) -> None:
     """On a server of its own: the two roles belong to a whole server."""
     with throwaway_server() as server:
         with psycopg.connect(server.dsn(), autocommit=True) as admin:
@@ -473,6 +473,11 @@ def test_a_viewer_reads_figures_and_changes_nothing(command: Run) -> None:
             command, 0, "health", "--violations", "5", "--dsn", dsn
         )
         assert printed_json(command, 1, "check", "--dsn", reader) == printed_json(command, 1, "check", "--dsn", dsn)
+        (asset,) = query(dsn, "SELECT id::text FROM assets ORDER BY id LIMIT 1")[0]
+        explained = ("explain", "migration.assets", str(asset))
+        assert printed_json(command, 0, *explained, "--dsn", reader) == printed_json(
+            command, 0, *explained, "--dsn", dsn
+        )
         for arguments in (("repair",), ("repair", "--dry-run"), ("undo", "1")):
             message = failure(command(*arguments, "--dsn", reader), 4)
             assert "ERROR 42501: permission denied for " in message
