@@ -225,7 +225,7 @@ def asks_a_database_without_the_engine(ground: Ground) -> None:
         errors.EngineMissing,
         ExitCode.FAILED,
         "is not deployed in database",
-        "HINT:  Run `pyflowguard deploy --to @engine`",
+        "HINT:  Run `pyflowguard deploy` on it",
     ):
         repair.repair(ground.empty)
     changes.deploy(ground.empty, to="@engine")
