@@ -20,7 +20,7 @@ VIEW = """
 CREATE OR REPLACE VIEW flowguard.coverage AS SELECT s.relation, s.link_column, s.coverage FROM flowguard.link_status s;
 COMMENT ON VIEW flowguard.coverage IS 'How much of each link is there.';
 """
-ROUND = "COMMENT ON FUNCTION flowguard._round_score(numeric)"
+BODY = " AS $health_score$\n"
 
 
 def run_sqitch(program: str, directory: Path, *arguments: str) -> None:
@@ -45,7 +45,7 @@ def run_sqitch(program: str, directory: Path, *arguments: str) -> None:
 def reworked(tool: Callable[[str], str], tmp_path: Path) -> ChangeSets:
     """Give the shipped change sets with a tag `base`, after which sqitch itself has reworked `health`.
 
-    It has a view more than before, and a function with another comment.
+    It has a view more than before, and a function with another body.
     """
     directory = tmp_path / "next"
     directory.mkdir()
@@ -59,7 +59,7 @@ def reworked(tool: Callable[[str], str], tmp_path: Path) -> ChangeSets:
     run_sqitch(sqitch, directory, "rework", "health", "--note", "A view of coverage")
     for kind, old, new in (
         ("deploy", "\nCOMMIT;\n", f"{VIEW}\nCOMMIT;\n"),
-        ("deploy", f"{ROUND} IS\n", f"{ROUND} IS\n  'Newer. '\n"),
+        ("deploy", BODY, f"{BODY}-- Newer.\n"),
         ("revert", "BEGIN;\n", "BEGIN;\nDROP VIEW IF EXISTS flowguard.coverage;\n"),
         ("verify", "ROLLBACK;\n", "SELECT relation, coverage FROM flowguard.coverage WHERE false;\nROLLBACK;\n"),
     ):

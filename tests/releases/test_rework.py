@@ -101,7 +101,7 @@ def test_reverting_to_the_tag_restores_what_was_byte_for_byte(
     runner(dsn, "deploy", "@base", "@HEAD")
     newer = schema(postgresql, dsn)
     assert "CREATE VIEW flowguard.coverage" in newer
-    assert "'Newer. " in newer
+    assert "AS $$\n-- Newer.\n" in newer
     runner(dsn, "revert", "@HEAD", "@base")
     assert schema(postgresql, dsn) == before
 
@@ -180,7 +180,7 @@ def go_on(dsn: str, sets: ChangeSets, wanted: int) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "before", "after"), [(["deploy"], 1, 2), (["revert", "--to", "@v1"], 2, 1)])
-def test_a_rework_that_was_cut_off_before_it_did_anything_is_not_taken_for_done(  # noqa: PLR0917
+def test_a_rework_that_was_cut_off_before_it_did_anything_is_not_taken_for_done(
     empty_db: str, twice: ChangeSets, arguments: list[str], before: int, after: int
 ) -> None:
     with psycopg.connect(empty_db, autocommit=True) as connection:
@@ -188,7 +188,7 @@ def test_a_rework_that_was_cut_off_before_it_did_anything_is_not_taken_for_done(
         changes.deploy(empty_db, to="@v1" if before == 1 else None, directory=twice.directory)
         with psycopg.connect(empty_db) as holder:
             holder.execute("LOCK TABLE gate")
-            call = [COMMAND, *arguments, "--dsn", empty_db, "--changes", str(twice.directory)]
+            call = [str(COMMAND), *arguments, "--dsn", empty_db, "--changes", str(twice.directory)]
             with subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as deployer:
                 waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'FROM gate'"
                 wait_until(lambda: bool(rows(connection, waiting)), "the script to wait")
@@ -204,15 +204,13 @@ def test_a_rework_that_was_cut_off_before_it_did_anything_is_not_taken_for_done(
 
 
 @pytest.mark.parametrize(("arguments", "before", "after"), [(["deploy"], 1, 2), (["revert", "--to", "@v1"], 2, 1)])
-def test_a_rework_that_was_cut_off_after_it_was_done_is_recorded(  # noqa: PLR0917
+def test_a_rework_that_was_cut_off_after_it_was_done_is_recorded(
     empty_db: str, twice: ChangeSets, arguments: list[str], before: int, after: int
 ) -> None:
     with psycopg.connect(empty_db, autocommit=True) as connection:
         connection.execute("CREATE TABLE gate ()")
         changes.deploy(empty_db, to="@v1" if before == 1 else None, directory=twice.directory)
-        kill_between_script_and_record(
-            empty_db, twice, arguments, lambda: bool(one(connection, "SELECT f()") == after)
-        )
+        kill_between_script_and_record(empty_db, twice, arguments, lambda: bool(one(connection, "SELECT f()") == after))
         wait_until(
             lambda: not rows(connection, "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 75474063"), "it"
         )

@@ -37,9 +37,9 @@ def test_every_command_that_calls_the_engine_refuses_a_newer_one(
 ) -> None:
     pretend(engine_db, "2.3.0")
     message = failure(command(*arguments, "--dsn", engine_db), 4)
+    database = f'The engine in database "{dbname(engine_db)}"'
     assert message.splitlines() == [
-        f'pyflowguard: The engine in database "{dbname(engine_db)}" is of version 2.3.0, which this command does not '
-        "know.",
+        f"pyflowguard: {database} is of version 2.3.0, which this command does not know.",
         f"DETAIL:  pyflowguard {__version__} understands 1.0.0 and later, before 2.",
         "HINT:  Install that release or a later one: pip install 'pyflowguard>=2.3.0,<3'.",
     ]
@@ -79,9 +79,9 @@ def test_the_shipped_engine_is_understood(engine_db: str) -> None:
     with psycopg.connect(engine_db) as connection:
         row = connection.execute("SELECT flowguard.version()").fetchone()
     assert row == (__version__,)
-    own = tuple(map(int, __version__.split(".")))
-    assert own >= OLDEST_ENGINE
-    assert own[0] == OLDEST_ENGINE[0]
+    major, minor, patch = (int(part) for part in __version__.split("."))
+    assert (major, minor, patch) >= OLDEST_ENGINE
+    assert major == OLDEST_ENGINE[0]
 
 
 def test_the_hint_for_an_older_engine_helps(command: Run, engine_db: str) -> None:

@@ -180,7 +180,7 @@ def test_a_back_fill_that_was_stopped_goes_on_with_the_run_that_it_was_at(report
     changes.deploy(dsn, to="report/clean_up")
     with psycopg.connect(dsn) as holder, psycopg.connect(dsn, autocommit=True) as watcher:
         run(holder, "SELECT FROM import_field_mappings LIMIT 1 FOR UPDATE")
-        arguments = [COMMAND, "deploy", "--to", "report/back_fill", "--dsn", dsn]
+        arguments = [str(COMMAND), "deploy", "--to", "report/back_fill", "--dsn", dsn]
         with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as deployer:
             waiting = (
                 "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "

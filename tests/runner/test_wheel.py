@@ -100,7 +100,7 @@ def test_the_installed_command_guards_a_database(installed: Path, report_db: str
     dsn = in_migration(report_db)
 
     def pyflowguard(*arguments: str) -> str:
-        command = [installed / "pyflowguard", *arguments, "--dsn", dsn]
+        command = [str(installed / "pyflowguard"), *arguments, "--dsn", dsn]
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
