@@ -232,6 +232,19 @@ def asks_a_database_without_the_engine(ground: Ground) -> None:
     repair.repair(ground.empty)
 
 
+@scenario(errors.EngineUnfit)
+def asks_an_engine_of_before(ground: Ground) -> None:
+    changes.revert(ground.engine, to="preview")
+    with psycopg.connect(ground.engine, autocommit=True) as connection:
+        connection.execute("CREATE FUNCTION flowguard.version() RETURNS text LANGUAGE sql AS $$ SELECT '0.9.9' $$")
+    with raised(
+        errors.EngineUnfit, ExitCode.FAILED, "is of version 0.9.9", "HINT:  Run `pyflowguard deploy` on it"
+    ):
+        repair.repair(ground.engine)
+    changes.deploy(ground.engine)
+    repair.repair(ground.engine)
+
+
 @pytest.mark.parametrize("kind", SCENARIOS, ids=lambda kind: kind.__name__)
 def test_an_exception_is_raised_and_its_remedy_helps(
     kind: type[FlowguardError], empty_db: str, engine_db: str, tmp_path: Path
