@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Deploy = Callable[[str], None]
 
-# Tables of another application that are called as the report's are, guarded by hand and in observe.
+# Tables of another application that are called as the report's are; one link is complete and in observe, one dangles.
 NAMESAKES = """
 CREATE TABLE job (id integer PRIMARY KEY);
 CREATE TABLE discovery_flows (id integer PRIMARY KEY, master_flow_id integer);
@@ -35,7 +35,7 @@ CREATE TABLE assets (id integer PRIMARY KEY, master_flow_id integer, flow intege
 CREATE TABLE data_import_sessions (id integer PRIMARY KEY, job integer REFERENCES job);
 INSERT INTO job VALUES (1);
 INSERT INTO discovery_flows VALUES (1, 1), (2, 77);
-INSERT INTO assets VALUES (1, NULL, 1);
+INSERT INTO assets VALUES (1, 1, 1);
 SELECT flowguard.add_master('job', 'id', '{}', created_at_column => NULL);
 SELECT flowguard.add_link('discovery_flows'), flowguard.add_link('assets');
 SELECT flowguard.add_reference_rule('assets', 'flow', 'discovery_flows');
