@@ -208,12 +208,11 @@ def _go_online(dsn: str, remark: OnlineRemark, **options: Any) -> None:  # noqa:
     """Do what the remark of a script asks for; whether an incomplete link is an error is for the script to say."""
     if remark.if_table is not None and not _has_table(dsn, remark.if_table):
         return
+    options |= {"link_column": remark.link_column, "any_version": True}
     if remark.mode is None:
-        online.guard(dsn, remark.tables, link_column=remark.link_column, **options)
+        online.guard(dsn, remark.tables, **options)
     else:
-        online.set_mode(
-            remark.mode, dsn, remark.tables, link_column=remark.link_column, skip_incomplete=True, **options
-        )
+        online.set_mode(remark.mode, dsn, remark.tables, skip_incomplete=True, **options)
 
 
 def _has_table(dsn: str, name: str) -> bool:

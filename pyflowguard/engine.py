@@ -55,11 +55,17 @@ _FIND_TABLE = "SELECT pg_catalog.to_regclass(%s)::pg_catalog.text, pg_catalog.cu
 
 @contextmanager
 def engine(
-    dsn: str, *, action: str, role: str | None = None, on_notice: NoticeHandler | None = None
+    dsn: str,
+    *,
+    action: str,
+    role: str | None = None,
+    any_version: bool = False,
+    on_notice: NoticeHandler | None = None,
 ) -> Iterator[Connection]:
     """Open an autocommit connection to a database in which the engine is deployed.
 
-    `role` is the one of the engine's that is enough for the action, if ownership is not needed for it.
+    `role` is the one of the engine's that is enough for the action, if ownership is not needed for it. `any_version`
+    is for what happens in the middle of a plan, where the engine is what the changes before have made it.
     In the block, what PostgreSQL refuses is raised as UsageError where the request itself was wrong, else as
     StatementFailed. Raises EngineMissing, EngineUnfit for a version that this command does not understand, and what
     connecting raises.
@@ -72,7 +78,7 @@ def engine(
                 detail="There is no function flowguard.version().",
                 hint="Run `pyflowguard deploy` on it, or name another database by --dsn.",
             )
-        if found == (True,):  # whoever may not ask is told so by what is asked next
+        if found == (True,) and not any_version:  # whoever may not ask is told so by what is asked next
             _refuse_unknown_version(connection)
         yield connection
 

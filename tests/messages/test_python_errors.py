@@ -237,9 +237,7 @@ def asks_an_engine_of_before(ground: Ground) -> None:
     changes.revert(ground.engine, to="preview")
     with psycopg.connect(ground.engine, autocommit=True) as connection:
         connection.execute("CREATE FUNCTION flowguard.version() RETURNS text LANGUAGE sql AS $$ SELECT '0.9.9' $$")
-    with raised(
-        errors.EngineUnfit, ExitCode.FAILED, "is of version 0.9.9", "HINT:  Run `pyflowguard deploy` on it"
-    ):
+    with raised(errors.EngineUnfit, ExitCode.FAILED, "is of version 0.9.9", "HINT:  Run `pyflowguard deploy` on it"):
         repair.repair(ground.engine)
     changes.deploy(ground.engine)
     repair.repair(ground.engine)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
-from acceptance.command import Run, failure
+from acceptance.command import Run, failure, in_migration
 
 from pyflowguard import __version__
 from pyflowguard.engine import OLDEST_ENGINE
@@ -93,8 +93,14 @@ def test_the_hint_for_an_older_engine_helps(command: Run, engine_db: str) -> Non
     assert command("health", "--dsn", engine_db).returncode == 0
 
 
-def test_deploying_asks_for_no_version(command: Run, engine_db: str) -> None:
-    """What is deployed is said by the plan's ids; a newer command comes over an older engine by these."""
-    pretend(engine_db, "0.9.9")
-    assert command("status", "--dsn", engine_db).returncode == 0
-    assert command("deploy", "--dsn", engine_db).returncode == 0
+def test_deploying_asks_for_no_version(command: Run, report_db: str) -> None:
+    """What is deployed is said by the plan's ids; a newer command comes over an older engine, guarding on its way."""
+    dsn = in_migration(report_db)
+    assert command("deploy", "--to", "@engine", "--dsn", dsn).returncode == 0
+    pretend(report_db, "0.9.9")
+    assert command("status", "--dsn", dsn).returncode == 0
+    result = command("deploy", "--dsn", dsn)
+    assert result.returncode == 0, result.stderr
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute("SELECT count(*) FROM flowguard.link WHERE guarded").fetchone()
+    assert row == (5,)
