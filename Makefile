@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: test nightly lint demo docs bench bench-repair bench-rollout mutants faults matrix clean
+.PHONY: test nightly lint demo docs bench bench-repair bench-rollout mutants faults matrix released clean
 
 # On all cores, each with a PostgreSQL of its own.
 test: $(VENV)/.dev
@@ -54,6 +54,10 @@ faults: $(VENV)/.dev
 # The tests on PostgreSQL 14 to 18. MATRIX passes options on: make matrix MATRIX='--only 15 tests/engine'.
 matrix: $(VENV)/.dev
 	PYTHONPATH=tests $(VENV)/bin/python -m matrix.run $(MATRIX)
+
+# Writes into released.json what the plan's last release tag covers; from then on tests hold it to that.
+released: $(VENV)/.dev
+	PYTHONPATH=tests $(VENV)/bin/python -m releases.record
 
 clean:
 	rm -rf $(VENV) build dist

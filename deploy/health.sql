@@ -618,12 +618,4 @@ cache_key: stays the same from call to call, for an ignore list.
 amount: how many rows, keys, objects or transactions it is about, for a baseline; NULL where it is about one thing.
 Errors: 42501 row security would hide rows.';
 
-CREATE OR REPLACE FUNCTION flowguard.version() RETURNS text
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $version$
-  SELECT '0.1.0';
-$version$;
-COMMENT ON FUNCTION flowguard.version() IS
-'The version of the engine.
-Returns major.minor.patch.';
-
 COMMIT;

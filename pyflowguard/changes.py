@@ -141,7 +141,10 @@ class RevertResult:
 
 @dataclass(frozen=True)
 class VerifyOutcome:
-    """Whether a deployed change verifies; `failure` is the reason if not; `checked` is False without a script."""
+    """Whether a deployed change verifies; `failure` is the reason if not.
+
+    `checked` is False where there is nothing to run: the change has no script, or a later one has reworked it.
+    """
 
     change: Change
     checked: bool
@@ -203,12 +206,24 @@ def deploy(
 
 def _go_online(dsn: str, remark: OnlineRemark, **options: Any) -> None:  # noqa: ANN401  those of online
     """Do what the remark of a script asks for; whether an incomplete link is an error is for the script to say."""
+    if remark.if_table is not None and not _has_table(dsn, remark.if_table):
+        return
+    options |= {"link_column": remark.link_column, "any_version": True}
     if remark.mode is None:
-        online.guard(dsn, remark.tables, link_column=remark.link_column, **options)
+        online.guard(dsn, remark.tables, **options)
     else:
-        online.set_mode(
-            remark.mode, dsn, remark.tables, link_column=remark.link_column, skip_incomplete=True, **options
-        )
+        online.set_mode(remark.mode, dsn, remark.tables, skip_incomplete=True, **options)
+
+
+def _has_table(dsn: str, name: str) -> bool:
+    with connect(dsn) as connection, readable_errors(f"looking for table {name}"):
+        return connection.execute(_TABLE_IS_THERE, [name]).fetchone() == (True,)
+
+
+_TABLE_IS_THERE = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_class c
+                WHERE c.relname = %s AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't')
+"""
 
 
 def adopt(
@@ -284,7 +299,10 @@ def verify(
     on_progress: ProgressHandler | None = None,
     on_notice: NoticeHandler | None = None,
 ) -> tuple[VerifyOutcome, ...]:
-    """Run the verify script of every deployed change, up to and including `to`, and say how each went."""
+    """Run the verify script of every deployed change, up to and including `to`, and say how each went.
+
+    Not that of a change which a later one has reworked, deployed or not: so does sqitch.
+    """
     plan = read_plan(directory)
     end = len(plan.changes) if to is None else plan.index_of(to) + 1
     runner = _Runner(dsn, plan, on_progress, on_notice)
@@ -293,7 +311,7 @@ def verify(
     for number, change in enumerate(deployed, 1):
         with runner.progress("verify", change, number, len(deployed)):
             try:
-                checked, failure = runner.verify(change), None
+                checked, failure = not plan.reworks_of(change) and runner.verify(change), None
             except ScriptFailed as error:
                 checked, failure = True, error
         outcomes.append(VerifyOutcome(change, checked, failure))
@@ -417,11 +435,14 @@ class _Runner:
         return True
 
     def is_there(self, change: Change) -> tuple[bool, ScriptFailed | None]:
-        """Say whether the change's verify script tells that it is deployed, and if not, what it said if it has one."""
+        """Say whether the change's verify script tells that it is deployed, and if not, what it said if it has one.
+
+        Where a rework of it is deployed by its own script, it is so as well.
+        """
         try:
             return self.verify(change), None
         except ScriptFailed as failure:
-            return False, failure
+            return any(self.is_there(rework)[0] for rework in self.plan.reworks_of(change)), failure
 
     def plan_deployment(self, end: int, *, sent: bool = True) -> DeployResult:
         """Say what deploy() would do, or adopt() look at (not `sent`)."""
@@ -434,6 +455,9 @@ class _Runner:
 
     def settle(self, registry: _Registry) -> tuple[Change, ...]:
         """Finish what a killed deployer left unrecorded; the change's verify script tells how far it came.
+
+        Of a rework it does not: what it looks for may be there by the change that is reworked. So it is deployed, or
+        reverted, once more, which sqitch asks of the scripts of a rework.
 
         Returns the changes that turned out to be deployed and were recorded.
         """
@@ -448,7 +472,7 @@ class _Runner:
                     hint="Deploy with the plan that was used then.",
                 )
             migration = _ChangeMigration(self, change, verify=False)
-            present, failure = self.is_there(change)
+            present, failure = (None, None) if self.plan.is_rework(change) else self.is_there(change)
             if attempt.action == "deploy" and present:
                 self._refuse_gap(registry, change)
                 with self.progress("record", change, 1, 1):

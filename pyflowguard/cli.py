@@ -28,6 +28,7 @@ from pyflowguard import discover as discovery
 from pyflowguard import health as links
 from pyflowguard import repair as repairs
 from pyflowguard.database import Notice
+from pyflowguard.engine import UNDERSTOOD
 from pyflowguard.errors import ExitCode, FlowguardError, writing
 from pyflowguard.plan import Change, Mode
 
@@ -139,7 +140,11 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="pyflowguard")
+@click.version_option(
+    __version__,
+    prog_name="pyflowguard",
+    message=f"%(prog)s, version %(version)s\nEngines that it understands: {UNDERSTOOD}",
+)
 def cli() -> None:
     """Keep every row linked to its master, by PostgreSQL itself."""
 
@@ -339,7 +344,7 @@ def verify(context: click.Context, *, dsn: str, directory: Path | None, to: str 
         )
     else:
         for outcome in outcomes:
-            verdict = "not ok" if outcome.failure else "ok" if outcome.checked else "no verify script"
+            verdict = "not ok" if outcome.failure else "ok" if outcome.checked else "nothing to verify"
             click.echo(f"  * {outcome.change.label} .. {verdict}")
             if outcome.failure:
                 click.echo(str(outcome.failure), err=True)

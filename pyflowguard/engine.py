@@ -8,8 +8,15 @@ from contextlib import contextmanager
 
 import psycopg
 
+from pyflowguard import __version__
 from pyflowguard.database import Connection, Notice, NoticeHandler, connect, readable_errors
-from pyflowguard.errors import EngineMissing, StatementFailed, UsageError
+from pyflowguard.errors import EngineMissing, EngineUnfit, StatementFailed, UsageError
+
+OLDEST_ENGINE = (1, 0, 0)
+"""The first engine that has all that this command calls; later ones of the same major version have it too."""
+
+UNDERSTOOD = f"{'.'.join(map(str, OLDEST_ENGINE))} and later, before {OLDEST_ENGINE[0] + 1}"
+"""The engines that this command understands, in words."""
 
 _MEANT_NOTHING = frozenset({"FG104", "FG107", "FG201"})
 """What the engine refuses because of what was asked for: an argument, a link that is not registered, no such run."""
@@ -35,9 +42,10 @@ VIEWER = "flowguard_viewer"
 ADMIN = "flowguard_admin"
 """The engine's roles: who has one may call what it is for, without being the owner."""
 
-_ENGINE_IS_THERE = """
-SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-                WHERE n.nspname = 'flowguard' AND p.proname = 'version')
+_FIND_ENGINE = """
+SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')
+  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+ WHERE n.nspname = 'flowguard' AND p.proname = 'version' AND p.pronargs = 0
 """
 
 _NO_LINK = "SELECT NOT EXISTS (SELECT FROM flowguard.link)"
@@ -47,22 +55,53 @@ _FIND_TABLE = "SELECT pg_catalog.to_regclass(%s)::pg_catalog.text, pg_catalog.cu
 
 @contextmanager
 def engine(
-    dsn: str, *, action: str, role: str | None = None, on_notice: NoticeHandler | None = None
+    dsn: str,
+    *,
+    action: str,
+    role: str | None = None,
+    any_version: bool = False,
+    on_notice: NoticeHandler | None = None,
 ) -> Iterator[Connection]:
     """Open an autocommit connection to a database in which the engine is deployed.
 
-    `role` is the one of the engine's that is enough for the action, if ownership is not needed for it.
+    `role` is the one of the engine's that is enough for the action, if ownership is not needed for it. `any_version`
+    is for what happens in the middle of a plan, where the engine is what the changes before have made it.
     In the block, what PostgreSQL refuses is raised as UsageError where the request itself was wrong, else as
-    StatementFailed. Raises EngineMissing, and what connecting raises.
+    StatementFailed. Raises EngineMissing, EngineUnfit for a version that this command does not understand, and what
+    connecting raises.
     """
     with connect(dsn, on_notice=on_notice) as connection, readable_errors(action), _plain_words(connection, role):
-        if connection.execute(_ENGINE_IS_THERE).fetchone() != (True,):
+        found = connection.execute(_FIND_ENGINE).fetchone()
+        if found is None:
             raise EngineMissing(
                 f'The engine is not deployed in database "{connection.info.dbname}".',
                 detail="There is no function flowguard.version().",
-                hint="Run `pyflowguard deploy --to @engine` on it, or name another database by --dsn.",
+                hint="Run `pyflowguard deploy` on it, or name another database by --dsn.",
             )
+        if found == (True,) and not any_version:  # whoever may not ask is told so by what is asked next
+            _refuse_unknown_version(connection)
         yield connection
+
+
+def _refuse_unknown_version(connection: Connection) -> None:
+    row = connection.execute("SELECT flowguard.version()").fetchone()
+    version = str(row[0]) if row is not None else ""
+    parts = tuple(map(int, version.split("."))) if re.fullmatch(r"\d+\.\d+\.\d+", version, re.ASCII) else None
+    if parts is not None and parts >= OLDEST_ENGINE and parts[0] == OLDEST_ENGINE[0]:
+        return
+    hint = "Use the release of pyflowguard that this database was deployed with."
+    if parts is not None:
+        hint = (
+            f"Install that release or a later one: pip install 'pyflowguard>={version},<{parts[0] + 1}'."
+            if parts > OLDEST_ENGINE
+            else "Run `pyflowguard deploy` on it, which brings the engine up to date; or install that release: "
+            f"pip install 'pyflowguard=={version}'."
+        )
+    raise EngineUnfit(
+        f'The engine in database "{connection.info.dbname}" is of version {version}, which this command does not know.',
+        detail=f"pyflowguard {__version__} understands {UNDERSTOOD}.",
+        hint=hint,
+    )
 
 
 def find_table(connection: Connection, name: str) -> str:

@@ -104,6 +104,10 @@ class ServerFailed(FlowguardError):
     """The throw-away server did not start: what it says about it."""
 
 
+class EngineUnfit(FlowguardError):
+    """The engine in DATABASE is of VERSION; this command understands others, which it names."""
+
+
 class EngineMissing(FlowguardError):
     """DATABASE has no PyFlowGuard engine, or only a part of it."""
 

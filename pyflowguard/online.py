@@ -142,6 +142,7 @@ def guard(
     tables: Sequence[str] = (),
     *,
     link_column: str = "master_flow_id",
+    any_version: bool = False,
     lock_timeout: timedelta = LOCK_TIMEOUT,
     deadline: timedelta = DEADLINE,
     dry_run: bool = False,
@@ -153,10 +154,11 @@ def guard(
     A statement waits `lock_timeout` at most for its lock, since writers queue behind it, and is tried again until
     `deadline` has passed. Building an index concurrently is the exception: nobody queues behind it, so that it waits as
     long as it may. A key that present rows violate stays NOT VALID. `dry_run` gives the plan and does nothing.
-    Stopped anywhere, it goes on when called again. Raises UsageError for a table or link that is not there,
-    LockNotObtained, EngineMissing, StatementFailed, and what connecting raises.
+    Stopped anywhere, it goes on when called again. `any_version` is for a deployment, which may be on its way to an
+    engine that this command understands. Raises UsageError for a table or link that is not there, LockNotObtained,
+    EngineMissing, EngineUnfit, StatementFailed, and what connecting raises.
     """
-    with engine(dsn, action="guarding links", on_notice=on_notice) as connection:
+    with engine(dsn, action="guarding links", any_version=any_version, on_notice=on_notice) as connection:
         links = _find_links(connection, tables, link_column, on_notice)
         if dry_run:
             steps = tuple(Step(link, planned) for link in links for planned in _plan(connection, link))
@@ -174,6 +176,7 @@ def set_mode(
     tables: Sequence[str] = (),
     *,
     link_column: str = "master_flow_id",
+    any_version: bool = False,
     lock_timeout: timedelta = LOCK_TIMEOUT,
     deadline: timedelta = DEADLINE,
     skip_incomplete: bool = False,
@@ -187,7 +190,7 @@ def set_mode(
     `skip_incomplete`, else refused, as StatementFailed with SQLSTATE FG113. Stopped anywhere, it goes on when called
     again. Raises what guard() raises.
     """
-    with engine(dsn, action="setting the mode", on_notice=on_notice) as connection:
+    with engine(dsn, action="setting the mode", any_version=any_version, on_notice=on_notice) as connection:
         links = _find_links(connection, tables, link_column, on_notice)
         work = _Work(connection, lock_timeout, deadline, on_progress)
         work.take_turns()

@@ -48,11 +48,13 @@ _RESERVED = frozenset({"ROOT", "HEAD"})
 _ONLINE_REMARK = re.compile(r"^--[ \t]*pyflowguard[ \t]+\S.*$", re.MULTILINE)  # that program, and a word after it
 _ONLINE_ARGUMENTS = re.compile(
     r"-- pyflowguard (?:guard|set-mode[ ]+(?P<mode>enforce|observe))"
-    r"(?:[ ]+--link-column[ ]+(?P<column>\S+))?(?P<tables>(?:[ ]+(?!-)(?:\"(?:[^\"]|\"\")+\"|[^\s\"])+)+)[ ]*"
+    r"(?:[ ]+--link-column[ ]+(?P<column>\S+))?(?:[ ]+--if-table[ ]+(?P<if_table>\S+))?"
+    r"(?P<tables>(?:[ ]+(?!-)(?:\"(?:[^\"]|\"\")+\"|[^\s\"])+)+)[ ]*"
 )
 _ONLINE_HINT = (
-    "Write -- pyflowguard guard [--link-column COLUMN] TABLE…, or -- pyflowguard set-mode enforce|observe "
-    "[--link-column COLUMN] TABLE…, tables as in SQL. A comment that is no remark begins otherwise: -- PyFlowGuard …"
+    "Write -- pyflowguard guard [--link-column COLUMN] [--if-table NAME] TABLE…, or -- pyflowguard set-mode "
+    "enforce|observe [--link-column COLUMN] [--if-table NAME] TABLE…, tables as in SQL. A comment that is no remark "
+    "begins otherwise: -- PyFlowGuard …"
 )
 _TABLE = re.compile(r"(?:\"(?:[^\"]|\"\")+\"|[^\s\"])+")
 _SECTION = re.compile(r'\s*\[\s*(?P<name>[\w.-]+)(?:\s+"(?P<subsection>[^"]*)")?\s*\]')
@@ -117,12 +119,14 @@ class Change:
 class OnlineRemark:
     """A remark of a deploy script: what is done online before it is sent, to the links `link_column` of these tables.
 
-    They are guarded, or have their `mode` set, those that are not complete passed over.
+    They are guarded, or have their `mode` set, those that are not complete passed over. With `if_table` only where the
+    database has a table of that name, in whichever schema.
     """
 
     tables: tuple[str, ...]
     link_column: str
     mode: Mode | None = None
+    if_table: str | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,15 @@ class Plan:
     def verify_file(self, change: Change) -> Path:
         """Path of the script that raises unless the change is deployed; it may be missing."""
         return self.directory / "verify" / change.path
+
+    def reworks_of(self, change: Change) -> tuple[Change, ...]:
+        """Later changes of the same name, which replace what this one makes."""
+        later = self.changes[self.changes.index(change) + 1 :]
+        return tuple(other for other in later if other.name == change.name)
+
+    def is_rework(self, change: Change) -> bool:
+        """Whether an earlier change has the same name, so that this one replaces what that makes."""
+        return any(other.name == change.name for other in self.changes[: self.changes.index(change)])
 
     def script_hash(self, change: Change) -> str:
         """SHA-1 of the deploy script's bytes, as sqitch records it; PlanError if there is no such file."""
@@ -177,10 +190,11 @@ class Plan:
                 )
 
     def online_remarks(self, change: Change) -> tuple[OnlineRemark, ...]:
-        """Give the lines `-- pyflowguard guard|set-mode MODE [--link-column COLUMN] TABLE…` of the script, in order.
+        """Give the lines `-- pyflowguard guard|set-mode MODE [OPTION…] TABLE…` of the script, in order.
 
-        A table is written as in SQL. A line that begins with `-- pyflowguard` and a word is such a remark; PlanError
-        for one that cannot be read. Any other comment is a comment.
+        The options are --link-column COLUMN and --if-table NAME. A table is written as in SQL. A line that begins with
+        `-- pyflowguard` and a word is such a remark; PlanError for one that cannot be read. Any other comment is a
+        comment.
         """
         file = self.deploy_file(change)
         try:
@@ -195,7 +209,7 @@ class Plan:
                 raise PlanError(f"{file}:{line}: cannot read the remark {remark[0]!r}.", hint=_ONLINE_HINT)
             tables = tuple(_TABLE.findall(arguments["tables"]))
             mode = cast("Mode | None", arguments["mode"])
-            found.append(OnlineRemark(tables, arguments["column"] or "master_flow_id", mode))
+            found.append(OnlineRemark(tables, arguments["column"] or "master_flow_id", mode, arguments["if_table"]))
         return tuple(found)
 
     def index_of(self, reference: str) -> int:

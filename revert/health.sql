@@ -2,7 +2,6 @@
 
 BEGIN;
 
-DROP FUNCTION IF EXISTS flowguard.version();
 DROP FUNCTION IF EXISTS flowguard.check_all();
 DROP FUNCTION IF EXISTS flowguard._left_tables();
 DROP FUNCTION IF EXISTS flowguard.health_score();

@@ -23,6 +23,5 @@ SELECT 'flowguard.health_category'::regclass;
 SELECT 'flowguard.health_score()'::regprocedure;
 SELECT 'flowguard._left_tables()'::regprocedure;
 SELECT 'flowguard.check_all()'::regprocedure;
-SELECT 'flowguard.version()'::regprocedure;
 
 ROLLBACK;

@@ -4,27 +4,36 @@
 
 BEGIN;
 
-CREATE SCHEMA IF NOT EXISTS flowguard_archive;
-COMMENT ON SCHEMA flowguard_archive IS 'Tables that a change set of PyFlowGuard took out of an application.';
-
-CREATE TABLE IF NOT EXISTS flowguard_archive.moved_table (
-  table_name   text        NOT NULL PRIMARY KEY,
-  schema_name  text        NOT NULL,
-  foreign_keys jsonb       NOT NULL,
-  moved_at     timestamptz NOT NULL DEFAULT now()
-);
-COMMENT ON TABLE flowguard_archive.moved_table IS 'Where each table here came from, and the foreign keys that it had.';
-COMMENT ON COLUMN flowguard_archive.moved_table.table_name IS 'The table, which kept its name.';
-COMMENT ON COLUMN flowguard_archive.moved_table.schema_name IS 'The schema that it was in.';
-COMMENT ON COLUMN flowguard_archive.moved_table.foreign_keys IS
-  'Name, definition, comment and validity of each foreign key that it had.';
-COMMENT ON COLUMN flowguard_archive.moved_table.moved_at IS 'When it was moved.';
-
 DO $move$
 DECLARE
   v_table regclass := to_regclass('data_import_sessions');
   r_key   record;
 BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_class c
+                  WHERE c.relname = 'crewai_flow_state_extensions' AND c.relkind IN ('r', 'p')
+                    AND c.relpersistence <> 't') THEN
+    RAISE NOTICE 'report/data_import_sessions does nothing: this database has no table crewai_flow_state_extensions'
+      USING HINT = 'Once it has the report''s tables, revert to @engine and deploy again.';
+    RETURN;
+  END IF;
+
+  CREATE SCHEMA IF NOT EXISTS flowguard_archive;
+  COMMENT ON SCHEMA flowguard_archive IS 'Tables that a change set of PyFlowGuard took out of an application.';
+
+  CREATE TABLE IF NOT EXISTS flowguard_archive.moved_table (
+    table_name   text        NOT NULL PRIMARY KEY,
+    schema_name  text        NOT NULL,
+    foreign_keys jsonb       NOT NULL,
+    moved_at     timestamptz NOT NULL DEFAULT now()
+  );
+  COMMENT ON TABLE flowguard_archive.moved_table IS
+    'Where each table here came from, and the foreign keys that it had.';
+  COMMENT ON COLUMN flowguard_archive.moved_table.table_name IS 'The table, which kept its name.';
+  COMMENT ON COLUMN flowguard_archive.moved_table.schema_name IS 'The schema that it was in.';
+  COMMENT ON COLUMN flowguard_archive.moved_table.foreign_keys IS
+    'Name, definition, comment and validity of each foreign key that it had.';
+  COMMENT ON COLUMN flowguard_archive.moved_table.moved_at IS 'When it was moved.';
+
   IF v_table IS NULL THEN
     RAISE NOTICE 'there is no table data_import_sessions on the search_path; nothing to move'
       USING DETAIL = format('The search_path is %s.', current_setting('search_path')),

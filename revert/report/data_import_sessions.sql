@@ -7,6 +7,9 @@ DECLARE
   r_moved record;
   r_key   record;
 BEGIN
+  IF to_regclass('flowguard_archive.moved_table') IS NULL THEN
+    RETURN;  -- the profile did nothing here
+  END IF;
   FOR r_moved IN
     DELETE FROM flowguard_archive.moved_table m WHERE m.table_name = 'data_import_sessions' RETURNING m.*
   LOOP

@@ -2,10 +2,19 @@
 
 BEGIN;
 
-SELECT flowguard.set_mode('assets', 'observe');
-SELECT flowguard.set_mode('discovery_flows', 'observe');
-SELECT flowguard.set_mode('import_field_mappings', 'observe');
-SELECT flowguard.set_mode('raw_import_records', 'observe');
-SELECT flowguard.set_mode('data_imports', 'observe');
+DO $enforce$
+DECLARE
+  v_table text;
+BEGIN
+  IF NOT EXISTS (SELECT FROM flowguard.master m JOIN pg_catalog.pg_class c ON c.oid = m.relation
+                  WHERE c.relname = 'crewai_flow_state_extensions') THEN
+    RETURN;  -- the profile did nothing here
+  END IF;
+  FOREACH v_table IN ARRAY ARRAY['assets', 'discovery_flows', 'import_field_mappings', 'raw_import_records',
+    'data_imports'] LOOP
+    PERFORM flowguard.set_mode(v_table::regclass, 'observe');
+  END LOOP;
+END;
+$enforce$;
 
 COMMIT;

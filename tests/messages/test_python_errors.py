@@ -225,11 +225,22 @@ def asks_a_database_without_the_engine(ground: Ground) -> None:
         errors.EngineMissing,
         ExitCode.FAILED,
         "is not deployed in database",
-        "HINT:  Run `pyflowguard deploy --to @engine`",
+        "HINT:  Run `pyflowguard deploy` on it",
     ):
         repair.repair(ground.empty)
     changes.deploy(ground.empty, to="@engine")
     repair.repair(ground.empty)
+
+
+@scenario(errors.EngineUnfit)
+def asks_an_engine_of_before(ground: Ground) -> None:
+    changes.revert(ground.engine, to="preview")
+    with psycopg.connect(ground.engine, autocommit=True) as connection:
+        connection.execute("CREATE FUNCTION flowguard.version() RETURNS text LANGUAGE sql AS $$ SELECT '0.9.9' $$")
+    with raised(errors.EngineUnfit, ExitCode.FAILED, "is of version 0.9.9", "HINT:  Run `pyflowguard deploy` on it"):
+        repair.repair(ground.engine)
+    changes.deploy(ground.engine)
+    repair.repair(ground.engine)
 
 
 @pytest.mark.parametrize("kind", SCENARIOS, ids=lambda kind: kind.__name__)

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from changesets import PROFILE
 from engine.postgres import Connection, one, run
 from messages.stage import Said, Teller, hear_script, normal, perform, reaches, statements
 from psycopg.conninfo import make_conninfo
 
-from pyflowguard import changes, server
+from pyflowguard import __version__, changes, server
 
 if TYPE_CHECKING:
-    from conftest import TestPostgresql
+    from conftest import Databases, TestPostgresql
 
 AsRole = Callable[[str, str], str]
-AFTER_LEDGER = ("preview", "health", "repair", "diagnosis", "guard", "compiler")
+AFTER_LEDGER = ("version", "preview", "health", "repair", "diagnosis", "guard", "compiler")
 
 
 def says(said: Said, text: str) -> None:
@@ -162,7 +163,7 @@ def test_links_that_were_guarded_during_the_revert_stop_it(world: Callable[[str]
         passes(owner, "revert/privileges.sql")
         for table in ("parent", "child"):
             run(owner, "SELECT flowguard.guard(%s::regclass, 'flow')", table)
-        for name in ("preview", "health", "repair", "diagnosis"):
+        for name in ("version", "preview", "health", "repair", "diagnosis"):
             passes(owner, f"revert/{name}.sql")
         said = tell(hear_script(owner, "revert/guard.sql"), "still guarded")
         says(said, GUARDED)
@@ -184,6 +185,58 @@ def test_public_may_execute_a_function(engine_db: str, tell: Teller) -> None:
         )
         run(owner, statements(said.hint)[0])
         passes(owner, "verify/privileges.sql")
+
+
+@reaches(("verify/version.sql", "of version"))
+def test_another_version_than_was_deployed(engine_db: str, tell: Teller) -> None:
+    with psycopg.connect(engine_db, autocommit=True) as owner:
+        passes(owner, "verify/version.sql")
+        run(owner, "CREATE OR REPLACE FUNCTION flowguard.version() RETURNS text LANGUAGE sql AS $$ SELECT '9.0.0' $$")
+        said = tell(hear_script(owner, "verify/version.sql"), "of version")
+        says(
+            said,
+            f"""ERROR: FG301: flowguard: the engine says that it is of version 9.0.0, not {__version__}
+            DETAIL: flowguard.version() was replaced since the change was deployed.
+            HINT: Run deploy/version.sql once more, by psql.""",
+        )
+        passes(owner, "deploy/version.sql")
+        passes(owner, "verify/version.sql")
+
+
+@reaches(
+    *((f"deploy/report/{name}.sql", "does nothing") for name in PROFILE),
+    ("verify/report/links.sql", "came after"),
+)
+def test_the_profile_where_the_tables_of_the_report_are_not(
+    databases: Databases, report_template: str, tell: Teller
+) -> None:
+    with databases.new(report_template) as dsn:
+        changes.deploy(dsn, to="@engine")
+        with psycopg.connect(dsn, options="-c search_path=migration,public", autocommit=True) as owner:
+            run(owner, "ALTER TABLE crewai_flow_state_extensions RENAME TO away")
+            for name in PROFILE:
+                said = tell(hear_script(owner, f"deploy/report/{name}.sql"), "does nothing")
+                says(
+                    said,
+                    f"""NOTICE: report/{name} does nothing: this database has no table crewai_flow_state_extensions
+                    HINT: Once it has the report's tables, revert to @engine and deploy again.""",
+                )
+                passes(owner, f"verify/report/{name}.sql")
+            run(owner, "ALTER TABLE away RENAME TO crewai_flow_state_extensions")
+            said = tell(hear_script(owner, "verify/report/links.sql"), "came after")
+            says(
+                said,
+                """ERROR: FG301: flowguard: table migration.crewai_flow_state_extensions came after report/links, so
+                nothing of the report is guarded
+                DETAIL: When the profile was deployed there was no such table, and it did nothing.
+                HINT: Revert to @engine and deploy again, with the schema of the tables on the search_path.""",
+            )
+            for name in reversed(PROFILE):
+                passes(owner, f"revert/report/{name}.sql")
+            for name in PROFILE:
+                told = [str(each) for each in hear_script(owner, f"deploy/report/{name}.sql") if each.frames]
+                assert all("stays in observe" in each for each in told)
+                passes(owner, f"verify/report/{name}.sql")
 
 
 @reaches(
@@ -251,11 +304,17 @@ def test_the_profile_of_the_report_from_end_to_end(  # noqa: PLR0915  one story,
         said = tell(hear_script(owner, "verify/report/back_fill.sql"), "no run of")
         says(
             said,
-            """ERROR: FG301: flowguard: no run of report/back_fill has finished
+            """ERROR: FG301: flowguard: no run of report/back_fill has finished for data_imports, discovery_flows,
+            import_field_mappings, raw_import_records, assets
             DETAIL: It was stopped, or undone.
-            HINT: Run "CALL flowguard.repair(note => 'pyflowguard:report/back_fill')".""",
+            HINT: Run "CALL flowguard.repair('data_imports', note => 'pyflowguard:report/back_fill')", then "CALL
+            flowguard.repair('discovery_flows', note => 'pyflowguard:report/back_fill')", then "CALL
+            flowguard.repair('import_field_mappings', note => 'pyflowguard:report/back_fill')", then "CALL
+            flowguard.repair('raw_import_records', note => 'pyflowguard:report/back_fill')", then "CALL
+            flowguard.repair('assets', note => 'pyflowguard:report/back_fill')".""",
         )
-        run(owner, statements(said.hint)[0])
+        for statement in statements(said.hint):
+            run(owner, statement)
         passes(owner, "verify/report/back_fill.sql")
 
         passes(owner, "deploy/report/data_import_sessions.sql")

@@ -147,10 +147,10 @@ def test_a_revert_after_a_partial_undo_brings_back_the_rest(report: Report) -> N
     changes.deploy(report.dsn, to="@engine")
     before = report.rows()
     changes.deploy(report.dsn, to="report/back_fill")
-    clean_up, back_fill = (
+    clean_up, *back_fill = (
         run_id for (run_id,) in rows(report.connection, "SELECT run_id FROM flowguard.run ORDER BY 1")
     )
-    run(report.connection, "SELECT flowguard.undo(%s, 3)", back_fill)
+    run(report.connection, "SELECT flowguard.undo(%s, 3)", back_fill[-1])  # of the assets
     changes.revert(report.dsn, to="report/clean_up")
     assert one(report.connection, "SELECT count(*) FROM assets WHERE master_flow_id IS NOT NULL") == 0
     key = (

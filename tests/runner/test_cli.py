@@ -357,4 +357,5 @@ def test_help(command: Run, arguments: list[str]) -> None:
 
 
 def test_version(command: Run) -> None:
-    assert command("--version").stdout == f"pyflowguard, version {__version__}\n"
+    said = f"pyflowguard, version {__version__}\nEngines that it understands: 1.0.0 and later, before 2\n"
+    assert command("--version").stdout == said

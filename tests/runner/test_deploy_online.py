@@ -132,6 +132,21 @@ def test_a_table_that_is_not_there_is_named(app: Connection, sets: ChangeSets) -
 
 
 @pytest.mark.parametrize(
+    ("name", "guarded"), [("parent", True), ("apart", True), ("nowhere", False), ("a_view", False)]
+)
+def test_a_remark_may_hold_only_where_there_is_a_table(
+    app: Connection, sets: ChangeSets, name: str, guarded: bool
+) -> None:
+    """In whichever schema; tables that it names are then not looked for."""
+    run(app, "CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.apart (i int); CREATE VIEW a_view AS SELECT 1")
+    tables = "child" if guarded else "child no_such_table"
+    remark = f"-- pyflowguard guard --link-column flow --if-table {name} {tables}"
+    sets.add_raw("guard", f"{remark}\nBEGIN;\nCOMMIT;\n")
+    assert names(changes.deploy(app.info.dsn, directory=sets.directory)) == ["guard"]
+    assert is_guarded(app) == guarded
+
+
+@pytest.mark.parametrize(
     ("lines", "remarks"),
     [
         ("-- pyflowguard guard a", [OnlineRemark(("a",), "master_flow_id")]),
@@ -142,6 +157,8 @@ def test_a_table_that_is_not_there_is_named(app: Connection, sets: ChangeSets) -
         ),
         ("-- pyflowguard set-mode enforce a b", [OnlineRemark(("a", "b"), "master_flow_id", "enforce")]),
         ("-- pyflowguard set-mode observe --link-column j a", [OnlineRemark(("a",), "j", "observe")]),
+        ("-- pyflowguard guard --if-table t a b", [OnlineRemark(("a", "b"), "master_flow_id", None, "t")]),
+        ("-- pyflowguard set-mode enforce --link-column j --if-table t a", [OnlineRemark(("a",), "j", "enforce", "t")]),
         # Comments: of another beginning, indented, or behind a statement.
         ("-- Deploy pyflowguard:engine to pg\n-- pyflowguard\n-- pyflowguard: gaurd a\n-- PyFlowGuard guards a", []),
         ("  -- pyflowguard guard a\nSELECT 1; -- pyflowguard guard a\n-- pyflowguards a\n---- pyflowguard guard a", []),
@@ -162,6 +179,8 @@ def test_remarks_are_read(sets: ChangeSets, lines: str, remarks: list[OnlineRema
         "-- pyflowguard Guard child",
         "-- pyflowguard --link-column flow guard child",
         "-- pyflowguard guard --linkcolumn flow child",
+        "-- pyflowguard guard --if-table child",
+        "-- pyflowguard guard --if-table t --link-column flow child",
         "-- pyflowguard setmode enforce child",
         "-- pyflowguard set-mode child",
         "-- pyflowguard set-mode strict child",
@@ -179,8 +198,9 @@ def test_a_remark_that_cannot_be_read_stops_all(app: Connection, sets: ChangeSet
             changes.deploy(app.info.dsn, directory=sets.directory, dry_run=dry_run)
         assert f"{sets.directory}/deploy/guard.sql:3: " in caught.value.message
         assert remark in caught.value.message
-        assert "-- pyflowguard guard [--link-column COLUMN] TABLE…" in str(caught.value.hint)
-        assert "-- pyflowguard set-mode enforce|observe [--link-column COLUMN] TABLE…" in str(caught.value.hint)
+        assert "-- pyflowguard guard [--link-column COLUMN] [--if-table NAME] TABLE…" in str(caught.value.hint)
+        set_mode = "-- pyflowguard set-mode enforce|observe [--link-column COLUMN] [--if-table NAME] TABLE…"
+        assert set_mode in str(caught.value.hint)
     assert one(app, "SELECT to_regclass('first')") is None
 
 

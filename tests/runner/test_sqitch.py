@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from changesets import ChangeSets, write_newer_release
+from changesets import NEWER, ChangeSets, write_newer_release
 from psycopg.conninfo import make_conninfo
 from runner.conftest import Sqitch
 
-from pyflowguard import changes
+from pyflowguard import __version__, changes
 from pyflowguard.errors import LockNotObtained, ScriptFailed
 from pyflowguard.plan import read_plan
 
@@ -59,10 +59,10 @@ def test_sqitch_goes_on_with_a_newer_release(sqitch: Sqitch, empty_db: str, tmp_
     write_newer_release(newer)
     sqitch(empty_db, read_plan().directory, "deploy", "--verify", "--to", "@engine")
     sqitch(empty_db, newer, "deploy", "--verify")
-    assert rows(empty_db, "SELECT flowguard.version()") == [("0.2.0",)]
+    assert rows(empty_db, "SELECT flowguard.version()") == [(NEWER,)]
     sqitch(empty_db, newer, "verify")
     sqitch(empty_db, newer, "revert", "-y", "--to", "privileges")
-    assert rows(empty_db, "SELECT flowguard.version()") == [("0.1.0",)]
+    assert rows(empty_db, "SELECT flowguard.version()") == [(__version__,)]
 
 
 def test_taking_over_records_nothing_that_does_not_verify(empty_db: str, sets: ChangeSets) -> None:

@@ -681,10 +681,16 @@ def test_the_command_adopts(command: Run, empty_db: str, three: ChangeSets) -> N
     assert command(*arguments, "--to", "c").stdout == "  + c @v2 .. ok (recorded)\n"
 
 
-def test_pyflowguard_adopts_what_psql_deployed_of_the_shipped_plan(empty_db: str, engine_db: str) -> None:
+def test_pyflowguard_adopts_what_psql_deployed_of_the_shipped_plan(
+    empty_db: str, engine_db: str, report_db: str
+) -> None:
     """On a database with the engine and no record, as README's way by psql leaves it."""
     execute(engine_db, "DROP SCHEMA pyflowguard, sqitch CASCADE")
     result = changes.adopt(engine_db)
+    assert (result.adopted, result.stopped_at) == (read_plan().changes, None)  # the profile has nothing to do there
+    changes.deploy(report_db, to="@engine")
+    execute(report_db, "DROP SCHEMA pyflowguard, sqitch CASCADE")
+    result = changes.adopt(report_db)
     assert result.adopted[-1].label == "privileges @engine"
     assert result.stopped_at is not None
     assert result.stopped_at.name == "report/links"

@@ -9,9 +9,11 @@ import venv
 import zipfile
 from pathlib import Path
 
+import psycopg
 import pytest
+from acceptance.command import in_migration
 
-from pyflowguard import changes
+from pyflowguard import __version__, changes
 from pyflowguard.plan import read_plan
 
 REPOSITORY = Path(__file__).parents[2]
@@ -58,7 +60,7 @@ def test_the_wheel_holds_package_and_change_sets(built: Path) -> None:
     expected |= {"pyflowguard/changesets/sqitch.plan", "pyflowguard/changesets/sqitch.conf", "pyflowguard/py.typed"}
     expected |= {f"pyflowguard/{file.name}" for file in (REPOSITORY / "pyflowguard").glob("*.py")}
     assert expected <= names
-    assert {name.split("/")[0] for name in names} == {"pyflowguard", "pyflowguard-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"pyflowguard", f"pyflowguard-{__version__}.dist-info"}
 
 
 def test_the_source_archive_holds_what_the_wheel_is_made_of(built: Path) -> None:
@@ -91,6 +93,29 @@ def test_the_installed_command_deploys_what_the_checkout_would(installed: Path, 
         check=True,
     )
     assert changes.deploy(empty_db, to="@engine").deployed == ()
+
+
+def test_the_installed_command_guards_a_database(installed: Path, report_db: str, tmp_path: Path) -> None:
+    """From the wheel alone: the report's database is repaired and guarded, and links are filled from then on."""
+    dsn = in_migration(report_db)
+
+    def pyflowguard(*arguments: str) -> str:
+        command = [str(installed / "pyflowguard"), *arguments, "--dsn", dsn]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    pyflowguard("deploy")
+    assert " 0 linked" in pyflowguard("repair")
+    pyflowguard("verify")
+    pyflowguard("check", "--fail-on", "error")
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute(
+            "INSERT INTO import_field_mappings (data_import_id, client_account_id, engagement_id, source_field, "
+            "target_field) SELECT id, client_account_id, engagement_id, 'Rack', 'rack' FROM data_imports LIMIT 1 "
+            "RETURNING master_flow_id = (SELECT d.master_flow_id FROM data_imports d WHERE d.id = data_import_id)"
+        ).fetchone()
+    assert row == (True,)
 
 
 def test_what_is_optional_is_needed_by_its_own_module_only(installed: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from pglast.parser import scan
 
 from pyflowguard import __version__
+from pyflowguard.database import statement_offsets
 from pyflowguard.plan import read_plan
 
 ROOT = Path(__file__).parents[2]
@@ -53,9 +54,12 @@ def test_script_keeps_to_the_style(path: Path) -> None:
 @pytest.mark.parametrize("path", SCRIPTS, ids=relative)
 def test_script_names_its_change_and_needs_no_psql(path: Path) -> None:
     kind, change = relative(path).removesuffix(".sql").split("/", 1)
-    word = {"deploy": "Deploy {} to pg", "revert": "Revert {} from pg", "verify": "Verify {} on pg"}[kind]
+    words = {"deploy": "Deploy {} to pg", "revert": "Revert {} from pg", "verify": "Verify {} on pg"}
     text = path.read_text("utf-8")
-    assert text.split("\n", 1)[0] == "-- " + word.format(f"pyflowguard:{change}")
+    # The deploy script of a change that is reworked becomes the revert script of what reworks it.
+    kinds = [kind, "deploy"] if kind == "revert" and list(path.parent.glob(f"{path.stem}@*")) else [kind]
+    name = f"pyflowguard:{change.partition('@')[0]}"
+    assert text.split("\n", 1)[0] in {f"-- {words[each].format(name)}" for each in kinds}
     code = re.sub(r"--[^\n]*", "", text)
     assert re.search(r"^\s*\\", code, re.MULTILINE) is None, "a backslash command"
     statements = [line for line in code.split("\n") if re.fullmatch(r"(BEGIN|COMMIT|ROLLBACK);", line)]
@@ -64,7 +68,7 @@ def test_script_names_its_change_and_needs_no_psql(path: Path) -> None:
         assert code.strip().startswith("BEGIN;")
         assert code.strip().endswith(statements[-1])
     else:
-        assert code.count(";") == 1, "a script is one BEGIN … COMMIT or one statement"
+        assert len(statement_offsets(text)) == 1, "a script is one BEGIN … COMMIT or one statement"
 
 
 @pytest.mark.parametrize("path", [path for path in SCRIPTS if path.parts[-2] == "deploy"], ids=relative)
@@ -77,16 +81,14 @@ def test_functions_are_quoted_by_their_names(path: Path) -> None:
 
 
 def test_every_change_has_three_scripts_and_no_script_is_left_over() -> None:
-    plan = read_plan(ROOT)
-    names = [change.name for change in plan.changes]
-    assert len(names) == len(set(names))
+    paths = [change.path for change in read_plan(ROOT).changes]
+    assert len(paths) == len(set(paths))
     for kind in KINDS:
-        there = {relative(path).removesuffix(".sql").split("/", 1)[1] for path in (ROOT / kind).rglob("*.sql")}
-        assert there == set(names)
+        assert {relative(path).split("/", 1)[1] for path in (ROOT / kind).rglob("*.sql")} == set(paths)
 
 
 def test_the_database_side_has_the_version_of_the_package() -> None:
-    text = (ROOT / "deploy" / "health.sql").read_text("utf-8")
+    text = (ROOT / "deploy" / "version.sql").read_text("utf-8")
     found = re.search(r"AS \$version\$\s+SELECT '([^']+)';", text)
     assert found is not None
     assert found[1] == __version__

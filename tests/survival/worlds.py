@@ -163,18 +163,20 @@ def still_guards(dsn: str, world: str) -> None:
 
 
 def can_be_undone(dsn: str, world: str) -> None:
-    """Take back the last run of the time before: links and the quarantine's rows come back."""
+    """Take back the last runs of the time before: links and the quarantine's rows come back."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        run_id, changed = rows(
+        runs = rows(
             connection,
             "SELECT r.run_id, (SELECT count(*) FROM flowguard.run_change c WHERE c.run_id = r.run_id) "
             "+ (SELECT count(*) FROM flowguard.quarantine q WHERE q.run_id = r.run_id) "
-            "FROM flowguard.run r WHERE r.note IN ('the odd run', 'pyflowguard:report/back_fill')",
-        )[0]
+            "FROM flowguard.run r WHERE r.note IN ('the odd run', 'pyflowguard:report/back_fill') "
+            "ORDER BY r.run_id DESC",
+        )
         run(connection, "SELECT flowguard.unguard(l.relation, l.link_column) FROM flowguard.link l")
-        assert undo(connection, run_id) == (changed, 0, 0)
+        for run_id, changed in runs:
+            assert undo(connection, run_id) == (changed, 0, 0)
         if world == "report":
-            assert changed == 207
+            assert sum(changed for _, changed in runs) == 207
             unlinked = "SELECT count(*) FROM migration.{} WHERE master_flow_id IS NULL"
             assert one(connection, unlinked.format("import_field_mappings")) == 178
             assert one(connection, unlinked.format("assets")) == 29

@@ -7,6 +7,10 @@ DECLARE
   v_table text;
   v_count record;
 BEGIN
+  IF NOT EXISTS (SELECT FROM flowguard.master m JOIN pg_catalog.pg_class c ON c.oid = m.relation
+                  WHERE c.relname = 'crewai_flow_state_extensions') THEN
+    RETURN;  -- the profile did nothing here, and report/links tells if that is wrong by now
+  END IF;
   FOREACH v_table IN ARRAY ARRAY['data_imports', 'raw_import_records', 'import_field_mappings', 'discovery_flows',
     'assets'] LOOP
     CONTINUE WHEN (flowguard._link(v_table::regclass, 'master_flow_id')).mode = 'enforce';
