@@ -395,8 +395,9 @@ COMMENT ON FUNCTION flowguard._link_health(flowguard.link, bigint, bigint, bigin
 
 CREATE OR REPLACE FUNCTION flowguard._gone_health()
 RETURNS TABLE (category text, relation regclass, link_column name, score numeric, detail text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_gone_health$
--- A link of which a table or a column is gone is as unwell as a link can be.
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $_gone_health$
+-- A link of which a table or a column is gone is as unwell as a link can be. SECURITY DEFINER: views call it, for
+-- whoever may read them.
   SELECT c.category, l.relation, l.link_column, 0::numeric, flowguard._missing(l) || ' is gone'
     FROM flowguard.link l
    CROSS JOIN unnest(ARRAY['tenant isolation', 'foreign-key integrity', 'master-flow linkage', 'data quality',
