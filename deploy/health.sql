@@ -28,13 +28,16 @@ CREATE OR REPLACE FUNCTION flowguard._keys_proved(p_link flowguard.link, OUT wan
   OUT validated integer)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_keys_proved$
 -- The foreign keys that prove a link: how many there should be, are there, and are validated.
+  WITH ours AS MATERIALIZED (
+    SELECT w.name, w.definition FROM flowguard._wanted_keys(p_link) w
+  )
   SELECT count(*)::integer, (count(*) FILTER (WHERE s.present))::integer,
          (count(*) FILTER (WHERE s.validated))::integer
-    FROM (SELECT w.name, w.definition FROM flowguard._wanted_keys(p_link) w
+    FROM (SELECT o.name, o.definition FROM ours o
           UNION ALL
           -- Without tenants the application's own key may be all that is needed.
           SELECT k.conname::text, k.definition FROM flowguard._own_keys(p_link) k
-           WHERE k.kept AND NOT EXISTS (SELECT FROM flowguard._wanted_keys(p_link))) AS w
+           WHERE k.kept AND NOT EXISTS (SELECT FROM ours)) AS w
    CROSS JOIN LATERAL flowguard._key_state(p_link.relation, w.name, w.definition) AS s;
 $_keys_proved$;
 COMMENT ON FUNCTION flowguard._keys_proved(flowguard.link) IS

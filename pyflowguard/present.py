@@ -82,7 +82,9 @@ def show_health(console: Console, health: Health | Estimate) -> None:
     show_links(console, health.links)
     if estimated:
         console.print()
-        console.print("~ is an estimate. Beside it, 0 dangling and mismatched rows are what keys prove; ? is not proved.")
+        console.print(
+            "~ is an estimate; 0 dangling and mismatched rows beside it are what keys prove; ? is not proved."
+        )
         console.print("--exact counts every row, and finds what was written past the keys.")
     if health.violations:
         console.print()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -26,12 +26,12 @@ SELECT flowguard.guard(t, 'job') FROM unnest('{upload,line}'::regclass[]) AS t;
 
 
 @pytest.fixture
-def large_db(engine_db: str) -> Iterator[str]:
+def large_db(engine_db: str) -> str:
     """A database with two guarded tables that are too large to be counted; a tenant of one may be NULL."""
     with psycopg.connect(engine_db, autocommit=True) as connection:
         connection.execute(LARGE.encode())
         connection.execute("VACUUM ANALYZE")
-    yield engine_db
+    return engine_db
 
 
 def test_health_tells_what_is_proved_and_what_is_not(command: Run, large_db: str, query: Query) -> None:

@@ -191,7 +191,10 @@ def test_a_snapshot_notes_what_it_sees(dirty: Connection) -> None:
     run(dirty, "UPDATE parent SET flow = 1 WHERE id = 11; INSERT INTO parent VALUES (15, 1, 78)")
     snapshot(dirty)
     second = seen(dirty)
-    assert second == {**{key: at for key, at in first.items() if key[0] != "11"}, ("15", "dangling"): second["15", "dangling"]}
+    assert second == {
+        **{key: at for key, at in first.items() if key[0] != "11"},
+        ("15", "dangling"): second["15", "dangling"],
+    }
     run(dirty, "UPDATE parent SET flow = NULL WHERE id = 11")
     snapshot(dirty)
     assert seen(dirty)["11", "unlinked"] > second["15", "dangling"]
@@ -219,7 +222,8 @@ def test_of_a_large_table_it_notes_the_rows_without_a_link(well: Connection) -> 
 # --- Who may, and who else does
 
 
-def test_who_may_take_one(well: Connection, roles: Callable[[str], Connection]) -> None:
+@pytest.mark.usefixtures("well")
+def test_who_may_take_one(roles: Callable[[str], Connection]) -> None:
     admin, viewer = roles("flowguard_admin"), roles("flowguard_viewer")
     snapshot(admin)
     snapshot(admin, "exact => true")
