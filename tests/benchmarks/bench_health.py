@@ -171,8 +171,7 @@ def markdown(version: str, found: Sequence[Line], command: str) -> str:
     return "\n".join(
         [
             f"`{command}`, PostgreSQL {version}: the time that passes while a client on the same machine connects,",
-            "asks and leaves, as a multiple of what it takes to ask for nothing (`SELECT 1`). By proof it may be "
-            f"{BUDGET:.0f}.",
+            f"asks and leaves, in times of one that asks for nothing (`SELECT 1`); by proof {BUDGET:.0f} at most.",
             "",
             bench.as_markdown(HEADINGS, [cells(line) for line in found], HEADINGS),
         ]

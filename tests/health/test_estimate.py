@@ -400,7 +400,6 @@ def test_no_figure_is_ever_another_than_counted(
     app: Connection, before: list[Any], after: list[Any], enforced: bool
 ) -> None:
     """Whatever was there before the guard and was written under it; told as if every table were too large to count."""
-
     run(app, "".join(f"SELECT flowguard.unguard('{table}', 'flow');" for table in LINKS))
     run(app, "TRUNCATE parent, child, grandchild, event, probe, flowguard.violation_seen")
     run(app, "".join(f"SELECT flowguard.set_mode('{table}', 'observe', 'flow');" for table in LINKS))
