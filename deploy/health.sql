@@ -262,7 +262,7 @@ COMMENT ON COLUMN flowguard.violation.link_column IS 'The link.';
 COMMENT ON COLUMN flowguard.violation.row_key IS 'The row''s key, by column.';
 COMMENT ON COLUMN flowguard.violation.kind IS 'unlinked, ambiguous, dangling, mismatched or tenantless.';
 COMMENT ON COLUMN flowguard.violation.reason IS 'Why, rule by rule where rules were asked.';
-COMMENT ON COLUMN flowguard.violation.seen_at IS 
+COMMENT ON COLUMN flowguard.violation.seen_at IS
   'When check_all(), repair() or snapshot() first saw it; NULL where none has.';
 
 CREATE OR REPLACE FUNCTION flowguard._note_violations(p_links flowguard.link[] DEFAULT NULL) RETURNS void

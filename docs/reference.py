@@ -65,7 +65,7 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Look back",
         "How health was, snapshot by snapshot.",
-        ("snapshot", "health_history", "link_history"),
+        ("snapshot", "health_history", "link_history", "health_snapshot_category"),
     ),
     (
         "Take away",
