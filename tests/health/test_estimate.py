@@ -192,20 +192,24 @@ def test_a_gap_in_the_proof_is_named(large: Connection, as_role: Callable[[str, 
     assert why in details or figure == "unlinked"
 
 
-@pytest.mark.skipif(chosen_version() < 18, reason="PostgreSQL 18 knows NOT NULL that is not validated")
 def test_not_null_that_is_not_validated_proves_nothing(large: Connection) -> None:
     """Nor for those who count: a row without a tenant is one."""
     run(large, f"INSERT INTO probe VALUES ({ROWS + 2}, NULL, 1, now())")
-    run(large, "ALTER TABLE probe ADD CONSTRAINT known NOT NULL tenant NOT VALID")
+    not_valid = "ALTER TABLE probe ADD CONSTRAINT known NOT NULL tenant NOT VALID"
+    if chosen_version() < 18:  # which does not know such a thing
+        with refused("42601"):
+            run(large, not_valid)
+    else:
+        run(large, not_valid)
     assert told(large)["probe"]["tenantless"] is None
     assert counted(large)["probe"]["tenantless"] == 1
 
 
 def test_a_table_that_was_never_analysed_says_so(large: Connection) -> None:
     run(large, "CREATE TABLE late (id integer PRIMARY KEY, tenant integer NOT NULL, flow integer)")
-    run(large, f"INSERT INTO late SELECT n, 1, 1 FROM generate_series(1, {ROWS}) n")
     run(large, "ALTER TABLE late SET (autovacuum_enabled = off); SELECT flowguard.add_link('late', 'flow')")
-    guard(large, "late")
+    guard(large, "late")  # whose indexes would count the rows
+    run(large, f"INSERT INTO late SELECT n, 1, 1 FROM generate_series(1, {ROWS}) n")
     found = told(large)["late"]
     assert (found["total"], found["linked"], found["unlinked"], found["coverage"]) == (None, None, 0, 1)
     assert [why.replace("public.", "") for why in found["unproved"]] == ["total: late was never analysed"]
@@ -253,13 +257,13 @@ CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (20000);
 CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM (20000) TO (40000) PARTITION BY RANGE (id);
 CREATE TABLE part_2_1 PARTITION OF part_2 FOR VALUES FROM (20000) TO (40000) WITH (autovacuum_enabled = off);
 SELECT flowguard.add_link('part', 'flow');
-INSERT INTO part SELECT n, 1, 1 FROM generate_series(10001, 30000) n;
 """
 
 
 def test_partitions_are_summed(large: Connection, as_role: Callable[[str, str], str]) -> None:
     run(large, PARTITIONED)
     guard(large, "part")
+    run(large, "INSERT INTO part SELECT n, 1, 1 FROM generate_series(10001, 30000) n")
     run(large, "INSERT INTO part VALUES (1, 1, NULL), (39999, 1, NULL)")
     run(large, "ANALYZE part_1")
     found = told(large)["part"]
