@@ -64,15 +64,15 @@ SELECT e.relation::text
 LOAD = """
 SET session_replication_role = replica;
 CREATE TEMPORARY TABLE source AS
-SELECT row_number() OVER () - 1 AS n, count(*) OVER () AS sources, i.* FROM migration.data_imports AS i;
+SELECT row_number() OVER () - 1 AS n, i.* FROM migration.data_imports AS i;
 INSERT INTO migration.assets (client_account_id, engagement_id, master_flow_id, name, asset_type, hostname, created_at)
 SELECT s.client_account_id, s.engagement_id, CASE WHEN g.n % 10000 > 0 THEN s.master_flow_id END, 'asset ' || g.n,
        'server', 'host' || g.n, s.created_at
-  FROM generate_series(1, #) AS g (n) JOIN source AS s ON s.n = g.n % s.sources;
+  FROM generate_series(1, #) AS g (n) JOIN source AS s ON s.n = g.n % (SELECT count(*) FROM source);
 INSERT INTO migration.import_field_mappings
   (data_import_id, client_account_id, engagement_id, master_flow_id, source_field, target_field)
 SELECT s.id, s.client_account_id, s.engagement_id, s.master_flow_id, 'source ' || g.n, 'target ' || g.n
-  FROM generate_series(1, #) AS g (n) JOIN source AS s ON s.n = g.n % s.sources;
+  FROM generate_series(1, #) AS g (n) JOIN source AS s ON s.n = g.n % (SELECT count(*) FROM source);
 RESET session_replication_role;
 ANALYZE;
 """
