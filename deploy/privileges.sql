@@ -14,8 +14,9 @@ BEGIN
     -- A view's functions are called with the rights of whoever reads it.
     GRANT EXECUTE ON FUNCTION flowguard.health_score(), flowguard.check_all(), flowguard.version(),
       flowguard.explain(regclass, jsonb, name), flowguard._row_key(regclass), flowguard._key_columns(oid),
-      flowguard._link_status(),
+      flowguard.score_estimate(), flowguard._link_status(),
                               flowguard._violations(), flowguard._health(), flowguard._round_score(numeric),
+                              flowguard._counted_bytes(), flowguard._measure(bigint), flowguard._gone_health(),
                               flowguard._is_running(flowguard.repair_run)
        TO flowguard_viewer;
     RETURN NEXT 'flowguard_viewer';
