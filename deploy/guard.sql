@@ -657,7 +657,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_trigger_status$
     (SELECT CASE
               -- A partition has its own copy, which can be disabled alone.
               WHEN EXISTS (SELECT FROM clone c WHERE c.enabled = 'D') THEN 'disabled'
-              WHEN t.tgenabled <> 'O'
+              WHEN EXISTS (SELECT FROM clone c WHERE c.enabled <> 'O')
                    OR obj_description(t.oid, 'pg_trigger')
                       IS DISTINCT FROM flowguard._trigger_stamp(t.oid, md5(p_statement))
               THEN 'outdated'
@@ -866,6 +866,30 @@ $_check_operators$;
 COMMENT ON FUNCTION flowguard._check_operators(flowguard.link) IS
   'Raises FG110 where others could make an operator that generated code would take.';
 
+CREATE OR REPLACE FUNCTION flowguard._rights(p_link flowguard.link, p_role oid)
+RETURNS TABLE (relation regclass, owner name, is_owner boolean, is_made boolean, is_locked boolean, is_allowed boolean,
+  is_hidden boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_rights$
+-- The tables of a link, and what a role may do with them if it is to own the generated functions: whether it owns the
+-- table, which it has to where something is made on it, may read it and, where that is needed, lock it and refer to it,
+-- and whether row security hides rows from it.
+  SELECT c.oid::regclass, pg_get_userbyid(c.relowner), o.is_owner, t.is_made, t.is_locked,
+         has_table_privilege(p_role, c.oid, 'SELECT')
+           AND (NOT t.is_locked OR has_table_privilege(p_role, c.oid, 'UPDATE'))
+           AND (t.id <> p_link.master OR has_table_privilege(p_role, c.oid, 'REFERENCES')),
+         c.relrowsecurity AND (c.relforcerowsecurity OR NOT o.is_owner)
+           AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.oid = p_role)
+    FROM (SELECT p_link.relation AS id, true AS is_locked, true AS is_made
+          UNION SELECT p_link.master, false, false
+          UNION SELECT r.source, r.kind = 'reference' AND r.source <> p_link.master, true
+                  FROM flowguard._rules(p_link) r WHERE r.source IS NOT NULL) AS t
+    JOIN pg_class c ON c.oid = t.id
+   CROSS JOIN LATERAL (SELECT pg_has_role(p_role, c.relowner, 'USAGE')) AS o (is_owner)
+   ORDER BY c.relname;
+$_rights$;
+COMMENT ON FUNCTION flowguard._rights(flowguard.link, oid) IS
+  'What the owner of a link''s generated functions may do with each table.';
+
 CREATE OR REPLACE FUNCTION flowguard._check_rights(p_link flowguard.link) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_check_rights$
 -- Raises FG110 unless the caller, who will own the generated functions, may read and lock what they look up and is not
@@ -875,19 +899,7 @@ DECLARE
   r_index record;
 BEGIN
   FOR r_table IN
-    SELECT c.oid::regclass AS relation, pg_get_userbyid(c.relowner) AS owner, c.relrowsecurity, c.relforcerowsecurity,
-           pg_has_role(current_user, c.relowner, 'USAGE') AS is_owner, t.is_made,
-           has_table_privilege(current_user, c.oid, 'SELECT') AND (NOT t.is_locked OR has_table_privilege(current_user,
-             c.oid, 'UPDATE'))
-               AND (t.id <> p_link.master OR has_table_privilege(current_user, c.oid, 'REFERENCES')) AS is_allowed,
-           (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.rolname = current_user) AS is_exempt,
-             t.is_locked
-      FROM (SELECT p_link.relation AS id, true AS is_locked, true AS is_made
-            UNION SELECT p_link.master, false, false
-            UNION SELECT r.source, r.kind = 'reference' AND r.source <> p_link.master, true
-                    FROM flowguard._rules(p_link) r WHERE r.source IS NOT NULL) AS t
-      JOIN pg_class c ON c.oid = t.id
-     ORDER BY c.relname
+    SELECT t.* FROM pg_roles u CROSS JOIN LATERAL flowguard._rights(p_link, u.oid) t WHERE u.rolname = current_user
   LOOP
     IF r_table.is_made AND NOT r_table.is_owner THEN
       RAISE EXCEPTION 'flowguard: % does not own table %', current_user, r_table.relation
@@ -902,8 +914,7 @@ BEGIN
                             concat_ws(', ', 'SELECT', CASE WHEN r_table.is_locked THEN 'UPDATE' END,
                                       CASE WHEN r_table.relation = p_link.master THEN 'REFERENCES' END),
                             r_table.relation, current_user);
-    ELSIF r_table.relrowsecurity AND NOT r_table.is_exempt AND (r_table.relforcerowsecurity
-      OR NOT r_table.is_owner) THEN
+    ELSIF r_table.is_hidden THEN
       RAISE EXCEPTION 'flowguard: row security hides rows of table % from %', r_table.relation, current_user
         USING ERRCODE = 'FG110',
               DETAIL = 'The generated functions run with the rights of whoever calls guard() and must see every row.',

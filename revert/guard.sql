@@ -37,6 +37,7 @@ DROP FUNCTION IF EXISTS flowguard._add_key_back(regclass, name, text, boolean, t
 DROP FUNCTION IF EXISTS flowguard._replace_key(regclass, name, name);
 DROP FUNCTION IF EXISTS flowguard._check_unique(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._check_rights(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._rights(flowguard.link, oid);
 DROP FUNCTION IF EXISTS flowguard._check_operators(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._check_schema();
 DROP FUNCTION IF EXISTS flowguard._obsolete(flowguard.link, boolean);

@@ -31,6 +31,7 @@ SELECT 'flowguard._locking_both(boolean, regclass, regclass, text)'::regprocedur
 SELECT 'flowguard._lock_both(regclass, regclass, text)'::regprocedure;
 SELECT 'flowguard._check_schema()'::regprocedure;
 SELECT 'flowguard._check_operators(flowguard.link)'::regprocedure;
+SELECT 'flowguard._rights(flowguard.link, oid)'::regprocedure;
 SELECT 'flowguard._check_rights(flowguard.link)'::regprocedure;
 SELECT 'flowguard._check_unique(flowguard.link)'::regprocedure;
 SELECT 'flowguard._replace_key(regclass, name, name)'::regprocedure;
