@@ -94,15 +94,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_key_findings$
     FROM flowguard._own_keys(p_link) k WHERE NOT k.kept
   UNION ALL
   -- PostgreSQL checks a foreign key by triggers of its own, on both tables, which a superuser can disable.
-  SELECT 'key_disabled', 'ERROR', c.conrelid::regclass, c.conname::text,
-         format('foreign key %I is not checked: triggers of it are disabled', c.conname),
+  SELECT 'key_disabled', 'ERROR', t.tgrelid::regclass, format('%s.%I', c.conrelid::regclass, c.conname),
+         format('foreign key %I of %s is not checked here: triggers of it are disabled', c.conname,
+                c.conrelid::regclass),
          'what was written meanwhile was not checked either; flowguard.check_all() counts it',
          string_agg(format('ALTER TABLE %s ENABLE TRIGGER %I', t.tgrelid::regclass, t.tgname), '; ' ORDER BY t.tgname)
     FROM pg_constraint c
     JOIN pg_trigger t ON t.tgconstraint = c.oid AND t.tgisinternal AND t.tgenabled IN ('D', 'R')
     JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attname = p_link.link_column AND a.attnum = ANY (c.conkey)
    WHERE c.contype = 'f' AND c.conrelid = ANY (flowguard._partition_family(p_link.relation))
-   GROUP BY c.oid, c.conrelid, c.conname;
+   GROUP BY c.oid, c.conrelid, c.conname, t.tgrelid;
 $_key_findings$;
 COMMENT ON FUNCTION flowguard._key_findings(flowguard.link) IS
   'Foreign keys of a link that are missing, changed, not validated or not checked.';

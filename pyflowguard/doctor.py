@@ -1,4 +1,4 @@
-"""What has drifted since a link was guarded, an object a finding, and the remedies that are safe to run by themselves."""
+"""What has drifted since links were guarded, an object a finding, and how to run the remedies that are safe."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ def test_a_defect_is_found_and_its_remedy_mends_it(well: Connection, superuser: 
     found = findings(well)
     assert {finding["name"] for finding in found} - defect.beside == {defect.name}, found
     for finding in found:
+        assert finding["name"] in drift.KINDS
         assert finding["level"] in LEVELS
         assert finding["description"]
         assert finding["cache_key"].startswith(f"{finding['name']}:")
@@ -39,9 +40,11 @@ def test_a_defect_is_found_and_its_remedy_mends_it(well: Connection, superuser: 
     keys = [finding["cache_key"] for finding in found]
     assert len(set(keys)) == len(keys)
     assert [finding["cache_key"] for finding in findings(well)] == keys
-    for finding in named(well, defect.name):
-        assert (finding["level"], finding["safe"]) == (defect.level, defect.safe)
-        follow(superuser if defect.mended_by_superuser else well, defect.mend or finding["remedy"])
+    planted = named(well, defect.name)
+    assert {(finding["level"], finding["safe"]) for finding in planted} == {(defect.level, defect.safe)}
+    for _ in planted:
+        for finding in named(well, defect.name)[:1]:  # one remedy may mend more
+            follow(superuser if defect.mended_by_superuser else well, defect.mend or finding["remedy"])
     assert named(well, defect.name) == []
     # What came with it has remedies of its own.
     for finding in findings(well):
@@ -51,12 +54,12 @@ def test_a_defect_is_found_and_its_remedy_mends_it(well: Connection, superuser: 
 
 
 def test_every_kind_is_told_and_planted() -> None:
-    source = (DEPLOY / "doctor.sql").read_text() + (DEPLOY / "health.sql").read_text().partition(
-        "FUNCTION flowguard._registry_findings()"
-    )[2].partition("$_registry_findings$;")[0]
-    names = set(re.findall(r"'([a-z]+(?:_[a-z]+)+|leftover)', ?\n? *(?:'(?:ERROR|WARN)'|CASE|'[a-z])", source))
-    names |= set(re.findall(r"(?:THEN|ELSE|name :=) '([a-z]+(?:_[a-z]+)+)'", source)) & set(drift.KINDS)
-    assert names & set(drift.KINDS) == set(drift.KINDS) - {drift.OTHER_VERSION}
+    told = {
+        name
+        for file, function in (("doctor.sql", "flowguard"), ("health.sql", "FUNCTION flowguard._registry_findings()"))
+        for name in re.findall(r"'([a-z_]+)'", (DEPLOY / file).read_text().partition(function)[2])
+    }
+    assert set(drift.KINDS) - told == {drift.OTHER_VERSION}
     elsewhere = {
         "statistics_missing", "viewer_may_write", "role_without_rights", "setting_bypasses", "server_unsupported",
         "server_loses_actions", drift.OTHER_VERSION,

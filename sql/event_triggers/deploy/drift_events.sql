@@ -96,6 +96,12 @@ BEGIN
   IF to_regclass('flowguard.drift_event') IS NULL THEN
     RETURN;  -- PyFlowGuard was taken away
   END IF;
+  -- Whoever guards online, a statement in a transaction, holds this lock: in between nothing is whole.
+  IF EXISTS (SELECT FROM pg_locks l
+              WHERE l.locktype = 'advisory' AND l.pid = pg_backend_pid() AND l.granted
+                AND (l.classid, l.objid, l.objsubid) = (0, 75474064, 1)) THEN
+    RETURN;
+  END IF;
   IF TG_EVENT = 'sql_drop' THEN
     FOR r_object IN SELECT * FROM pg_event_trigger_dropped_objects() d WHERE NOT d.is_temporary LOOP
       v_relation := NULL;
@@ -218,8 +224,8 @@ SELECT flowguard.grant_roles();
 
 CREATE EVENT TRIGGER flowguard_ddl ON ddl_command_end
   WHEN TAG IN ('ALTER FUNCTION', 'ALTER INDEX', 'ALTER POLICY', 'ALTER PROCEDURE', 'ALTER ROUTINE', 'ALTER TABLE',
-               'ALTER TRIGGER', 'COMMENT', 'CREATE FUNCTION', 'CREATE POLICY', 'CREATE TABLE', 'CREATE TABLE AS',
-               'CREATE TRIGGER', 'GRANT', 'REVOKE', 'SELECT INTO')
+               'ALTER TRIGGER', 'COMMENT', 'CREATE FUNCTION', 'CREATE INDEX', 'CREATE POLICY', 'CREATE TABLE',
+               'CREATE TABLE AS', 'CREATE TRIGGER', 'GRANT', 'REVOKE', 'SELECT INTO')
   EXECUTE FUNCTION flowguard_events.note_ddl();
 CREATE EVENT TRIGGER flowguard_drop ON sql_drop EXECUTE FUNCTION flowguard_events.note_ddl();
 -- Also in a session with session_replication_role = replica, which is one that goes past the guard.
