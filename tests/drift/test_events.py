@@ -82,6 +82,20 @@ def test_what_cannot_be_seen_is_not_written_down(owner: Connection, root: Connec
     assert events(owner) == []
 
 
+def test_a_schema_of_which_the_witness_knows_nothing(owner: Connection) -> None:
+    run(owner, "CREATE SCHEMA side; REVOKE ALL ON SCHEMA side FROM PUBLIC; CREATE TABLE side.late "
+               "(id integer PRIMARY KEY, tenant integer NOT NULL, flow integer, parent integer REFERENCES parent)")  # fmt: skip
+    assert heard(owner) == {"unguarded_column"}
+    run(owner, "SELECT flowguard.add_link('side.late', 'flow'); SELECT flowguard.add_reference_rule('side.late', "
+               "'parent', 'parent', source_link => 'flow', link_column => 'flow')")  # fmt: skip
+    run(owner, "SELECT flowguard.guard('side.late', 'flow')")
+    run(owner, "DELETE FROM flowguard.drift_event")
+    assert notices(owner, 'DROP TRIGGER "~flowguard_late_flow_insert" ON side.late') == []
+    assert heard(owner) == {"trigger_missing"}
+    assert notices(owner, "DROP TABLE side.late") == []
+    assert heard(owner) == {"trigger_missing", "table_gone"}
+
+
 def test_who_has_taken_a_role(root: Connection) -> None:
     run(root, "SET ROLE app_owner; DROP INDEX flowguard_child_flow_idx")
     assert rows(root, "SELECT done_by, as_role, object_type, object_identity FROM flowguard.drift_event") == [

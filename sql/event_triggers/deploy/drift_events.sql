@@ -110,7 +110,9 @@ BEGIN
         WHEN 'table' THEN
           v_relation := r_object.objid;
         WHEN 'table column', 'trigger', 'table constraint' THEN
-          v_relation := to_regclass(format('%I.%I', r_object.address_names[1], r_object.address_names[2]));
+          -- No to_regclass(), which asks for USAGE on the schema.
+          v_relation := (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                          WHERE (n.nspname, c.relname) = (r_object.address_names[1], r_object.address_names[2]));
         WHEN 'index', 'statistics object' THEN
           v_part := ':' || r_object.address_names[cardinality(r_object.address_names)];
         WHEN 'function' THEN
