@@ -358,11 +358,16 @@ BEGIN
                 UNION ALL SELECT * FROM flowguard._index_findings(r_link)
                 UNION ALL SELECT * FROM flowguard._rights_findings(r_link)
                 UNION ALL
-                -- What is no part of any guard goes with the next one; a trigger of no link is told above.
+                -- What is no part of any guard goes with the next one; a trigger of no link is told above, and what
+                -- is on a table of a link with something gone may be needed again.
                 SELECT 'leftover', 'WARN', o.relation, o.statement, 'an object of ours is left that no guard needs',
                        o.statement, NULL
                   FROM flowguard._obsolete(r_link, false) o
-                 WHERE o.statement NOT IN (SELECT r.remedy FROM flowguard._registry_findings() r)) AS f
+                 WHERE o.statement NOT IN (SELECT r.remedy FROM flowguard._registry_findings() r)
+                   AND NOT EXISTS (SELECT FROM flowguard.link l
+                                     LEFT JOIN flowguard.rule r USING (relation, link_column)
+                                    WHERE l.guarded AND NOT flowguard._is_alive(l)
+                                      AND o.relation IN (l.relation, l.master, r.source))) AS f
       LOOP
         name := r_found.name;
         level := r_found.level;

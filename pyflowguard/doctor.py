@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -85,7 +86,7 @@ _VERSION = "SELECT flowguard.version()"
 # The links that guard() mends, told by the very text of the remedy.
 _GUARDED_BY = """
 SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS relation, l.link_column::pg_catalog.text AS link_column
-  FROM flowguard._link_order() AS l
+  FROM flowguard.link AS l
   JOIN pg_catalog.pg_class c ON c.oid = l.relation
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE pg_catalog.format('SELECT flowguard.guard(%%L, %%L)', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
@@ -128,18 +129,18 @@ def mend(
     waits `lock_timeout` for its locks. Raises what connecting raises.
     """
     remedies = list(dict.fromkeys(finding.remedy for finding in findings if finding.safe))
-    unmended = []
-    with engine(dsn, action="mending what has drifted", on_notice=on_notice) as connection:
-        with connection.cursor(row_factory=class_row(online.Link)) as cursor:
-            links = cursor.execute(_GUARDED_BY, [remedies]).fetchall()
+    unmended: list[Unmended] = []
+    with (
+        engine(dsn, action="mending what has drifted", on_notice=on_notice) as connection,
+        connection.cursor(row_factory=class_row(online.Link)) as cursor,
+    ):
+        links = cursor.execute(_GUARDED_BY, [remedies]).fetchall()
     for remedy in remedies:
         if not remedy.startswith(_IS_GUARD):
-            try:
+            with _noting_failure(remedy, unmended):
                 _send(dsn, remedy, lock_timeout, on_notice)
-            except FlowguardError as error:
-                unmended.append(Unmended(remedy, str(error)))
     for link in links:
-        try:
+        with _noting_failure(f"pyflowguard guard {link.relation} --link-column {link.link_column}", unmended):
             guarded = online.guard(
                 dsn,
                 [link.relation],
@@ -149,11 +150,17 @@ def mend(
                 on_progress=on_progress,
                 on_notice=on_notice,
             )
-        except FlowguardError as error:
-            unmended.append(Unmended(f"pyflowguard guard {link.relation}", str(error)))
-        else:
             unmended += [Unmended(step.planned.statement, reason) for step, reason in guarded.not_valid]
     return tuple(unmended)
+
+
+@contextmanager
+def _noting_failure(remedy: str, unmended: list[Unmended]) -> Iterator[None]:
+    """Go on with the next remedy where one fails."""
+    try:
+        yield
+    except FlowguardError as error:
+        unmended.append(Unmended(remedy, str(error)))
 
 
 def _send(dsn: str, remedy: str, lock_timeout: timedelta, on_notice: NoticeHandler | None) -> None:

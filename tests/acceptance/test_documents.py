@@ -175,7 +175,13 @@ def test_every_command_option_and_exit_code_is_documented() -> None:
         assert f"`pyflowguard {name}" in text, name
         for parameter in command.params:
             if isinstance(parameter, click.Option) and name in {
-                "guard", "health", "check", "doctor", "repair", "undo", "demo"
+                "guard",
+                "health",
+                "check",
+                "doctor",
+                "repair",
+                "undo",
+                "demo",
             }:
                 assert parameter.opts[0] in text, (name, parameter.opts)
     codes = [int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)]

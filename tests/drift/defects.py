@@ -55,7 +55,9 @@ DEFECTS: dict[str, Defect] = {
         f"WHEN (NEW.flow IS NULL) EXECUTE FUNCTION flowguard.{FILL}()",
     ),
     "a source is renamed": Defect(
-        "trigger_outdated", "ALTER TABLE event RENAME TO happening", beside=frozenset({"function_changed"})
+        "trigger_outdated",
+        "ALTER TABLE event RENAME TO happening",
+        beside=frozenset({"function_changed", "view_changed", "leftover"}),
     ),
     "another trigger comes later": Defect(
         "trigger_after_ours",
@@ -168,7 +170,7 @@ DEFECTS: dict[str, Defect] = {
 def findings(connection: Connection, call: str = "flowguard.doctor()") -> list[dict[str, Any]]:
     """Give what doctor finds."""
     with connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(f"SELECT * FROM {call}".encode())
+        cursor.execute(f"SELECT * FROM {call}".encode())  # noqa: S608  ours
         return cursor.fetchall()
 
 
@@ -191,4 +193,3 @@ def role(superuser: Connection, name: str) -> Iterator[str]:
         yield name
     finally:
         run(superuser, f"DROP OWNED BY {name}; DROP ROLE {name}")
-

@@ -203,6 +203,8 @@ COMMENT ON FUNCTION flowguard_events.judge_ddl() IS 'Keeps DDL of which flowguar
 
 CREATE CONSTRAINT TRIGGER judge_ddl AFTER INSERT ON flowguard.drift_event DEFERRABLE INITIALLY DEFERRED
   FOR EACH ROW WHEN (NEW.cache_keys IS NULL) EXECUTE FUNCTION flowguard_events.judge_ddl();
+-- Also in a session with session_replication_role = replica, which is one that goes past the guard.
+ALTER TABLE flowguard.drift_event ENABLE ALWAYS TRIGGER judge_ddl;
 
 -- The table is part of schema flowguard and its owner's; the functions are the witness's, in a schema of their own.
 DO $owners$
@@ -230,7 +232,7 @@ CREATE EVENT TRIGGER flowguard_ddl ON ddl_command_end
                'CREATE TABLE AS', 'CREATE TRIGGER', 'GRANT', 'REVOKE', 'SELECT INTO')
   EXECUTE FUNCTION flowguard_events.note_ddl();
 CREATE EVENT TRIGGER flowguard_drop ON sql_drop EXECUTE FUNCTION flowguard_events.note_ddl();
--- Also in a session with session_replication_role = replica, which is one that goes past the guard.
+-- As above.
 ALTER EVENT TRIGGER flowguard_ddl ENABLE ALWAYS;
 ALTER EVENT TRIGGER flowguard_drop ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER flowguard_ddl IS 'PyFlowGuard: writes DDL that lets a guard drift to flowguard.drift_event.';
