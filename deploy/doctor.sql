@@ -78,7 +78,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_key_findings$
   SELECT CASE WHEN s.present THEN 'key_not_validated' WHEN k.is_same IS NULL THEN 'key_missing' ELSE 'key_changed' END,
          CASE WHEN s.present THEN 'WARN' ELSE 'ERROR' END, p_link.relation, w.name,
          format('foreign key %I %s', w.name,
-                CASE WHEN s.present THEN 'is not validated: rows that were there before it may violate it'
+                CASE WHEN s.present THEN 'is not validated: rows that were there before may violate it'
                      WHEN k.is_same IS NULL THEN 'is not there' ELSE 'is not as guard() makes it' END),
          CASE WHEN s.present THEN format('if any do, run "CALL flowguard.repair(%L, link_column => %L)" first',
                                          p_link.relation, p_link.link_column)
