@@ -338,6 +338,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 #variable_conflict use_column
 DECLARE
   v_told   text[] := '{}';
+  v_first  boolean := true;
   v_detail text;
   v_hint   text;
   v_guard  text;
@@ -360,9 +361,11 @@ BEGIN
                 UNION ALL
                 -- What is no part of any guard goes with the next one; a trigger of no link is told above, and what
                 -- is on a table of a link with something gone may be needed again.
-                SELECT 'leftover', 'WARN', o.relation, o.statement, 'an object of ours is left that no guard needs',
-                       o.statement, NULL
-                  FROM flowguard._obsolete(r_link, false) o
+                SELECT 'leftover', 'WARN', o.relation::regclass, o.statement,
+                       'an object of ours is left that no guard needs', o.statement, NULL
+                  FROM (SELECT * FROM flowguard._obsolete_own(r_link, false)
+                        -- What serves several links is the same for each.
+                        UNION ALL SELECT * FROM flowguard._obsolete_shared(r_link) WHERE v_first) AS o
                  WHERE o.statement NOT IN (SELECT r.remedy FROM flowguard._registry_findings() r)
                    AND NOT EXISTS (SELECT FROM flowguard.link l
                                      LEFT JOIN flowguard.rule r USING (relation, link_column)
@@ -381,6 +384,7 @@ BEGIN
         v_told := v_told || cache_key;
         RETURN NEXT;
       END LOOP;
+      v_first := false;
     EXCEPTION WHEN SQLSTATE 'FG101' OR SQLSTATE 'FG102' OR SQLSTATE 'FG105' OR SQLSTATE 'FG109' THEN
       -- What guard() would refuse, in its own words.
       GET STACKED DIAGNOSTICS description = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL, v_hint = PG_EXCEPTION_HINT;

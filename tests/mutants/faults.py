@@ -919,7 +919,7 @@ DRIFTING = [
         file="guard.sql",
         find="WHEN EXISTS (SELECT FROM clone c WHERE c.enabled <> 'O')\n",
         replace="WHEN t.tgenabled <> 'O'\n",
-        tests=(DOCTOR,),
+        tests=(f"{DOCTOR}::test_a_trigger_of_a_partition_alone",),
     ),
     Fault(
         name="doctor: what PostgreSQL checks keys by may be disabled",
@@ -928,7 +928,7 @@ DRIFTING = [
         file="doctor.sql",
         find="AND t.tgisinternal AND t.tgenabled IN ('D', 'R')",
         replace="AND t.tgisinternal AND t.tgenabled IN ('R')",
-        tests=(DOCTOR,),
+        tests=(f"{DOCTOR}::test_a_defect_is_found_and_its_remedy_mends_it[deleting masters is not checked]",),
     ),
     Fault(
         name="doctor: another trigger may come after ours",
@@ -937,7 +937,7 @@ DRIFTING = [
         file="doctor.sql",
         find="AND t.tgname > w.name::name",
         replace="AND t.tgname < w.name::name",
-        tests=(DOCTOR,),
+        tests=(f"{DOCTOR}::test_a_defect_is_found_and_its_remedy_mends_it[another trigger comes later]",),
     ),
     Fault(
         name="doctor: a trigger that is no BEFORE ROW is in our way",
@@ -946,7 +946,7 @@ DRIFTING = [
         file="doctor.sql",
         find="WHERE w.name = format('~flowguard_%s_%s', p_link.stem, e.event)\n     AND t.tgtype & 3 = 3",
         replace="WHERE w.name = format('~flowguard_%s_%s', p_link.stem, e.event)\n     AND t.tgtype & 1 = 1",
-        tests=(DOCTOR,),
+        tests=(f"{DOCTOR}::test_a_trigger_that_comes_before_ours_or_after_the_row_may_do_as_it_likes",),
     ),
     Fault(
         name="doctor: whoever calls is asked for his rights",
@@ -955,7 +955,7 @@ DRIFTING = [
         file="doctor.sql",
         find="CROSS JOIN LATERAL flowguard._rights(p_link, o.id) r",
         replace="CROSS JOIN LATERAL flowguard._rights(p_link, quote_ident(current_user)::regrole) r",
-        tests=(DOCTOR,),
+        tests=(f"{DOCTOR}::test_a_schema_that_the_owner_of_the_functions_may_not_use",),
     ),
     Fault(
         name="doctor: row security that binds the owner is not found",
@@ -964,7 +964,7 @@ DRIFTING = [
         file="guard.sql",
         find="c.relrowsecurity AND (c.relforcerowsecurity OR NOT o.is_owner)",
         replace="c.relrowsecurity AND NOT o.is_owner",
-        tests=(DOCTOR,),
+        tests=(f"{DOCTOR}::test_a_defect_is_found_and_its_remedy_mends_it[row security is forced]",),
     ),
     Fault(
         name="doctor: a new table with a link column is not found",
@@ -973,7 +973,7 @@ DRIFTING = [
         file="doctor.sql",
         find="WHERE t.type = k.type",
         replace="WHERE t.type <> k.type",
-        tests=(DOCTOR,),
+        tests=(f"{DOCTOR}::test_of_a_partitioned_table_the_whole_is_named",),
     ),
     Fault(
         name="doctor: a partition is a table of its own",
@@ -982,7 +982,7 @@ DRIFTING = [
         file="doctor.sql",
         find="AND NOT c.relispartition",
         replace="AND true",
-        tests=(DOCTOR,),
+        tests=(f"{DOCTOR}::test_of_a_partitioned_table_the_whole_is_named",),
     ),
     Fault(
         name="doctor: a setting of another database counts",
@@ -992,7 +992,7 @@ DRIFTING = [
         find="WHERE s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))\n"
         "     AND",
         replace="WHERE",
-        tests=(DOCTOR,),
+        tests=(f"{DOCTOR}::test_a_setting_of_another_database_or_another_value_is_no_matter",),
     ),
     Fault(
         name="doctor: what the setting is does not count",
@@ -1001,7 +1001,7 @@ DRIFTING = [
         file="doctor.sql",
         find="lower(c.setting) = 'session_replication_role=replica'",
         replace="lower(c.setting) LIKE 'session_replication_role=%'",
-        tests=(DOCTOR,),
+        tests=(f"{DOCTOR}::test_a_setting_of_another_database_or_another_value_is_no_matter",),
     ),
     Fault(
         name="doctor: everybody's rights on tables are not looked at",
@@ -1010,7 +1010,7 @@ DRIFTING = [
         file="doctor.sql",
         find="c.relkind IN ('r', 'v', 'p')",
         replace="c.relkind IN ('p')",
-        tests=(DOCTOR,),
+        tests=(f"{DOCTOR}::test_everything_that_everybody_may_do_is_told_and_revoked",),
     ),
     Fault(
         name="doctor: what guard() would refuse ends it with an error",
@@ -1019,7 +1019,7 @@ DRIFTING = [
         file="doctor.sql",
         find="OR SQLSTATE 'FG109' THEN",
         replace="THEN",
-        tests=(DOCTOR,),
+        tests=(f"{DOCTOR}::test_a_defect_is_found_and_its_remedy_mends_it[a key points to another column]",),
     ),
     Fault(
         name="doctor: nobody is told",
@@ -1028,7 +1028,7 @@ DRIFTING = [
         file="doctor.sql",
         find="IF FOUND AND NOT pg_is_in_recovery() THEN",
         replace="IF NOT FOUND THEN",
-        tests=(DOCTOR,),
+        tests=(f"{DOCTOR}::test_who_listens_is_told_when_something_is_found",),
     ),
     Fault(
         name="doctor: an index is told of once for each link",
@@ -1037,7 +1037,7 @@ DRIFTING = [
         file="doctor.sql",
         find="CONTINUE WHEN cache_key = ANY (v_told);",
         replace="CONTINUE WHEN false;",
-        tests=(DOCTOR,),
+        tests=(f"{DOCTOR}::test_an_index_that_many_links_need_is_told_once",),
     ),
     Fault(
         name="doctor: a release that loses actions is not known",
@@ -1046,7 +1046,7 @@ DRIFTING = [
         file="catalog.sql",
         find="WHEN 17 THEN 1 ELSE 0 END",
         replace="WHEN 17 THEN 0 ELSE 0 END",
-        tests=(DOCTOR,),
+        tests=(f"{DOCTOR}::test_a_release_that_loses_what_happens_when_a_master_is_deleted[170000-True]",),
     ),
 ]
 
