@@ -363,8 +363,8 @@ BEGIN
                 -- is on a table of a link with something gone may be needed again.
                 SELECT 'leftover', 'WARN', o.relation::regclass, o.statement,
                        'an object of ours is left that no guard needs', o.statement, NULL
-                  FROM (SELECT * FROM flowguard._obsolete_own(r_link, false)
-                        -- What serves several links is the same for each.
+                  -- What serves several links, and what is of none, is the same for each.
+                  FROM (SELECT * FROM flowguard._obsolete_own(r_link, false, v_first)
                         UNION ALL SELECT * FROM flowguard._obsolete_shared(r_link) WHERE v_first) AS o
                  WHERE o.statement NOT IN (SELECT r.remedy FROM flowguard._registry_findings() r)
                    AND NOT EXISTS (SELECT FROM flowguard.link l

@@ -26,7 +26,7 @@ SELECT 'flowguard._stamp_trigger(regclass, name, text)'::regprocedure;
 SELECT 'flowguard._trigger_status(regclass, name, text)'::regprocedure;
 SELECT 'flowguard._function_status(text, boolean, text)'::regprocedure;
 SELECT 'flowguard._is_for(flowguard.link, text)'::regprocedure;
-SELECT 'flowguard._obsolete_own(flowguard.link, boolean)'::regprocedure;
+SELECT 'flowguard._obsolete_own(flowguard.link, boolean, boolean)'::regprocedure;
 SELECT 'flowguard._obsolete_shared(flowguard.link)'::regprocedure;
 SELECT 'flowguard._obsolete(flowguard.link, boolean)'::regprocedure;
 SELECT 'flowguard._locking_both(boolean, regclass, regclass, text)'::regprocedure;
