@@ -27,27 +27,44 @@ WELL = (
 )
 
 
+@pytest.fixture(scope="session")
+def well_template(databases: Databases, engine_template: str) -> Iterator[str]:
+    """Name of a database with the small application, guarded, with rows that are all well."""
+    with databases.new(engine_template) as dsn:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            create(connection)
+            register(connection)
+            guard(connection)
+            for statement in WELL:
+                run(connection, statement)
+        yield str(conninfo_to_dict(dsn)["dbname"])
+
+
+@pytest.fixture
+def engine_db(databases: Databases, well_template: str) -> Iterator[str]:
+    """Give, in place of an engine without links, a new database with the small application, guarded and well."""
+    with databases.new(well_template) as dsn:
+        yield dsn
+
+
 @pytest.fixture
 def well(engine_db: str) -> Iterator[Connection]:
-    """Connect as the plain owner to the small application, guarded, with rows that are all well."""
+    """Connect to it as the plain owner."""
     with psycopg.connect(engine_db, autocommit=True) as connection:
-        make_well(connection)
         yield connection
 
 
 @pytest.fixture
 def superuser(engine_db: str, as_role: Callable[[str, str], str]) -> Iterator[Connection]:
-    """Connect to the same database as the superuser."""
+    """Connect to it as the superuser."""
     with psycopg.connect(as_role(engine_db, "postgres"), autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture(scope="session")
-def events_template(databases: Databases, engine_template: str) -> Iterator[str]:
+def events_template(databases: Databases, well_template: str) -> Iterator[str]:
     """Name of a database with the small application, guarded, and the event triggers."""
-    with databases.new(engine_template) as dsn:
-        with psycopg.connect(dsn, autocommit=True) as connection:
-            make_well(connection)
+    with databases.new(well_template) as dsn:
         changes.deploy(psycopg.conninfo.make_conninfo(dsn, user="postgres"), directory=EVENTS)
         yield str(conninfo_to_dict(dsn)["dbname"])
 
@@ -57,12 +74,3 @@ def events_db(databases: Databases, events_template: str) -> Iterator[str]:
     """Give a new database with the small application, guarded, and the event triggers."""
     with databases.new(events_template) as dsn:
         yield dsn
-
-
-def make_well(connection: Connection) -> None:
-    """Create, register and guard the small application, with a few rows that are well."""
-    create(connection)
-    register(connection)
-    guard(connection)
-    for statement in WELL:
-        run(connection, statement)

@@ -10,7 +10,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from drift.conftest import make_well
 from drift.defects import DEFECTS, Defect, findings, follow, named, role
 from engine.postgres import Connection, one, refused, rows, run
 from engine.tables import guard
@@ -266,7 +265,7 @@ def test_the_two_roles_have_what_they_are_for_and_no_more(
     engine_db: str, roles: Callable[[str], Connection], superuser: Connection
 ) -> None:
     with psycopg.connect(engine_db, autocommit=True) as owner:
-        make_well(owner)
+        run(owner, "SELECT flowguard.grant_roles()")
         assert findings(owner) == []
         run(owner, "GRANT UPDATE ON flowguard.link TO flowguard_viewer")
         [finding] = findings(owner)

@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 
 import psycopg
 import pytest
-from drift.conftest import make_well
 from drift.test_command import call
 from engine.postgres import Connection, run
 from psycopg.rows import dict_row
@@ -99,7 +98,6 @@ Asked: TypeAlias = tuple[Connection, Callable[[str], list[dict[str, Any]]]]
 def asked(engine_db: str, roles: Callable[[str], Connection]) -> Asked:
     """Give the owner of the small application, and the way to ask a file's question as flowguard_viewer."""
     owner = psycopg.connect(engine_db, autocommit=True)
-    make_well(owner)
     run(owner, "SELECT flowguard.grant_roles()")
     viewer = roles("flowguard_viewer")
 
