@@ -324,16 +324,17 @@ $_goes_by_parts$;
 COMMENT ON FUNCTION flowguard._goes_by_parts(regclass) IS
   'Whether keys of a table are added and validated partition by partition.';
 
-CREATE OR REPLACE FUNCTION flowguard._loses_actions(p_target regclass) RETURNS boolean
+CREATE OR REPLACE FUNCTION flowguard._loses_actions(
+  p_target regclass, p_release integer DEFAULT current_setting('server_version_num')::integer
+) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_loses_actions$
 -- Releases before 14.14, 15.9, 16.5 and 17.1 then drop the triggers that act when a row is deleted from p_target.
-  SELECT relkind = 'p' AND v.release % 10000 < CASE v.release / 10000 WHEN 14 THEN 14 WHEN 15 THEN 9 WHEN 16 THEN 5
+  SELECT relkind = 'p' AND p_release % 10000 < CASE p_release / 10000 WHEN 14 THEN 14 WHEN 15 THEN 9 WHEN 16 THEN 5
                                                                      WHEN 17 THEN 1 ELSE 0 END
-    FROM pg_class, (SELECT current_setting('server_version_num')::integer) AS v (release)
-   WHERE oid = p_target;
+    FROM pg_class WHERE oid = p_target;
 $_loses_actions$;
-COMMENT ON FUNCTION flowguard._loses_actions(regclass) IS
-  'Whether this release loses the ON DELETE of keys to a table when keys of partitions become one of the whole.';
+COMMENT ON FUNCTION flowguard._loses_actions(regclass, integer) IS
+  'Whether a release loses the ON DELETE of keys to a table when keys of partitions become one of the whole.';
 
 CREATE OR REPLACE FUNCTION flowguard._partition_columns(p_relation regclass) RETURNS name[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_partition_columns$

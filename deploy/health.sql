@@ -482,6 +482,44 @@ $_left_tables$;
 COMMENT ON FUNCTION flowguard._left_tables() IS
   'Tables that have keys or indexes of ours and are no part of a guarded link.';
 
+CREATE OR REPLACE FUNCTION flowguard._registry_findings()
+RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text,
+               amount bigint)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_registry_findings$
+-- What the registry speaks of and is gone, and triggers that it does not speak of.
+  SELECT 'table_gone', 'ERROR', l.relation::text,
+         'a table that the link speaks of is gone; what was generated for it may fail', flowguard._missing(l),
+         format('SELECT flowguard.unguard(%1$L, %2$L); SELECT flowguard.drop_link(%1$L, %2$L)', l.relation::text,
+                l.link_column),
+         'table_gone:' || l.stem, NULL::bigint
+    FROM flowguard.link l WHERE flowguard._missing(l) LIKE '%table with oid%'
+  UNION ALL
+  SELECT 'column_gone', 'ERROR', l.relation::text,
+         'a column that the link or a rule of it names is gone; give it its name back, or drop the rule and add it '
+           'again',
+         flowguard._missing(l),
+         format('SELECT * FROM flowguard.rule WHERE relation = %L::regclass', l.relation::text), 'column_gone:'
+           || l.stem, NULL::bigint
+    FROM flowguard.link l WHERE flowguard._missing(l) NOT LIKE '%table with oid%'
+  UNION ALL
+  SELECT 'table_gone', 'ERROR', m.relation::text, 'a registered master is gone', NULL::text,
+         format('SELECT flowguard.drop_master(%L)', m.relation::text), 'table_gone:' || m.relation::oid,
+         NULL::bigint
+    FROM flowguard.master m
+   WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = m.relation)
+     AND NOT EXISTS (SELECT FROM flowguard.link l WHERE l.master = m.relation)
+  UNION ALL
+  SELECT 'leftover', 'ERROR', t.tgrelid::regclass::text, format('trigger %I belongs to no link', t.tgname),
+    NULL::text,
+         format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass),
+         format('leftover:%s:%s', t.tgrelid::regclass, t.tgname), NULL::bigint
+    FROM pg_trigger t
+   WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND flowguard._is_ours(t.tgname)
+     AND NOT EXISTS (SELECT FROM flowguard.link l WHERE starts_with(t.tgname::text, '~flowguard_' || l.stem || '_'));
+$_registry_findings$;
+COMMENT ON FUNCTION flowguard._registry_findings() IS
+  'Findings about tables and columns that are gone, and triggers of no link.';
+
 CREATE OR REPLACE FUNCTION flowguard.check_all()
 RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text,
                amount bigint)
@@ -497,36 +535,7 @@ DECLARE
   v_left  regclass[] := flowguard._left_tables();
 BEGIN
   PERFORM flowguard._note_violations();
-  RETURN QUERY
-    SELECT 'table_gone', 'ERROR', l.relation::text,
-           'a table that the link speaks of is gone; what was generated for it may fail', flowguard._missing(l),
-           format('SELECT flowguard.unguard(%1$L, %2$L); SELECT flowguard.drop_link(%1$L, %2$L)', l.relation::text,
-                  l.link_column),
-           'table_gone:' || l.stem, NULL::bigint
-      FROM flowguard.link l WHERE flowguard._missing(l) LIKE '%table with oid%';
-  RETURN QUERY
-    SELECT 'column_gone', 'ERROR', l.relation::text,
-           'a column that the link or a rule of it names is gone; give it its name back, or drop the rule and add it '
-             'again',
-           flowguard._missing(l),
-           format('SELECT * FROM flowguard.rule WHERE relation = %L::regclass', l.relation::text), 'column_gone:'
-             || l.stem, NULL::bigint
-      FROM flowguard.link l WHERE flowguard._missing(l) NOT LIKE '%table with oid%';
-  RETURN QUERY
-    SELECT 'table_gone', 'ERROR', m.relation::text, 'a registered master is gone', NULL::text,
-           format('SELECT flowguard.drop_master(%L)', m.relation::text), 'table_gone:' || m.relation::oid,
-           NULL::bigint
-      FROM flowguard.master m
-     WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = m.relation)
-       AND NOT EXISTS (SELECT FROM flowguard.link l WHERE l.master = m.relation);
-  RETURN QUERY
-    SELECT 'leftover', 'ERROR', t.tgrelid::regclass::text, format('trigger %I belongs to no link', t.tgname),
-      NULL::text,
-           format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass),
-           format('leftover:%s:%s', t.tgrelid::regclass, t.tgname), NULL::bigint
-      FROM pg_trigger t
-     WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND flowguard._is_ours(t.tgname)
-       AND NOT EXISTS (SELECT FROM flowguard.link l WHERE starts_with(t.tgname::text, '~flowguard_' || l.stem || '_'));
+  RETURN QUERY SELECT r.* FROM flowguard._registry_findings() r;
   FOR r_link IN SELECT * FROM flowguard._link_order() LOOP
     v_key := ':' || r_link.relation || ':' || r_link.link_column;
     v_whole := flowguard._whole_link(r_link.relation, r_link.link_column);
@@ -642,7 +651,7 @@ END;
 $check_all$;
 COMMENT ON FUNCTION flowguard.check_all() IS
 'Everything that is not as it should be, a row each; no ERROR and no WARN: all is well. Also notes when each violation
-was first seen, where it may write.
+was first seen, where it may write. Of a guard that is not whole it gives the number of objects; doctor() names each.
 name: what kind of finding it is.
 level: ERROR, WARN or INFO.
 relation: the table that it is about; NULL where it is about none.

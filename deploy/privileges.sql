@@ -13,6 +13,7 @@ BEGIN
     GRANT SELECT ON ALL TABLES IN SCHEMA flowguard TO flowguard_viewer;
     -- A view's functions are called with the rights of whoever reads it.
     GRANT EXECUTE ON FUNCTION flowguard.health_score(), flowguard.check_all(), flowguard.version(),
+      flowguard.doctor(),
       flowguard.explain(regclass, jsonb, name), flowguard._row_key(regclass), flowguard._key_columns(oid),
       flowguard.score_estimate(), flowguard._link_status(),
                               flowguard._violations(), flowguard._health(), flowguard._round_score(numeric),

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from junitparser import Failure, JUnitXml, TestCase, TestSuite
 
-from pyflowguard import __version__
+from pyflowguard import __version__, gate
 from pyflowguard.gate import Verdict
 from pyflowguard.health import KINDS, Finding, Level
 
@@ -22,9 +22,9 @@ _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, not even escaped."""
 
 
-def as_junit(verdict: Verdict) -> bytes:
+def as_junit(verdict: Verdict, *, command: str = "check", kinds: Mapping[str, str] = KINDS) -> bytes:
     """Give, in UTF-8, a test for each finding, failed if it fails the gate, and one for each kind without a finding."""
-    suite = TestSuite("pyflowguard check")
+    suite = TestSuite(f"pyflowguard {command}")
     for finding in verdict.findings:
         case = TestCase(_xml(finding.cache_key), f"pyflowguard.{finding.name}", 0)
         if finding in verdict.failing:
@@ -35,19 +35,19 @@ def as_junit(verdict: Verdict) -> bytes:
             case.system_out = _xml(f"{finding.level}: {_whole(finding)}")
         suite.add_testcase(case)
     found = {finding.name for finding in verdict.findings}
-    for name, words in KINDS.items():
+    for name, words in kinds.items():
         if name not in found:
             suite.add_testcase(TestCase(words, f"pyflowguard.{name}", 0))
-    report = JUnitXml("pyflowguard check")
+    report = JUnitXml(f"pyflowguard {command}")
     report.add_testsuite(suite)
     written = BytesIO()
     report.write(written)
     return written.getvalue()
 
 
-def as_sarif(verdict: Verdict) -> dict[str, Any]:
+def as_sarif(verdict: Verdict, *, kinds: Mapping[str, str] = KINDS) -> dict[str, Any]:
     """Give a SARIF 2.1.0 log with a result for each finding, to be written as JSON."""
-    names = [*KINDS, *sorted({finding.name for finding in verdict.findings} - set(KINDS))]
+    names = [*kinds, *sorted({finding.name for finding in verdict.findings} - set(kinds))]
     rules = [
         {
             "id": name,
@@ -96,7 +96,7 @@ def as_github(verdict: Verdict) -> list[str]:
 
 
 def _words(name: str) -> str:
-    return KINDS.get(name, name)  # a newer engine may find more
+    return gate.KINDS.get(name, name)  # a newer engine may find more
 
 
 def _whole(finding: Finding) -> str:

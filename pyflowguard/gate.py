@@ -10,11 +10,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from pyflowguard import doctor, health
 from pyflowguard.errors import UsageError, writing
-from pyflowguard.health import KINDS, LEVELS, SCORE_TOO_LOW, Finding, Level
+from pyflowguard.health import LEVELS, SCORE_TOO_LOW, Finding, Level
 
 Baseline: TypeAlias = Mapping[str, int | None]
 """The cache_key of each finding that is known, and its amount."""
+
+KINDS: Mapping[str, str] = {**health.KINDS, **doctor.KINDS}
+"""What check and doctor can find, in words, by name: one ignore file serves both."""
 
 _ENTRY = re.compile(r"(?P<key>\S.*?)\s+(?P<until>[0-9]{4}-[0-9]{2}-[0-9]{2})\s+(?P<reason>\S.*)")
 

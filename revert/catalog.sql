@@ -6,7 +6,7 @@ DROP FUNCTION IF EXISTS flowguard._serialize();
 DROP FUNCTION IF EXISTS flowguard._unique_hint(regclass, name[], name[], text);
 DROP FUNCTION IF EXISTS flowguard._can_be_unique(regclass, name[]);
 DROP FUNCTION IF EXISTS flowguard._partition_columns(regclass);
-DROP FUNCTION IF EXISTS flowguard._loses_actions(regclass);
+DROP FUNCTION IF EXISTS flowguard._loses_actions(regclass, integer);
 DROP FUNCTION IF EXISTS flowguard._goes_by_parts(regclass);
 DROP FUNCTION IF EXISTS flowguard._partition_family(regclass);
 DROP FUNCTION IF EXISTS flowguard._unique_index_sql(regclass, name[]);

@@ -37,9 +37,12 @@ DROP FUNCTION IF EXISTS flowguard._add_key_back(regclass, name, text, boolean, t
 DROP FUNCTION IF EXISTS flowguard._replace_key(regclass, name, name);
 DROP FUNCTION IF EXISTS flowguard._check_unique(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._check_rights(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._rights(flowguard.link, oid);
 DROP FUNCTION IF EXISTS flowguard._check_operators(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._check_schema();
 DROP FUNCTION IF EXISTS flowguard._obsolete(flowguard.link, boolean);
+DROP FUNCTION IF EXISTS flowguard._obsolete_shared(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._obsolete_own(flowguard.link, boolean, boolean);
 DROP FUNCTION IF EXISTS flowguard._locking_both(boolean, regclass, regclass, text);
 DROP FUNCTION IF EXISTS flowguard._lock_both(regclass, regclass, text);
 DROP FUNCTION IF EXISTS flowguard._is_for(flowguard.link, text);

@@ -19,7 +19,7 @@ SELECT 'flowguard._columns_sql(name[], text)'::regprocedure;
 SELECT 'flowguard._unique_index_sql(regclass, name[])'::regprocedure;
 SELECT 'flowguard._partition_family(regclass)'::regprocedure;
 SELECT 'flowguard._goes_by_parts(regclass)'::regprocedure;
-SELECT 'flowguard._loses_actions(regclass)'::regprocedure;
+SELECT 'flowguard._loses_actions(regclass, integer)'::regprocedure;
 SELECT 'flowguard._partition_columns(regclass)'::regprocedure;
 SELECT 'flowguard._can_be_unique(regclass, name[])'::regprocedure;
 SELECT 'flowguard._unique_hint(regclass, name[], name[], text)'::regprocedure;

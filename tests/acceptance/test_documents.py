@@ -174,7 +174,15 @@ def test_every_command_option_and_exit_code_is_documented() -> None:
     for name, command in cli.commands.items():
         assert f"`pyflowguard {name}" in text, name
         for parameter in command.params:
-            if isinstance(parameter, click.Option) and name in {"guard", "health", "check", "repair", "undo", "demo"}:
+            if isinstance(parameter, click.Option) and name in {
+                "guard",
+                "health",
+                "check",
+                "doctor",
+                "repair",
+                "undo",
+                "demo",
+            }:
                 assert parameter.opts[0] in text, (name, parameter.opts)
     codes = [int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)]
     assert codes == sorted(ExitCode)

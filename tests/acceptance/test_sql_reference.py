@@ -83,6 +83,7 @@ def test_the_admin_may_call_everything_and_the_viewer_only_look(catalog: referen
     assert set(catalog.callable["flowguard_admin"]) == set(catalog.routines)
     assert catalog.callable["flowguard_viewer"] == [
         "check_all",
+        "doctor",
         "explain",
         "health_score",
         "score_estimate",

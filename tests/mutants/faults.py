@@ -31,6 +31,7 @@ DUMPS = "tests/survival/test_dumps.py"
 LOGICAL = "tests/survival/test_logical_replication.py"
 ESTIMATE = "tests/health/test_estimate.py"
 HISTORY = "tests/health/test_history.py"
+DOCTOR = "tests/drift/test_doctor.py"
 
 
 @dataclass(frozen=True)
@@ -906,8 +907,8 @@ SURVIVING = [
         breaks="ENABLE ALWAYS is not noticed: a subscriber links what arrives a second time.",
         design="3.10",
         file="guard.sql",
-        find="WHEN t.tgenabled <> 'O'\n",
-        replace="WHEN t.tgenabled = 'X'\n",
+        find="WHEN EXISTS (SELECT FROM clone c WHERE c.enabled <> 'O')\n",
+        replace="WHEN EXISTS (SELECT FROM clone c WHERE c.enabled = 'X')\n",
         tests=(f"{LOGICAL}::test_a_guard_that_would_fire_while_changes_are_applied_is_found",),
     ),
 ]
@@ -960,6 +961,145 @@ MEASURING = [
     ),
 ]
 
+DRIFTING = [
+    Fault(
+        name="doctor: a trigger of a partition fires otherwise",
+        breaks="A partition whose trigger was set to fire on replicas only is taken for guarded.",
+        design="3.2, 5",
+        file="guard.sql",
+        find="WHEN EXISTS (SELECT FROM clone c WHERE c.enabled <> 'O')\n",
+        replace="WHEN t.tgenabled <> 'O'\n",
+        tests=(f"{DOCTOR}::test_a_trigger_of_a_partition_alone",),
+    ),
+    Fault(
+        name="doctor: what PostgreSQL checks keys by may be disabled",
+        breaks="A key whose triggers are disabled is taken for one that holds.",
+        design="5",
+        file="doctor.sql",
+        find="AND t.tgisinternal AND t.tgenabled IN ('D', 'R')",
+        replace="AND t.tgisinternal AND t.tgenabled IN ('R')",
+        tests=(f"{DOCTOR}::test_a_defect_is_found_and_its_remedy_mends_it[deleting masters is not checked]",),
+    ),
+    Fault(
+        name="doctor: another trigger may come after ours",
+        breaks="What changes the link that was filled is not found.",
+        design="4",
+        file="doctor.sql",
+        find="AND t.tgname > w.name::name",
+        replace="AND t.tgname < w.name::name",
+        tests=(f"{DOCTOR}::test_a_defect_is_found_and_its_remedy_mends_it[another trigger comes later]",),
+    ),
+    Fault(
+        name="doctor: a trigger that is no BEFORE ROW is in our way",
+        breaks="A trigger that changes nothing is called drift.",
+        design="4",
+        file="doctor.sql",
+        find="WHERE w.name = format('~flowguard_%s_%s', p_link.stem, e.event)\n     AND t.tgtype & 3 = 3",
+        replace="WHERE w.name = format('~flowguard_%s_%s', p_link.stem, e.event)\n     AND t.tgtype & 1 = 1",
+        tests=(f"{DOCTOR}::test_a_trigger_that_comes_before_ours_or_after_the_row_may_do_as_it_likes",),
+    ),
+    Fault(
+        name="doctor: whoever calls is asked for his rights",
+        breaks="The rights of the caller are looked at, not of whom the functions run as.",
+        design="4",
+        file="doctor.sql",
+        find="CROSS JOIN LATERAL flowguard._rights(p_link, o.id) r",
+        replace="CROSS JOIN LATERAL flowguard._rights(p_link, quote_ident(current_user)::regrole) r",
+        tests=(f"{DOCTOR}::test_a_schema_that_the_owner_of_the_functions_may_not_use",),
+    ),
+    Fault(
+        name="doctor: row security that binds the owner is not found",
+        breaks="Look-ups of the guard find nothing, and nobody says so.",
+        design="4",
+        file="guard.sql",
+        find="c.relrowsecurity AND (c.relforcerowsecurity OR NOT o.is_owner)",
+        replace="c.relrowsecurity AND NOT o.is_owner",
+        tests=(f"{DOCTOR}::test_a_defect_is_found_and_its_remedy_mends_it[row security is forced]",),
+    ),
+    Fault(
+        name="doctor: a new table with a link column is not found",
+        breaks="A table that nobody guards stays unknown.",
+        design="5",
+        file="doctor.sql",
+        find="WHERE t.type = k.type",
+        replace="WHERE t.type <> k.type",
+        tests=(f"{DOCTOR}::test_of_a_partitioned_table_the_whole_is_named",),
+    ),
+    Fault(
+        name="doctor: a partition is a table of its own",
+        breaks="Each partition of a table is reported beside the whole.",
+        design="9",
+        file="doctor.sql",
+        find="AND NOT c.relispartition",
+        replace="AND true",
+        tests=(f"{DOCTOR}::test_of_a_partitioned_table_the_whole_is_named",),
+    ),
+    Fault(
+        name="doctor: a setting of another database counts",
+        breaks="A setting that concerns no session here is called drift.",
+        design="5",
+        file="doctor.sql",
+        find="WHERE s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))\n"
+        "     AND",
+        replace="WHERE",
+        tests=(f"{DOCTOR}::test_a_setting_of_another_database_or_another_value_is_no_matter",),
+    ),
+    Fault(
+        name="doctor: what the setting is does not count",
+        breaks="session_replication_role = origin is called drift.",
+        design="5",
+        file="doctor.sql",
+        find="lower(c.setting) = 'session_replication_role=replica'",
+        replace="lower(c.setting) LIKE 'session_replication_role=%'",
+        tests=(f"{DOCTOR}::test_a_setting_of_another_database_or_another_value_is_no_matter",),
+    ),
+    Fault(
+        name="doctor: everybody's rights on tables are not looked at",
+        breaks="PUBLIC may read the registry.",
+        design="5",
+        file="doctor.sql",
+        find="c.relkind IN ('r', 'v', 'p')",
+        replace="c.relkind IN ('p')",
+        tests=(f"{DOCTOR}::test_everything_that_everybody_may_do_is_told_and_revoked",),
+    ),
+    Fault(
+        name="doctor: what guard() would refuse ends it with an error",
+        breaks="What guard() would refuse is no finding but an error.",
+        design="5",
+        file="doctor.sql",
+        find="OR SQLSTATE 'FG109' THEN",
+        replace="THEN",
+        tests=(f"{DOCTOR}::test_a_defect_is_found_and_its_remedy_mends_it[a key points to another column]",),
+    ),
+    Fault(
+        name="doctor: nobody is told",
+        breaks="No notification is sent where something is found.",
+        design="5",
+        file="doctor.sql",
+        find="IF FOUND AND NOT pg_is_in_recovery() THEN",
+        replace="IF NOT FOUND THEN",
+        tests=(f"{DOCTOR}::test_who_listens_is_told_when_something_is_found",),
+    ),
+    Fault(
+        name="doctor: an index is told of once for each link",
+        breaks="Two links that need one index give two findings.",
+        design="5",
+        file="doctor.sql",
+        find="CONTINUE WHEN cache_key = ANY (v_told);",
+        replace="CONTINUE WHEN false;",
+        tests=(f"{DOCTOR}::test_an_index_that_many_links_need_is_told_once",),
+    ),
+    Fault(
+        name="doctor: a release that loses actions is not known",
+        breaks="A partitioned master on such a release is no finding.",
+        design="9",
+        file="catalog.sql",
+        find="WHEN 17 THEN 1 ELSE 0 END",
+        replace="WHEN 17 THEN 0 ELSE 0 END",
+        tests=(f"{DOCTOR}::test_a_release_that_loses_what_happens_when_a_master_is_deleted[170000-True]",),
+    ),
+]
+
 FAULTS = [
     PROOF,
     *BY_TIME,
@@ -974,4 +1114,5 @@ FAULTS = [
     *REPAIRING,
     *SURVIVING,
     *MEASURING,
+    *DRIFTING,
 ]

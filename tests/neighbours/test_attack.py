@@ -257,5 +257,6 @@ def test_who_guards_and_repairs_meets_nothing_of_it(reader: Connection, intruder
         run(reader, "SELECT flowguard.undo(pg_catalog.max(run_id)) FROM flowguard.run")
     run(reader, "SELECT amount FROM flowguard.preview()")
     run(reader, "SELECT count(*) FROM flowguard.check_all()")
+    run(reader, "SELECT count(*) FROM flowguard.doctor()")
     run(reader, "RESET search_path")
     assert (rows(reader, "SELECT linked FROM flowguard.run"), caught(reader)) == ([(1,)] * 4, [])

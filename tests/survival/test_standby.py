@@ -74,6 +74,7 @@ def test_a_run_of_the_primary_is_not_taken_for_a_stopped_one(pair: tuple[str, st
         (("health", "--violations", "5"), 0, "zweiter"),
         (("check",), 1, "rows_in_quarantine"),
         (("check", "--fail-on", "error"), 0, "rows_in_quarantine"),
+        (("doctor",), 1, "unguarded_column"),
         (("status",), 0, "privileges @engine"),
         (("verify",), 0, "privileges @engine .. ok"),
     ],
