@@ -174,12 +174,12 @@ def test_the_daily_check_lists_both(well: Connection) -> None:
 
 
 def test_an_engine_of_another_version(well: Connection) -> None:
-    run(well, "CREATE OR REPLACE FUNCTION flowguard.version() RETURNS text LANGUAGE sql AS $$SELECT '0.0.9'$$; "
+    run(well, "CREATE OR REPLACE FUNCTION flowguard.version() RETURNS text LANGUAGE sql AS $$SELECT '1.99.0'$$; "
               "REVOKE ALL ON FUNCTION flowguard.version() FROM PUBLIC")  # fmt: skip
     printed = call("doctor", well, "--json")
     [finding] = json.loads(printed.stdout)
     assert (finding["name"], finding["level"], finding["safe"]) == (doctor.OTHER_VERSION, "WARN", False)
-    assert "0.0.9" in finding["description"]
+    assert "1.99.0" in finding["description"]
     assert printed.exit_code == 1
 
 
