@@ -19,7 +19,18 @@ if TYPE_CHECKING:
     from conftest import Databases, TestPostgresql
 
 AsRole = Callable[[str, str], str]
-AFTER_LEDGER = ("version", "doctor", "history", "estimate", "preview", "health", "repair", "diagnosis", "guard", "compiler")
+AFTER_LEDGER = (
+    "version",
+    "doctor",
+    "history",
+    "estimate",
+    "preview",
+    "health",
+    "repair",
+    "diagnosis",
+    "guard",
+    "compiler",
+)
 
 
 def says(said: Said, text: str) -> None:
