@@ -104,6 +104,10 @@ class ServerFailed(FlowguardError):
     """The throw-away server did not start: what it says about it."""
 
 
+class ExtraMissing(FlowguardError):
+    """WHAT WAS ASKED FOR cannot be done: the package NAME, of an extra, is not installed."""
+
+
 class EngineMissing(FlowguardError):
     """DATABASE has no PyFlowGuard engine, or only a part of it."""
 

@@ -146,15 +146,20 @@ def read_health(dsn: str = "", *, violations: int = 0, on_notice: NoticeHandler 
         connection.read_only = True
         with connection.transaction():
             notice_no_link(connection, on_notice)
-            score = _read_score(connection)
-            with connection.cursor(row_factory=class_row(Category)) as cursor:
-                categories = cursor.execute(_CATEGORIES).fetchall()
-            with connection.cursor(row_factory=class_row(LinkStatus)) as links_cursor:
-                links = links_cursor.execute(_LINKS).fetchall()
-            listed: list[Violation] = []
-            if violations:
-                with connection.cursor(row_factory=class_row(Violation)) as violations_cursor:
-                    listed = violations_cursor.execute(_VIOLATIONS, [violations]).fetchall()
+            return health_in(connection, violations=violations)
+
+
+def health_in(connection: Connection, *, violations: int = 0) -> Health:
+    """Read the health of links in a transaction that the caller has begun."""
+    score = _read_score(connection)
+    with connection.cursor(row_factory=class_row(Category)) as cursor:
+        categories = cursor.execute(_CATEGORIES).fetchall()
+    with connection.cursor(row_factory=class_row(LinkStatus)) as links_cursor:
+        links = links_cursor.execute(_LINKS).fetchall()
+    listed: list[Violation] = []
+    if violations:
+        with connection.cursor(row_factory=class_row(Violation)) as violations_cursor:
+            listed = violations_cursor.execute(_VIOLATIONS, [violations]).fetchall()
     return Health(score, tuple(categories), tuple(links), tuple(listed))
 
 
@@ -165,17 +170,20 @@ def check(
 
     Lets the database note when each violation was first seen. Raises what read_health() raises.
     """
-    with (
-        engine(dsn, action="checking the links", role=VIEWER, on_notice=on_notice) as connection,
-        connection.cursor(row_factory=class_row(Finding)) as cursor,
-    ):
+    with engine(dsn, action="checking the links", role=VIEWER, on_notice=on_notice) as connection:
         notice_no_link(connection, on_notice)
-        findings = cursor.execute(_FINDINGS).fetchall()
+        findings = list(findings_in(connection))
         if min_score is not None:
             score = _read_score(connection)
             if is_too_low(score, min_score):
                 findings.insert(0, _score_finding(score, min_score))
     return tuple(findings)
+
+
+def findings_in(connection: Connection) -> tuple[Finding, ...]:
+    """List what is not as it should be, the worst first; in a transaction that is read only nothing is noted."""
+    with connection.cursor(row_factory=class_row(Finding)) as cursor:
+        return tuple(cursor.execute(_FINDINGS).fetchall())
 
 
 def _read_score(connection: Connection) -> Decimal:

@@ -1,0 +1,194 @@
+"""The page in a real browser, Debian's Chromium: what it looks like, who can read it, and that it asks for nothing.
+
+Pictures are kept in build/screenshots, or where PYFLOWGUARD_SCREENSHOTS says.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from engine.postgres import Connection
+from page.conftest import write_page
+from page.test_page import EVIL_TABLE, hostile  # noqa: F401  a fixture
+from playwright.sync_api import Browser, Page, sync_playwright
+from servers import lacking
+
+PICTURES = Path(os.environ.get("PYFLOWGUARD_SCREENSHOTS") or Path(__file__).parents[2] / "build" / "screenshots")
+
+SIZES = {"desk": (1280, 900), "tablet": (768, 1024), "phone": (360, 740)}
+
+Scheme: TypeAlias = Literal["light", "dark"]
+
+
+@dataclass
+class Opened:
+    """A page that is open, and all that it said on the console and asked for."""
+
+    page: Page
+    said: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def ask(self, script: str) -> Any:  # noqa: ANN401  what JavaScript gives
+        """Give the value of an expression in the page."""
+        return self.page.evaluate(script)
+
+    def colours(self) -> tuple[str, str]:
+        """Give the colours of text and paper."""
+        text, paper = self.ask("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
+        return text, paper
+
+
+Open: TypeAlias = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Start Chromium; for this module alone, since its driver has an event loop that asyncio would stumble over."""
+    program = shutil.which("chromium") or lacking("chromium")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Open:
+    """Open a file without a network, in a window of some size; all it says and asks for is written down."""
+
+    @contextmanager
+    def open_file(path: Path, size: str = "desk", scheme: Scheme = "light") -> Iterator[Opened]:
+        width, height = SIZES[size]
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, offline=True, device_scale_factor=1
+        )
+        page = context.new_page()
+        found = Opened(page)
+        page.on("console", lambda message: found.said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: found.said.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (found.said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: found.asked.append(request.url))
+        page.goto(path.as_uri())
+        try:
+            yield found
+        finally:
+            context.close()
+
+    return open_file
+
+
+@pytest.fixture(scope="module")
+def written(
+    demo_db: str, large_db: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Write the pages of the report's database and of the one with fifty links and a year."""
+    directory = tmp_path_factory.mktemp("pages")
+    paths = {name: directory / f"{name}.html" for name in ("demo", "large")}
+    write_page(demo_db, paths["demo"])
+    write_page(large_db, paths["large"])
+    return paths
+
+
+@pytest.mark.parametrize("which", ["demo", "large"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_page_is_shown(opened: Open, written: dict[str, Path], which: str, size: str, scheme: Scheme) -> None:
+    """It says nothing on the console, asks for nothing, is no wider than the window, and everybody can read it."""
+    with opened(written[which], size, scheme) as shown:
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        shown.page.screenshot(path=PICTURES / f"{which}-{size}-{scheme}.png", full_page=True)
+        assert shown.ask("document.documentElement.scrollWidth") <= SIZES[size][0]
+        charts = shown.page.locator("svg:visible")
+        assert charts.count() == shown.page.locator("figure:visible").count()
+        for box in (chart.bounding_box() for chart in charts.all()):
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= SIZES[size][0]
+        letters = shown.ask("""
+            [...document.querySelectorAll('svg text')].filter(e => e.checkVisibility()).map(
+                e => e.getBoundingClientRect().height)""")
+        assert min(letters) >= 11, "letters of a chart that was made smaller"
+        text, paper = shown.colours()
+        assert (brightness(text) < brightness(paper)) == (scheme == "light")
+
+        assert shown.said == []
+        assert [address for address in shown.asked if address != "data:,"] == [written[which].as_uri()]
+        result = Axe().run(shown.page)
+        assert result.violations_count == 0, result.generate_report()
+
+
+def brightness(colour: str) -> int:
+    return sum(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
+
+
+@pytest.mark.parametrize("which", ["demo", "large"])
+def test_a_page_is_printed(opened: Open, written: dict[str, Path], which: str) -> None:
+    """On white, also by who likes it dark; nothing is folded away but the long table behind a chart."""
+    with opened(written[which], "desk", "dark") as shown:
+        shown.page.emulate_media(media="print", color_scheme="dark")
+        assert shown.colours() == ("rgb(0, 0, 0)", "rgb(255, 255, 255)")
+        assert shown.page.locator("nav:visible, summary:visible, .data:visible").count() == 0
+        findings = shown.page.locator("#next li")
+        assert findings.count() == shown.page.locator("#next li:visible").count() > 0
+        clipped = "[...document.querySelectorAll('.scroll')].filter(e => getComputedStyle(e).overflowX != 'visible').length"
+        assert shown.ask(clipped) == 0
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        pdf = shown.page.pdf(path=PICTURES / f"{which}.pdf", format="A4")
+        assert pdf.startswith(b"%PDF")
+        assert shown.said == []
+
+
+def test_what_is_folded_away_can_be_unfolded_by_keys(opened: Open, written: dict[str, Path]) -> None:
+    with opened(written["large"]) as shown:
+        assert shown.page.locator("#next details li:visible").count() == 0
+        shown.page.locator("#next summary").focus()
+        shown.page.keyboard.press("Enter")
+        assert shown.page.locator("#next details li:visible").count() > 0
+        shown.page.keyboard.press("Control+Home")
+        shown.ask("document.activeElement.blur()")
+        shown.page.keyboard.press("Tab")
+        assert shown.ask("document.activeElement.textContent") == "Skip to the report"
+
+
+def test_a_command_is_marked_by_one_click(opened: Open, written: dict[str, Path]) -> None:
+    with opened(written["demo"]) as shown:
+        command = shown.page.locator("#runs code").first
+        command.click()
+        assert shown.ask("getSelection().toString()") == command.inner_text()
+        assert command.inner_text().startswith("pyflowguard undo ")
+
+
+def test_what_others_wrote_does_nothing(opened: Open, hostile: Connection, tmp_path: Path) -> None:  # noqa: F811
+    path = tmp_path / "page.html"
+    write_page(hostile.info.dsn, path)
+    with opened(path) as shown:
+        assert EVIL_TABLE in shown.page.locator("#violations").inner_text()
+        shown.page.wait_for_timeout(200)
+        assert shown.said == []
+        assert [address for address in shown.asked if address != "data:,"] == [path.as_uri()]
+
+
+def test_the_page_s_own_policy_would_stop_what_slips_through(
+    opened: Open, written: dict[str, Path], tmp_path: Path
+) -> None:
+    """As if a table's name had not been escaped."""
+    path = tmp_path / "page.html"
+    slipped = (
+        "<script>document.title = 'stolen'</script><img src='https://evil.example/a.png' onerror='document.title = 1'>"
+        "<style>body { background: url(https://evil.example/b.png) }</style>"
+        "<link rel=stylesheet href='https://evil.example/c.css'><iframe src='https://evil.example/'></iframe>"
+    )
+    page = written["demo"].read_text()
+    path.write_text(page.replace("<main>", f"<main>{slipped}"))
+    with opened(path) as shown:
+        shown.page.wait_for_timeout(200)
+        assert shown.page.title().startswith("Link health of ")
+        assert not [address for address in shown.asked if "evil.example" in address]
+        assert any("Content Security Policy" in said for said in shown.said)
