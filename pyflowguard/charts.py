@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, TypeAlias
 
@@ -18,9 +19,8 @@ from pyflowguard.report import Point
 
 Spec: TypeAlias = dict[str, Any]
 
-WIDE = 720
-NARROW = 328
-"""Widths, in CSS pixels: of a page on a desk, and on a phone."""
+WIDE, MIDDLE, NARROW = 976, 680, 320
+"""Widths in CSS pixels, of a page on a desk, on a tablet and on a phone."""
 
 SMALL = 216
 """Width of one of several small drawings."""
@@ -63,22 +63,26 @@ _CONFIG: Spec = {
 }
 
 
+_FLOORS = [Decimal(part) / 100 for part in (99, 98, 95, 90, 80, 70, 60, 50, 40, 30, 20, 10)]
+
+
 @dataclass(frozen=True)
 class Chart:
-    """A drawing for a desk, and one for a phone."""
+    """A drawing for a desk, a tablet and a phone."""
 
     wide: str
+    middle: str
     narrow: str
 
 
 def score_chart(points: Sequence[Point]) -> Chart:
     """Draw the score over time, with its lowest and its latest value."""
-    return Chart(*(_draw(_score(points, width)) for width in (WIDE, NARROW)))
+    return Chart(*(_draw(_score(points, width)) for width in (WIDE, MIDDLE, NARROW)))
 
 
 def coverage_chart(links: Sequence[LinkStatus]) -> Chart:
     """Draw a bar for each link: which share of its rows is linked, and what the others are."""
-    return Chart(*(_draw(_coverage(links, width)) for width in (WIDE, NARROW)))
+    return Chart(*(_draw(_coverage(links, width)) for width in (WIDE, MIDDLE, NARROW)))
 
 
 def link_chart(points: Sequence[Point], lowest: Decimal) -> str:
@@ -87,26 +91,30 @@ def link_chart(points: Sequence[Point], lowest: Decimal) -> str:
 
 
 def floor_of(values: Sequence[Decimal], whole: int) -> Decimal:
-    """Give a round value below all of these, where an axis up to the `whole` may begin: a tenth, a fourth, a half or 0."""
+    """Give a round value a little below all of these, where an axis up to the `whole` may begin."""
     lowest = min(values) / whole
-    for part in ("0.99", "0.95", "0.9", "0.8", "0.5"):
-        if lowest >= Decimal(part):
-            return Decimal(part) * whole
-    return Decimal(0)
+    return whole * next((part for part in _FLOORS if lowest >= part + (1 - part) / 10), Decimal(0))
 
 
 def _score(points: Sequence[Point], width: int) -> Spec:
     values = _over_time(points)
     lowest = min(range(len(values)), key=lambda place: (values[place]["value"], -place))
-    marked = [{**values[-1], "label": f"{values[-1]['value']:.1f}"}]
-    if lowest != len(values) - 1:
-        marked.append({**values[lowest], "label": f"{values[lowest]['value']:.1f}"})
+    last = len(values) - 1
+    marked = [
+        {
+            **values[place],
+            "label": f"{values[place]['value']:.1f}",
+            "align": "right" if 2 * place > last else "left",
+            "below": place == lowest,
+        }
+        for place in sorted({lowest, last})
+    ]
     bottom = float(floor_of([point.value for point in points], 100))
     return {
         "width": width,
         "height": 220,
         "encoding": {
-            "x": _time_axis(width),
+            "x": _time_axis(points, {"tickCount": width // 100}),
             "y": {
                 "field": "value",
                 "type": "quantitative",
@@ -119,7 +127,12 @@ def _score(points: Sequence[Point], width: int) -> Spec:
             {"data": {"values": marked}, "mark": "point"},
             {
                 "data": {"values": marked},
-                "mark": {"type": "text", "align": "right", "dx": -4, "dy": 16, "fontWeight": 600},
+                "mark": {
+                    "type": "text",
+                    "align": {"expr": "datum.align"},
+                    "dy": {"expr": "datum.below ? 16 : -12"},
+                    "fontWeight": 600,
+                },
                 "encoding": {"text": {"field": "label"}},
             },
         ],
@@ -132,7 +145,7 @@ def _link(points: Sequence[Point], lowest: Decimal) -> Spec:
         "width": SMALL,
         "height": 72,
         "encoding": {
-            "x": _time_axis(SMALL),
+            "x": _time_axis(points, {"values": [1000 * point.taken_at.timestamp() for point in (points[0], points[-1])]}),
             "y": {
                 "field": "value",
                 "type": "quantitative",
@@ -147,12 +160,14 @@ def _link(points: Sequence[Point], lowest: Decimal) -> Spec:
     }
 
 
-def _time_axis(width: int) -> Spec:
+def _time_axis(points: Sequence[Point], ticks: Spec) -> Spec:
+    days = (points[-1].taken_at - points[0].taken_at) / timedelta(days=1)
+    form = "%b %Y" if days > 60 else "%-d %b" if days > 2 else "%-d %b %H:%M"
     return {
         "field": "time",
         "type": "temporal",
         "scale": {"type": "utc"},
-        "axis": {"tickCount": max(2, width // 110)},
+        "axis": {"format": form, **ticks},
     }
 
 
@@ -181,6 +196,7 @@ def _coverage(links: Sequence[LinkStatus], width: int) -> Spec:
     return {
         "width": width,
         "height": {"step": 40},
+        "padding": {"left": 0, "right": 0, "top": 2, "bottom": 2},
         "encoding": {"y": {"field": "place", "type": "ordinal", "axis": None}},
         "layer": [
             {

@@ -31,6 +31,9 @@ BARS = 20
 OPEN = 20
 """Findings that are shown at once; the rest can be unfolded."""
 
+FOLDED = 12
+"""Rows that a table of the history or the costs may have before it is folded up."""
+
 DETAILS = 3
 """Links that are named for a category; the rest is counted."""
 
@@ -82,6 +85,7 @@ def _environment(*, autoescape: bool) -> Environment:
     environment.filters |= {
         "amount": _amount,
         "block": _block,
+        "breakable": _breakable,
         "change": _change,
         "day": lambda moment: f"{moment.astimezone(timezone.utc):%Y-%m-%d}",
         "key": _key,
@@ -106,12 +110,14 @@ def _told(report: Report) -> dict[str, Any]:
         "urgent": _urgent(report.findings),
         "shown_at_once": OPEN,
         "details_shown": DETAILS,
+        "folded": FOLDED,
         "links": sorted(links, key=_wrong_in, reverse=True),
         "bars": BARS,
         "complete": sum(not _wrong_in(link) for link in links),
         "wrong_rows": sum(_wrong_in(link) for link in links),
         "unlisted": sum(wrong.amount for wrong in report.wrong) - listed,
         "since_earlier": _since_earlier(report),
+        "changed": sum(link.lowest < link.highest for link in report.trend.links) if report.trend else 0,
         "costs": _sums(report.costs),
     }
 
@@ -149,7 +155,7 @@ def _sums(costs: Costs) -> dict[str, int]:
         "indexes": sum(table.indexes for table in costs.tables),
         "index_bytes": sum(table.index_bytes for table in costs.tables),
         "triggers": sum(table.triggers for table in costs.tables),
-        "keys": sum(table.keys for table in costs.tables),
+        "foreign_keys": sum(table.keys for table in costs.tables),
         "storage": sum(stored.bytes for stored in costs.storage),
         "calls": sum(function.calls or 0 for function in costs.functions),
     }
@@ -164,7 +170,12 @@ def _small_charts(report: Report) -> list[SmallChart]:
 
 
 def _drawn(chart: Chart) -> Chart:
-    return Chart(Markup(chart.wide), Markup(chart.narrow))  # noqa: S704 - Vega escapes
+    return Chart(*(Markup(drawing) for drawing in (chart.wide, chart.middle, chart.narrow)))  # noqa: S704 - Vega escapes
+
+
+def _breakable(name: str) -> Markup:
+    """Let a long name be broken where a word of it ends."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._/:,-])(?=\w)", str(name)))
 
 
 def _amount(number: int) -> str:

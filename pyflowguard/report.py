@@ -19,7 +19,7 @@ from pyflowguard.health import Finding, Health, Violation, findings_in, health_i
 if TYPE_CHECKING:
     from typing_extensions import LiteralString
 
-VIOLATIONS = 100
+VIOLATIONS = 50
 """Violations that are listed by default, with their reasons; all of them are counted."""
 
 RUNS = 10

@@ -18,8 +18,17 @@ def parse(page: str) -> Element:
 
 
 def text(element: Element) -> str:
-    """Give all text in an element, blanks squeezed."""
-    return " ".join("".join(element.itertext()).replace("\N{SOFT HYPHEN}", "").split())
+    """Give all text in an element, blanks squeezed; what begins a line is a word of its own."""
+    return " ".join("".join(_pieces(element)).replace("\N{SOFT HYPHEN}", "").split())
+
+
+def _pieces(element: Element) -> Iterator[str]:
+    if element.tag in {"br", "li", "p", "pre", "td", "th", "h1", "h2", "h3"}:
+        yield " "
+    yield element.text or ""
+    for child in element:
+        yield from _pieces(child)
+        yield child.tail or ""
 
 
 def table(page: Element, caption: str) -> list[dict[str, str]]:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -64,10 +66,12 @@ def opened(browser: Browser) -> Open:
     """Open a file without a network, in a window of some size; all it says and asks for is written down."""
 
     @contextmanager
-    def open_file(path: Path, size: str = "desk", scheme: Scheme = "light") -> Iterator[Opened]:
+    def open_file(
+        path: Path, size: str = "desk", scheme: Scheme = "light", *, offline: bool = True
+    ) -> Iterator[Opened]:
         width, height = SIZES[size]
         context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, offline=True, device_scale_factor=1
+            viewport={"width": width, "height": height}, color_scheme=scheme, offline=offline
         )
         page = context.new_page()
         found = Opened(page)
@@ -82,6 +86,40 @@ def opened(browser: Browser) -> Open:
             context.close()
 
     return open_file
+
+
+class Visitors(ThreadingHTTPServer):
+    """A server on this machine that writes down what is asked for."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        super().__init__(("127.0.0.1", 0), _Note)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Note(BaseHTTPRequestHandler):
+    server: Visitors
+
+    def do_GET(self) -> None:  # noqa: N802  the base class wants it
+        self.server.paths.append(self.path)
+        self.send_error(404)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  as above
+        """Say nothing."""
+
+
+@pytest.fixture
+def visitors() -> Iterator[Visitors]:
+    """Start such a server."""
+    with Visitors() as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +144,7 @@ def test_a_page_is_shown(opened: Open, written: dict[str, Path], which: str, siz
         shown.page.screenshot(path=PICTURES / f"{which}-{size}-{scheme}.png", full_page=True)
         assert shown.ask("document.documentElement.scrollWidth") <= SIZES[size][0]
         charts = shown.page.locator("svg:visible")
-        assert charts.count() == shown.page.locator("figure:visible").count()
+        assert charts.count() == shown.page.locator("figure:visible").count() > 1
         for box in (chart.bounding_box() for chart in charts.all()):
             assert box is not None
             assert box["x"] >= 0
@@ -145,16 +183,17 @@ def test_a_page_is_printed(opened: Open, written: dict[str, Path], which: str) -
         assert shown.said == []
 
 
-def test_what_is_folded_away_can_be_unfolded_by_keys(opened: Open, written: dict[str, Path]) -> None:
+def test_all_can_be_reached_by_keys(opened: Open, written: dict[str, Path]) -> None:
     with opened(written["large"]) as shown:
+        shown.page.keyboard.press("Tab")
+        assert shown.ask("document.activeElement.textContent") == "Skip to the report"
+        shown.page.keyboard.press("Enter")
+        shown.page.keyboard.press("Tab")
+        assert shown.ask("document.activeElement.closest('section').id") == "health"
         assert shown.page.locator("#next details li:visible").count() == 0
         shown.page.locator("#next summary").focus()
         shown.page.keyboard.press("Enter")
         assert shown.page.locator("#next details li:visible").count() > 0
-        shown.page.keyboard.press("Control+Home")
-        shown.ask("document.activeElement.blur()")
-        shown.page.keyboard.press("Tab")
-        assert shown.ask("document.activeElement.textContent") == "Skip to the report"
 
 
 def test_a_command_is_marked_by_one_click(opened: Open, written: dict[str, Path]) -> None:
@@ -175,20 +214,22 @@ def test_what_others_wrote_does_nothing(opened: Open, hostile: Connection, tmp_p
         assert [address for address in shown.asked if address != "data:,"] == [path.as_uri()]
 
 
+@pytest.mark.parametrize("forbidden", [True, False], ids=["with the policy", "without it"])
 def test_the_page_s_own_policy_would_stop_what_slips_through(
-    opened: Open, written: dict[str, Path], tmp_path: Path
+    opened: Open, written: dict[str, Path], tmp_path: Path, visitors: Visitors, forbidden: bool
 ) -> None:
-    """As if a table's name had not been escaped."""
+    """As if a table's name had not been escaped; without the policy it does its harm, so that there is harm to do."""
+    slipped = f"""
+        <script>document.title = 'stolen'</script><img src="{visitors.address}/a.png">
+        <style>body {{ background: url({visitors.address}/b.png) }}</style>
+        <link rel=stylesheet href="{visitors.address}/c.css"><iframe src="{visitors.address}/"></iframe>"""
+    page = written["demo"].read_text().replace("<main>", f"<main>{slipped}")
+    if not forbidden:
+        page = page.replace("Content-Security-Policy", "X-Nothing")
     path = tmp_path / "page.html"
-    slipped = (
-        "<script>document.title = 'stolen'</script><img src='https://evil.example/a.png' onerror='document.title = 1'>"
-        "<style>body { background: url(https://evil.example/b.png) }</style>"
-        "<link rel=stylesheet href='https://evil.example/c.css'><iframe src='https://evil.example/'></iframe>"
-    )
-    page = written["demo"].read_text()
-    path.write_text(page.replace("<main>", f"<main>{slipped}"))
-    with opened(path) as shown:
-        shown.page.wait_for_timeout(200)
-        assert shown.page.title().startswith("Link health of ")
-        assert not [address for address in shown.asked if "evil.example" in address]
-        assert any("Content Security Policy" in said for said in shown.said)
+    path.write_text(page)
+    with opened(path, offline=False) as shown:
+        shown.page.wait_for_load_state("networkidle")
+        assert shown.page.title().startswith("Link health of ") is forbidden
+        assert len(visitors.paths) == (0 if forbidden else 4)
+        assert any("Content Security Policy" in said for said in shown.said) is forbidden
