@@ -1,7 +1,7 @@
-"""Charts as SVG, drawn by Vega-Lite in this process: no script and nothing of the network is left in what comes back.
+"""Charts as SVG, drawn by Vega-Lite in this process: what comes back has no script and asks for nothing.
 
-Colours are variables of the page's style sheet, so that one drawing serves light, dark and print. A drawing that is made
-smaller has smaller letters; so each is made for a width, and a page shows the one that fits.
+Colours are variables of the page's style sheet, so that one drawing serves light, dark and print. A drawing that is
+made smaller has smaller letters; so each is made for a width, and a page shows the one that fits.
 """
 
 from __future__ import annotations
@@ -62,6 +62,9 @@ _CONFIG: Spec = {
     "point": {"color": "var(--accent)", "filled": True, "opacity": 1, "size": 42},
 }
 
+
+_MONTHS, _DAYS = timedelta(days=60), timedelta(days=2)
+"""A longer time is told by its months, or by its days."""
 
 _FLOORS = [Decimal(part) / 100 for part in (99, 98, 95, 90, 80, 70, 60, 50, 40, 30, 20, 10)]
 
@@ -145,7 +148,9 @@ def _link(points: Sequence[Point], lowest: Decimal) -> Spec:
         "width": SMALL,
         "height": 72,
         "encoding": {
-            "x": _time_axis(points, {"values": [1000 * point.taken_at.timestamp() for point in (points[0], points[-1])]}),
+            "x": _time_axis(
+                points, {"values": [1000 * point.taken_at.timestamp() for point in (points[0], points[-1])]}
+            ),
             "y": {
                 "field": "value",
                 "type": "quantitative",
@@ -161,8 +166,8 @@ def _link(points: Sequence[Point], lowest: Decimal) -> Spec:
 
 
 def _time_axis(points: Sequence[Point], ticks: Spec) -> Spec:
-    days = (points[-1].taken_at - points[0].taken_at) / timedelta(days=1)
-    form = "%b %Y" if days > 60 else "%-d %b" if days > 2 else "%-d %b %H:%M"
+    span = points[-1].taken_at - points[0].taken_at
+    form = "%b %Y" if span > _MONTHS else "%-d %b" if span > _DAYS else "%-d %b %H:%M"
     return {
         "field": "time",
         "type": "temporal",

@@ -193,9 +193,7 @@ SELECT coalesce(sum(linked), 0)::bigint AS linked, coalesce(sum(translated), 0):
 """
 
 
-def run(
-    console: Console, variant: Variant, deploying: Deploying, on_end: Callable[[str], None] | None = None
-) -> bool:
+def run(console: Console, variant: Variant, deploying: Deploying, on_end: Callable[[str], None] | None = None) -> bool:
     """Run the demonstration on a server of its own, and say whether every figure is as the job requires.
 
     `on_end` is called with the connection string of the report's database before the server ends; for that, snapshots

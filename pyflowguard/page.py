@@ -10,7 +10,7 @@ import re
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import timezone
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
@@ -23,7 +23,7 @@ from pyflowguard import __version__
 from pyflowguard.charts import Chart, coverage_chart, floor_of, link_chart, percent, score_chart
 from pyflowguard.health import LEVELS, Finding, LinkStatus
 from pyflowguard.present import guard_state
-from pyflowguard.report import Costs, LinkTrend, Report, Wrong
+from pyflowguard.report import Costs, LinkTrend, Report
 
 BARS = 20
 """Links that are drawn as a bar, those with the most to mend first; all are in the table."""
@@ -37,7 +37,8 @@ FOLDED = 12
 DETAILS = 3
 """Links that are named for a category; the rest is counted."""
 
-_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+_NEXT_UNIT = 10240
 
 _MARKDOWN = re.compile(r"[\\`*_\[\]#|~]")
 """What may be more than text in the middle of a line; with a backslash before it, it is not."""
@@ -77,7 +78,7 @@ def as_markdown(report: Report) -> str:
 def _environment(*, autoescape: bool) -> Environment:
     environment = Environment(
         loader=PackageLoader("pyflowguard"),
-        autoescape=autoescape,
+        autoescape=autoescape,  # noqa: S701 - what Markdown would take for more than text is escaped by as_markdown()
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -145,7 +146,9 @@ def _since_earlier(report: Report) -> dict[tuple[str, str], str]:
     for link in report.health.links:
         key = (link.relation, link.link_column)
         wrong = before.get(key)
-        changes[key] = "new" if key not in before else "\N{EN DASH}" if wrong is None else _change(_wrong_in(link) - wrong)
+        changes[key] = (
+            "new" if key not in before else "\N{EN DASH}" if wrong is None else _change(_wrong_in(link) - wrong)
+        )
     return changes
 
 
@@ -192,13 +195,10 @@ def _key(row_key: dict[str, Any]) -> str:
 
 
 def _size(count: int) -> str:
-    """Give a size as PostgreSQL's pg_size_pretty() does, with a decimal below 10."""
-    size = float(count)
-    unit = 0
-    while size >= 1000 and unit < len(_UNITS) - 1:
-        size /= 1024
-        unit += 1
-    return f"{size:.1f} {_UNITS[unit]}" if unit and size < 10 else f"{size:.0f} {_UNITS[unit]}"
+    """Give a size as PostgreSQL's pg_size_pretty() does."""
+    sizes = [((2 * count // 1024**power + 1) // 2, unit) for power, unit in enumerate(_UNITS)]
+    size, unit = next((each for each in sizes if each[0] < _NEXT_UNIT), sizes[-1])
+    return f"{size} {unit}"
 
 
 def _in_markdown(value: object) -> object:

@@ -177,7 +177,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Costs:
-    """What the guard costs: on the tables, in calls since `counted_since` if they are counted, and in its own schema."""
+    """What the guard costs: on tables, in calls since `counted_since` where they are counted, and in its own schema."""
 
     tables: tuple[TableCost, ...]
     functions: tuple[FunctionCost, ...]

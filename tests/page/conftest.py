@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 MakePage: TypeAlias = Callable[..., str]
 
-LINKS = 50
 DAYS = 365
 
 
@@ -54,7 +53,7 @@ INSERT INTO probe VALUES (60, 1, 1, NULL), (61, NULL, 1, NULL), (62, 1, NULL, no
 
 @pytest.fixture(scope="session")
 def demo_db(databases: Databases, report_template: str) -> Iterator[str]:
-    """Give the report's database as the demonstration leaves it: cleaned up, guarded, with a snapshot before and after."""
+    """Give the report's database as the demonstration leaves it: cleaned up and guarded, with two snapshots."""
     with databases.new(report_template) as dsn:
         named = make_conninfo(dsn, options="-c search_path=migration,public")
         changes.deploy(named, to="report/links")
@@ -77,16 +76,16 @@ def large_db(databases: Databases, engine_template: str) -> Iterator[str]:
         yield dsn
 
 
-_LARGE = f"""
+_LARGE = """
 CREATE SCHEMA warehouse_operations;
 CREATE TABLE flow (id bigint PRIMARY KEY, tenant integer NOT NULL, created_at timestamptz DEFAULT now());
 INSERT INTO flow SELECT n, 1 FROM generate_series(1, 100) AS n;
-SELECT flowguard.add_master('flow', 'id', '{{tenant}}');
+SELECT flowguard.add_master('flow', 'id', '{tenant}');
 DO $do$
 DECLARE
   v_table text;
 BEGIN
-  FOR i IN 1 .. {LINKS} LOOP
+  FOR i IN 1 .. 50 LOOP
     v_table := format('%s.%s_%s', CASE WHEN i % 3 = 0 THEN 'warehouse_operations' ELSE 'public' END,
                       (ARRAY['invoice', 'consignment', 'import_field_mapping', 'asset', 'transport_order_confirmation',
                              'sensor_reading', 'raw_import_record'])[1 + i % 7], to_char(i, 'FM00'));
@@ -111,6 +110,16 @@ def write_page(dsn: str, path: Path, *options: str) -> str:
         raise result.exception
     assert (result.exit_code, result.output) == (0, ""), result.output
     return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def pages(demo_db: str, large_db: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Write the pages of these two databases."""
+    directory = tmp_path_factory.mktemp("pages")
+    written = {"demo": demo_db, "large": large_db}
+    for name, dsn in written.items():
+        write_page(dsn, directory / f"{name}.html")
+    return {name: directory / f"{name}.html" for name in written}
 
 
 @pytest.fixture

@@ -33,7 +33,9 @@ def _pieces(element: Element) -> Iterator[str]:
 
 def table(page: Element, caption: str) -> list[dict[str, str]]:
     """Give the rows in the body of the table with this caption, by heading."""
-    [found] = [each for each in page.iter("table") if (title := each.find("caption")) is not None and caption in text(title)]
+    [found] = [
+        each for each in page.iter("table") if (title := each.find("caption")) is not None and caption in text(title)
+    ]
     headings = [text(cell) for cell in found.iterfind("thead/tr/th")]
     return [
         dict(zip(headings, [text(cell) for cell in row], strict=True))

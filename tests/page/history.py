@@ -44,5 +44,7 @@ SELECT f.snapshot_id, f.schema_name, f.relname, f.link_column, f.mode, f.total, 
             ELSE round((f.total - f.unlinked - f.dangling - f.mismatched - f.tenantless)::numeric / f.total, 4) END,
        f.validated, f.indexed
   FROM figure f
-""".replace("%(days)s", str(days)).replace("%(changing)s", str(changing)).replace("%%", "%"),
+""".replace("%(days)s", str(days))
+        .replace("%(changing)s", str(changing))
+        .replace("%%", "%"),
     )

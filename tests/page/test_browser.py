@@ -20,7 +20,7 @@ from axe_playwright_python.sync_playwright import Axe
 from engine.postgres import Connection
 from page.conftest import write_page
 from page.test_page import EVIL_TABLE, hostile  # noqa: F401  a fixture
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 from servers import lacking
 
 PICTURES = Path(os.environ.get("PYFLOWGUARD_SCREENSHOTS") or Path(__file__).parents[2] / "build" / "screenshots")
@@ -70,14 +70,17 @@ def opened(browser: Browser) -> Open:
         path: Path, size: str = "desk", scheme: Scheme = "light", *, offline: bool = True
     ) -> Iterator[Opened]:
         width, height = SIZES[size]
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, offline=offline
-        )
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, offline=offline)
         page = context.new_page()
         found = Opened(page)
+
+        def dismiss(dialog: Dialog) -> None:
+            found.said.append(f"dialog: {dialog.message}")
+            dialog.dismiss()
+
         page.on("console", lambda message: found.said.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: found.said.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (found.said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("dialog", dismiss)
         page.on("request", lambda request: found.asked.append(request.url))
         page.goto(path.as_uri())
         try:
@@ -103,7 +106,7 @@ class Visitors(ThreadingHTTPServer):
 class _Note(BaseHTTPRequestHandler):
     server: Visitors
 
-    def do_GET(self) -> None:  # noqa: N802  the base class wants it
+    def do_GET(self) -> None:
         self.server.paths.append(self.path)
         self.send_error(404)
 
@@ -122,24 +125,12 @@ def visitors() -> Iterator[Visitors]:
         thread.join()
 
 
-@pytest.fixture(scope="module")
-def written(
-    demo_db: str, large_db: str, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
-    """Write the pages of the report's database and of the one with fifty links and a year."""
-    directory = tmp_path_factory.mktemp("pages")
-    paths = {name: directory / f"{name}.html" for name in ("demo", "large")}
-    write_page(demo_db, paths["demo"])
-    write_page(large_db, paths["large"])
-    return paths
-
-
 @pytest.mark.parametrize("which", ["demo", "large"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-def test_a_page_is_shown(opened: Open, written: dict[str, Path], which: str, size: str, scheme: Scheme) -> None:
+def test_a_page_is_shown(opened: Open, pages: dict[str, Path], which: str, size: str, scheme: Scheme) -> None:
     """It says nothing on the console, asks for nothing, is no wider than the window, and everybody can read it."""
-    with opened(written[which], size, scheme) as shown:
+    with opened(pages[which], size, scheme) as shown:
         PICTURES.mkdir(parents=True, exist_ok=True)
         shown.page.screenshot(path=PICTURES / f"{which}-{size}-{scheme}.png", full_page=True)
         assert shown.ask("document.documentElement.scrollWidth") <= SIZES[size][0]
@@ -157,7 +148,7 @@ def test_a_page_is_shown(opened: Open, written: dict[str, Path], which: str, siz
         assert (brightness(text) < brightness(paper)) == (scheme == "light")
 
         assert shown.said == []
-        assert [address for address in shown.asked if address != "data:,"] == [written[which].as_uri()]
+        assert [address for address in shown.asked if address != "data:,"] == [pages[which].as_uri()]
         result = Axe().run(shown.page)
         assert result.violations_count == 0, result.generate_report()
 
@@ -167,15 +158,17 @@ def brightness(colour: str) -> int:
 
 
 @pytest.mark.parametrize("which", ["demo", "large"])
-def test_a_page_is_printed(opened: Open, written: dict[str, Path], which: str) -> None:
+def test_a_page_is_printed(opened: Open, pages: dict[str, Path], which: str) -> None:
     """On white, also by who likes it dark; nothing is folded away but the long table behind a chart."""
-    with opened(written[which], "desk", "dark") as shown:
+    with opened(pages[which], "desk", "dark") as shown:
         shown.page.emulate_media(media="print", color_scheme="dark")
         assert shown.colours() == ("rgb(0, 0, 0)", "rgb(255, 255, 255)")
         assert shown.page.locator("nav:visible, summary:visible, .data:visible").count() == 0
         findings = shown.page.locator("#next li")
         assert findings.count() == shown.page.locator("#next li:visible").count() > 0
-        clipped = "[...document.querySelectorAll('.scroll')].filter(e => getComputedStyle(e).overflowX != 'visible').length"
+        clipped = (
+            "[...document.querySelectorAll('.scroll')].filter(e => getComputedStyle(e).overflowX != 'visible').length"
+        )
         assert shown.ask(clipped) == 0
         PICTURES.mkdir(parents=True, exist_ok=True)
         pdf = shown.page.pdf(path=PICTURES / f"{which}.pdf", format="A4")
@@ -183,8 +176,8 @@ def test_a_page_is_printed(opened: Open, written: dict[str, Path], which: str) -
         assert shown.said == []
 
 
-def test_all_can_be_reached_by_keys(opened: Open, written: dict[str, Path]) -> None:
-    with opened(written["large"]) as shown:
+def test_all_can_be_reached_by_keys(opened: Open, pages: dict[str, Path]) -> None:
+    with opened(pages["large"]) as shown:
         shown.page.keyboard.press("Tab")
         assert shown.ask("document.activeElement.textContent") == "Skip to the report"
         shown.page.keyboard.press("Enter")
@@ -196,8 +189,8 @@ def test_all_can_be_reached_by_keys(opened: Open, written: dict[str, Path]) -> N
         assert shown.page.locator("#next details li:visible").count() > 0
 
 
-def test_a_command_is_marked_by_one_click(opened: Open, written: dict[str, Path]) -> None:
-    with opened(written["demo"]) as shown:
+def test_a_command_is_marked_by_one_click(opened: Open, pages: dict[str, Path]) -> None:
+    with opened(pages["demo"]) as shown:
         command = shown.page.locator("#runs code").first
         command.click()
         assert shown.ask("getSelection().toString()") == command.inner_text()
@@ -216,14 +209,14 @@ def test_what_others_wrote_does_nothing(opened: Open, hostile: Connection, tmp_p
 
 @pytest.mark.parametrize("forbidden", [True, False], ids=["with the policy", "without it"])
 def test_the_page_s_own_policy_would_stop_what_slips_through(
-    opened: Open, written: dict[str, Path], tmp_path: Path, visitors: Visitors, forbidden: bool
+    opened: Open, pages: dict[str, Path], tmp_path: Path, visitors: Visitors, forbidden: bool
 ) -> None:
     """As if a table's name had not been escaped; without the policy it does its harm, so that there is harm to do."""
     slipped = f"""
         <script>document.title = 'stolen'</script><img src="{visitors.address}/a.png">
         <style>body {{ background: url({visitors.address}/b.png) }}</style>
         <link rel=stylesheet href="{visitors.address}/c.css"><iframe src="{visitors.address}/"></iframe>"""
-    page = written["demo"].read_text().replace("<main>", f"<main>{slipped}")
+    page = pages["demo"].read_text().replace("<main>", f"<main>{slipped}")
     if not forbidden:
         page = page.replace("Content-Security-Policy", "X-Nothing")
     path = tmp_path / "page.html"
