@@ -16,7 +16,7 @@ CREATE TABLE IF NOT EXISTS flowguard.violation_seen (
   PRIMARY KEY (schema_name, table_name, link_column, row_key, kind)
 );
 COMMENT ON TABLE flowguard.violation_seen IS
-  'When each violation that is still there was first seen by check_all() or repair().';
+  'When each violation that is still there was first seen by check_all(), repair() or snapshot().';
 COMMENT ON COLUMN flowguard.violation_seen.schema_name IS 'Schema of the table at that time.';
 COMMENT ON COLUMN flowguard.violation_seen.table_name IS 'Name of the table at that time.';
 COMMENT ON COLUMN flowguard.violation_seen.link_column IS 'The link.';
@@ -28,13 +28,16 @@ CREATE OR REPLACE FUNCTION flowguard._keys_proved(p_link flowguard.link, OUT wan
   OUT validated integer)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_keys_proved$
 -- The foreign keys that prove a link: how many there should be, are there, and are validated.
+  WITH ours AS MATERIALIZED (
+    SELECT w.name, w.definition FROM flowguard._wanted_keys(p_link) w
+  )
   SELECT count(*)::integer, (count(*) FILTER (WHERE s.present))::integer,
          (count(*) FILTER (WHERE s.validated))::integer
-    FROM (SELECT w.name, w.definition FROM flowguard._wanted_keys(p_link) w
+    FROM (SELECT o.name, o.definition FROM ours o
           UNION ALL
           -- Without tenants the application's own key may be all that is needed.
           SELECT k.conname::text, k.definition FROM flowguard._own_keys(p_link) k
-           WHERE k.kept AND NOT EXISTS (SELECT FROM flowguard._wanted_keys(p_link))) AS w
+           WHERE k.kept AND NOT EXISTS (SELECT FROM ours)) AS w
    CROSS JOIN LATERAL flowguard._key_state(p_link.relation, w.name, w.definition) AS s;
 $_keys_proved$;
 COMMENT ON FUNCTION flowguard._keys_proved(flowguard.link) IS
@@ -252,13 +255,15 @@ COMMENT ON FUNCTION flowguard._violations() IS 'What the view flowguard.violatio
 CREATE OR REPLACE VIEW flowguard.violation AS SELECT * FROM flowguard._violations();
 COMMENT ON VIEW flowguard.violation IS
   'Rows that are not validly linked, computed from the tables: unlinked, ambiguous (more than one master may be '
-  'meant), dangling, mismatched or tenantless, each with the reason, and when check_all() or repair() first saw it.';
+  'meant), dangling, mismatched or tenantless, each with the reason, and when check_all(), repair() or '
+  'snapshot() first saw it.';
 COMMENT ON COLUMN flowguard.violation.relation IS 'The child table.';
 COMMENT ON COLUMN flowguard.violation.link_column IS 'The link.';
 COMMENT ON COLUMN flowguard.violation.row_key IS 'The row''s key, by column.';
 COMMENT ON COLUMN flowguard.violation.kind IS 'unlinked, ambiguous, dangling, mismatched or tenantless.';
 COMMENT ON COLUMN flowguard.violation.reason IS 'Why, rule by rule where rules were asked.';
-COMMENT ON COLUMN flowguard.violation.seen_at IS 'When check_all() or repair() first saw it; NULL where neither has.';
+COMMENT ON COLUMN flowguard.violation.seen_at IS
+  'When check_all(), repair() or snapshot() first saw it; NULL where none has.';
 
 CREATE OR REPLACE FUNCTION flowguard._note_violations(p_links flowguard.link[] DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off AS $_note_violations$
@@ -303,6 +308,18 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_share$
 $_share$;
 COMMENT ON FUNCTION flowguard._share(numeric, numeric) IS 'A part of a whole in percent; 100 of nothing.';
 
+CREATE OR REPLACE FUNCTION flowguard._time_columns(p_link flowguard.link) RETURNS name[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_time_columns$
+  SELECT coalesce(array_agg(a.attname ORDER BY a.attnum), '{}')
+    FROM pg_attribute a
+   WHERE a.attrelid = p_link.relation AND a.attnum > 0 AND NOT a.attisdropped
+     AND a.atttypid IN ('timestamptz'::regtype, 'timestamp'::regtype)
+     AND (a.attname IN ('created_at', 'updated_at')
+          OR a.attname IN (SELECT r.time_column FROM flowguard._rules(p_link) r WHERE r.kind = 'proximity'));
+$_time_columns$;
+COMMENT ON FUNCTION flowguard._time_columns(flowguard.link) IS
+  'The columns whose times every row should have: created_at, updated_at, and those of rules by time.';
+
 CREATE OR REPLACE FUNCTION flowguard._row_health(p_link flowguard.link, OUT tenant_true bigint, OUT complete bigint)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_row_health$
 -- Rows whose tenant is known, is one that exists (as the table's own foreign keys on the tenant columns say), and is
@@ -329,16 +346,10 @@ BEGIN
            WHERE f.contype = 'f' AND f.conrelid = p_link.relation
            GROUP BY f.oid
           HAVING bool_and(a.attname = ANY (p_link.tenant_columns))) AS k;
-  SELECT concat_ws(' AND ', v_tenant,
-                   string_agg(format('c.%I IS NOT NULL', a.attname), ' AND ' ORDER BY a.attnum),
-                   CASE WHEN count(*) FILTER (WHERE a.attname IN ('created_at', 'updated_at')) = 2
+  SELECT concat_ws(' AND ', v_tenant, string_agg(format('c.%I IS NOT NULL', t.name), ' AND ' ORDER BY t.n),
+                   CASE WHEN count(*) FILTER (WHERE t.name IN ('created_at', 'updated_at')) = 2
                      THEN 'c.created_at <= c.updated_at' END)
-    INTO v_complete
-    FROM pg_attribute a
-   WHERE a.attrelid = p_link.relation AND a.attnum > 0 AND NOT a.attisdropped
-     AND a.atttypid IN ('timestamptz'::regtype, 'timestamp'::regtype)
-     AND (a.attname IN ('created_at', 'updated_at')
-          OR a.attname IN (SELECT r.time_column FROM flowguard._rules(p_link) r WHERE r.kind = 'proximity'));
+    INTO v_complete FROM unnest(flowguard._time_columns(p_link)) WITH ORDINALITY AS t (name, n);
   EXECUTE format('SELECT count(*) FILTER (WHERE %s%s%s), count(*) FILTER (WHERE %s) FROM %s', v_tenant, v_exists,
                  ' AND (m IS NULL OR (true' || flowguard._master_match(p_link, 'c', false) || '))', v_complete,
                  flowguard._judged_rows(p_link))
@@ -348,44 +359,68 @@ $_row_health$;
 COMMENT ON FUNCTION flowguard._row_health(flowguard.link) IS
   'Rows whose tenant is consistent with its own table and with the master, and rows that are complete.';
 
-CREATE OR REPLACE FUNCTION flowguard._health()
-RETURNS TABLE (category text, relation regclass, link_column name, score numeric, detail text)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $_health$
--- Each category for each link, in percent. SECURITY DEFINER: figures without rights on the tables.
-  WITH measured AS MATERIALIZED (
-    SELECT l.relation, l.link_column, c.*, h.tenant_true, h.complete, k.wanted AS keys, k.validated AS keys_validated,
-           i.wanted AS indexes, i.present AS indexes_present, t.wanted AS triggers, t.present AS triggers_current
-      FROM flowguard._link_order() l
-     CROSS JOIN LATERAL flowguard._count_links(l) c
-     CROSS JOIN LATERAL flowguard._row_health(l) h
-     CROSS JOIN LATERAL flowguard._keys_proved(l) k
-     CROSS JOIN LATERAL flowguard._indexes_ready(l) i
-     CROSS JOIN LATERAL flowguard._triggers_ready(l) t
-  )
-  SELECT s.category, m.relation, m.link_column, s.score, s.detail
-    FROM measured m
+CREATE OR REPLACE FUNCTION flowguard._readiness(
+  p_link flowguard.link, OUT validated boolean, OUT indexed boolean, OUT score numeric, OUT detail text
+) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_readiness$
+-- Whether keys, indexes, triggers and functions of a link are as they should be, told by the catalog alone.
+  SELECT k.wanted > 0 AND k.validated = k.wanted, i.present = i.wanted,
+         (flowguard._share(i.present, i.wanted)
+          + CASE WHEN k.wanted = 0 THEN 0 ELSE flowguard._share(k.validated, k.wanted) END
+          + flowguard._share(t.present, t.wanted)) / 3,
+         format('%s of %s indexes, %s of %s keys validated, %s of %s triggers and functions current', i.present,
+                i.wanted, k.validated, k.wanted, t.present, t.wanted)
+    FROM flowguard._keys_proved(p_link) k, flowguard._indexes_ready(p_link) i, flowguard._triggers_ready(p_link) t;
+$_readiness$;
+COMMENT ON FUNCTION flowguard._readiness(flowguard.link) IS 'How much of the guard of a link is in place, in percent.';
+
+CREATE OR REPLACE FUNCTION flowguard._link_health(
+  p_link flowguard.link, p_total bigint, p_linked bigint, p_unlinked bigint
+) RETURNS TABLE (category text, score numeric, detail text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_link_health$
+-- The categories of a link whose rows are counted already.
+  SELECT s.category, s.score, s.detail
+    FROM flowguard._row_health(p_link) h
+   CROSS JOIN flowguard._readiness(p_link) r
    CROSS JOIN LATERAL (VALUES
-     ('tenant isolation', flowguard._share(m.tenant_true, m.total),
-      format('%s of %s rows have a known, existing tenant that is their master''s', m.tenant_true, m.total)),
-     ('foreign-key integrity', flowguard._share(m.linked, m.total - m.unlinked),
-      format('%s of %s links are valid', m.linked, m.total - m.unlinked)),
-     ('master-flow linkage', flowguard._share(m.linked, m.total),
-      format('%s of %s rows are validly linked', m.linked, m.total)),
-     ('data quality', flowguard._share(m.complete, m.total),
-      format('%s of %s rows have complete tenant and time columns in order', m.complete, m.total)),
-     ('readiness', (flowguard._share(m.indexes_present, m.indexes)
-                    + CASE WHEN m.keys = 0 THEN 0 ELSE flowguard._share(m.keys_validated, m.keys) END
-                    + flowguard._share(m.triggers_current, m.triggers)) / 3,
-      format('%s of %s indexes, %s of %s keys validated, %s of %s triggers and functions current', m.indexes_present,
-             m.indexes, m.keys_validated, m.keys, m.triggers_current, m.triggers))
-   ) AS s (category, score, detail)
-  UNION ALL
-  -- A link of which a table or a column is gone is as unwell as a link can be.
-  SELECT c.category, l.relation, l.link_column, 0, flowguard._missing(l) || ' is gone'
+     ('tenant isolation', flowguard._share(h.tenant_true, p_total),
+      format('%s of %s rows have a known, existing tenant that is their master''s', h.tenant_true, p_total)),
+     ('foreign-key integrity', flowguard._share(p_linked, p_total - p_unlinked),
+      format('%s of %s links are valid', p_linked, p_total - p_unlinked)),
+     ('master-flow linkage', flowguard._share(p_linked, p_total),
+      format('%s of %s rows are validly linked', p_linked, p_total)),
+     ('data quality', flowguard._share(h.complete, p_total),
+      format('%s of %s rows have complete tenant and time columns in order', h.complete, p_total)),
+     ('readiness', r.score, r.detail)
+   ) AS s (category, score, detail);
+$_link_health$;
+COMMENT ON FUNCTION flowguard._link_health(flowguard.link, bigint, bigint, bigint) IS
+  'Each category of health of a link, in percent.';
+
+CREATE OR REPLACE FUNCTION flowguard._gone_health()
+RETURNS TABLE (category text, relation regclass, link_column name, score numeric, detail text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $_gone_health$
+-- A link of which a table or a column is gone is as unwell as a link can be. SECURITY DEFINER: views call it, for
+-- whoever may read them.
+  SELECT c.category, l.relation, l.link_column, 0::numeric, flowguard._missing(l) || ' is gone'
     FROM flowguard.link l
    CROSS JOIN unnest(ARRAY['tenant isolation', 'foreign-key integrity', 'master-flow linkage', 'data quality',
                            'readiness']) AS c (category)
    WHERE NOT flowguard._is_alive(l);
+$_gone_health$;
+COMMENT ON FUNCTION flowguard._gone_health() IS 'Each category of health for links that are gone: none.';
+
+CREATE OR REPLACE FUNCTION flowguard._health()
+RETURNS TABLE (category text, relation regclass, link_column name, score numeric, detail text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $_health$
+-- Each category for each link, in percent. SECURITY DEFINER: figures without rights on the tables.
+  WITH counted AS MATERIALIZED (
+    SELECT l, c.total, c.linked, c.unlinked
+      FROM flowguard._link_order() l CROSS JOIN LATERAL flowguard._count_links(l) c
+  )
+  SELECT h.category, (c.l).relation, (c.l).link_column, h.score, h.detail
+    FROM counted c CROSS JOIN LATERAL flowguard._link_health(c.l, c.total, c.linked, c.unlinked) h
+  UNION ALL
+  SELECT * FROM flowguard._gone_health();
 $_health$;
 COMMENT ON FUNCTION flowguard._health() IS 'Each category of health for each link, in percent.';
 

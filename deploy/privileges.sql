@@ -13,8 +13,9 @@ BEGIN
     GRANT SELECT ON ALL TABLES IN SCHEMA flowguard TO flowguard_viewer;
     -- A view's functions are called with the rights of whoever reads it.
     GRANT EXECUTE ON FUNCTION flowguard.health_score(), flowguard.check_all(), flowguard.version(),
-      flowguard.explain(regclass, jsonb, name), flowguard._link_status(),
+      flowguard.explain(regclass, jsonb, name), flowguard.score_estimate(), flowguard._link_status(),
                               flowguard._violations(), flowguard._health(), flowguard._round_score(numeric),
+                              flowguard._counted_bytes(), flowguard._measure(bigint), flowguard._gone_health(),
                               flowguard._is_running(flowguard.repair_run)
        TO flowguard_viewer;
     RETURN NEXT 'flowguard_viewer';

@@ -58,6 +58,16 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("link_status", "violation", "explain", "health_category", "health_score", "check_all", "version"),
     ),
     (
+        "Look without counting",
+        "The same figures of tables of any size, in no time: what the catalog proves is not counted.",
+        ("link_estimate", "category_estimate", "score_estimate", "health_estimate"),
+    ),
+    (
+        "Look back",
+        "How health was, snapshot by snapshot.",
+        ("snapshot", "health_history", "link_history", "health_snapshot_category"),
+    ),
+    (
         "Take away",
         "In this order: unguard, drop the link, drop the master. A rule can go alone.",
         ("unguard", "drop_rule", "drop_link", "drop_master"),

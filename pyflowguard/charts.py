@@ -63,8 +63,13 @@ _CONFIG: Spec = {
 }
 
 
-_MONTHS, _DAYS = timedelta(days=60), timedelta(days=2)
-"""A longer time is told by its months, or by its days."""
+_TIMES = (
+    (timedelta(days=60), "%b %Y"),
+    (timedelta(days=3), "%-d %b"),
+    (timedelta(hours=1), "%-d %b %H:%M"),
+    (timedelta(0), "%H:%M:%S"),
+)
+"""How a time is told, by how long all of it is."""
 
 _FLOORS = [Decimal(part) / 100 for part in (99, 98, 95, 90, 80, 70, 60, 50, 40, 30, 20, 10)]
 
@@ -167,7 +172,7 @@ def _link(points: Sequence[Point], lowest: Decimal) -> Spec:
 
 def _time_axis(points: Sequence[Point], ticks: Spec) -> Spec:
     span = points[-1].taken_at - points[0].taken_at
-    form = "%b %Y" if span > _MONTHS else "%-d %b" if span > _DAYS else "%-d %b %H:%M"
+    form = next(form for at_least, form in _TIMES if span >= at_least)
     return {
         "field": "time",
         "type": "temporal",

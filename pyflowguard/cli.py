@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TimeRemainingColumn
 from rich.text import Text
 
-from pyflowguard import __version__, changes, changeset, formats, gate, online, present
+from pyflowguard import __version__, changes, changeset, formats, gate, history, online, present
 from pyflowguard import bundle as bundles
 from pyflowguard import demo as demonstration
 from pyflowguard import discover as discovery
@@ -448,21 +448,58 @@ def discover(
 
 @cli.command()
 @dsn_option
-@click.option("--min-score", type=_Number(0, 100), metavar="SCORE", help="Exit code 1 if the score is below.")
+@click.option("--exact", is_flag=True, help="Count every row, rather than tell what keys and indexes prove.")
+@click.option(
+    "--min-score", type=_Number(0, 100), metavar="SCORE", help="Count, and exit with code 1 if the score is below."
+)
 @click.option(
     "--violations", type=click.IntRange(min=1), metavar="N", help="List up to N rows that are wrong, and why."
 )
 @json_option
 @click.pass_context
-def health(context: click.Context, *, dsn: str, min_score: float | None, violations: int | None, as_json: bool) -> None:
-    """Show how true the links are: score, categories, and counts of each link."""
-    result = links.read_health(dsn, violations=violations or 0, on_notice=_show_notice)
+def health(
+    context: click.Context,
+    *,
+    dsn: str,
+    exact: bool,
+    min_score: float | None,
+    violations: int | None,
+    as_json: bool,
+) -> None:
+    """Show how true the links are: score, categories, and figures of each link.
+
+    A large table is not read: what the catalog proves is not counted, and what nothing proves is said.
+    """
+    # No gate is passed by an estimate.
+    read = links.read_health if exact or min_score is not None else links.read_estimate
+    result = read(dsn, violations=violations or 0, on_notice=_show_notice)
     if as_json:
-        _print_json(asdict(result))
+        _print_json({**asdict(result), "exact": isinstance(result, links.Health)})
     else:
         present.show_health(present.new_console(), result)
     if min_score is not None and links.is_too_low(result.score, min_score):
         context.exit(ExitCode.FINDINGS)
+
+
+@cli.command()
+@dsn_option
+@click.option("--exact", is_flag=True, help="Count every row, rather than tell what keys and indexes prove.")
+@click.option(
+    "--keep",
+    type=_Number(0.001, 100 * 366),
+    default=history.RETENTION.total_seconds() / 86400,
+    show_default=True,
+    metavar="DAYS",
+    help="Remove snapshots that are older.",
+)
+@json_option
+def snapshot(*, dsn: str, exact: bool, keep: float, as_json: bool) -> None:
+    """Write down how health is now, and show what changed since the snapshot before."""
+    taken = history.take_snapshot(dsn, exact=exact, retention=timedelta(days=keep), on_notice=_show_notice)
+    if as_json:
+        _print_json(asdict(taken))
+    else:
+        present.show_snapshot(present.new_console(), taken)
 
 
 @cli.command()

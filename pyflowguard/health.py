@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import psycopg
 from psycopg.rows import class_row
 
 from pyflowguard.database import Connection, NoticeHandler
 from pyflowguard.engine import VIEWER, engine, notice_no_link
+
+_T = TypeVar("_T")
 
 Level: TypeAlias = Literal["ERROR", "WARN", "INFO"]
 
@@ -63,6 +66,30 @@ class LinkStatus:
 
 
 @dataclass(frozen=True)
+class LinkEstimate:
+    """A row of flowguard.link_estimate: what is neither proved nor counted is None, and `unproved` says why.
+
+    Of a table that was counted (not `estimated`) it is what flowguard.link_status would say.
+    """
+
+    relation: str
+    link_column: str
+    mode: str
+    total: int | None
+    linked: int | None
+    unlinked: int | None
+    dangling: int | None
+    mismatched: int | None
+    tenantless: int | None
+    coverage: Decimal | None
+    validated: bool
+    indexed: bool
+    guarded: bool
+    estimated: bool
+    unproved: list[str]
+
+
+@dataclass(frozen=True)
 class Category:
     """A row of flowguard.health_category: its score from 0 to 100, its weight, and what keeps it below 100."""
 
@@ -95,6 +122,16 @@ class Health:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """The health of all links as the catalog proves it: what flowguard.link_estimate and its like tell, in no time."""
+
+    score: Decimal
+    categories: tuple[Category, ...]
+    links: tuple[LinkEstimate, ...]
+    violations: tuple[Violation, ...]
+
+
+@dataclass(frozen=True)
 class Finding:
     """A row of flowguard.check_all(): something that is not as it should be, and what to do about it.
 
@@ -122,6 +159,10 @@ SELECT relation::text, link_column, mode, total, linked, unlinked, dangling, mis
  ORDER BY relation::text, link_column
 """
 
+_DECIMALS = frozenset({"score", "weight", "coverage"})
+
+_ESTIMATE = "SELECT score, categories, links FROM flowguard.health_estimate"
+
 _VIOLATIONS = """
 SELECT relation::text, link_column, row_key, kind, reason, seen_at
   FROM flowguard.violation
@@ -137,30 +178,64 @@ SELECT name, level, relation, description, detail, remedy, cache_key, amount
 
 
 def read_health(dsn: str = "", *, violations: int = 0, on_notice: NoticeHandler | None = None) -> Health:
-    """Read score, categories and counts, all of one moment, and up to so many `violations`.
+    """Count score, categories and figures, all of one moment, and read up to so many `violations`.
 
     Raises EngineMissing, StatementFailed (row security would hide rows, say), and what connecting raises.
     """
+    with _reading(dsn, on_notice) as connection:
+        return health_in(connection, violations=violations)
+
+
+def read_estimate(dsn: str = "", *, violations: int = 0, on_notice: NoticeHandler | None = None) -> Estimate:
+    """Read what the catalog proves of score, categories and figures, and up to so many `violations`, which are counted.
+
+    Raises what read_health() raises.
+    """
+    with _reading(dsn, on_notice) as connection:
+        row = connection.execute(_ESTIMATE).fetchone()
+        assert row is not None  # noqa: S101 - the view has one row
+        listed = _read_violations(connection, violations)
+    score, categories, links = row
+    return Estimate(
+        score,
+        tuple(_from_json(Category, category) for category in categories),
+        tuple(_from_json(LinkEstimate, link) for link in links),
+        listed,
+    )
+
+
+def _from_json(kind: type[_T], row: dict[str, Any]) -> _T:
+    """Make one of the database's rows that came as JSON; a number with decimals is read as what it was written as."""
+    return kind(**{name: Decimal(str(row[name])) if name in _DECIMALS and row[name] is not None else row[name]
+                   for name in row})  # fmt: skip
+
+
+@contextmanager
+def _reading(dsn: str, on_notice: NoticeHandler | None) -> Iterator[Connection]:
+    """Open the engine for a transaction in which all is of one moment."""
     with engine(dsn, action="reading the health of links", role=VIEWER, on_notice=on_notice) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
         with connection.transaction():
             notice_no_link(connection, on_notice)
-            return health_in(connection, violations=violations)
+            yield connection
 
 
 def health_in(connection: Connection, *, violations: int = 0) -> Health:
-    """Read the health of links in a transaction that the caller has begun."""
+    """Count what read_health() reads, in a transaction that the caller has begun."""
     score = _read_score(connection)
     with connection.cursor(row_factory=class_row(Category)) as cursor:
         categories = cursor.execute(_CATEGORIES).fetchall()
     with connection.cursor(row_factory=class_row(LinkStatus)) as links_cursor:
         links = links_cursor.execute(_LINKS).fetchall()
-    listed: list[Violation] = []
-    if violations:
-        with connection.cursor(row_factory=class_row(Violation)) as violations_cursor:
-            listed = violations_cursor.execute(_VIOLATIONS, [violations]).fetchall()
-    return Health(score, tuple(categories), tuple(links), tuple(listed))
+    return Health(score, tuple(categories), tuple(links), _read_violations(connection, violations))
+
+
+def _read_violations(connection: Connection, limit: int) -> tuple[Violation, ...]:
+    if not limit:
+        return ()
+    with connection.cursor(row_factory=class_row(Violation)) as cursor:
+        return tuple(cursor.execute(_VIOLATIONS, [limit]).fetchall())
 
 
 def check(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from rich import box
@@ -14,7 +15,8 @@ from rich.text import Text
 
 from pyflowguard.discover import Link, Master, Proposal, counted, links_of, quoted
 from pyflowguard.gate import Verdict
-from pyflowguard.health import Finding, Health, Level, LinkStatus, Violation
+from pyflowguard.health import Estimate, Finding, Health, Level, LinkEstimate, LinkStatus, Violation
+from pyflowguard.history import Snapshot
 from pyflowguard.online import Guarded, ModeSet, Planned
 from pyflowguard.repair import Outcome, Part, Preview, Run, Undone
 
@@ -42,6 +44,8 @@ _LOCKING = re.compile(
 
 _WORD = re.compile(rf"(?: {_QUOTED} | [^\s\"'] )+", re.VERBOSE)
 
+_ALMOST = Decimal("0.999")
+
 _STYLES: dict[Level, str] = {"ERROR": "bold red", "WARN": "yellow", "INFO": "cyan"}
 
 
@@ -61,12 +65,16 @@ def new_table(*headings: str, right: Sequence[str] = ()) -> Table:
     return table
 
 
-def show_health(console: Console, health: Health) -> None:
-    """Show score, categories with what keeps them below 100, links, and violations if they were asked for."""
+def show_health(console: Console, health: Health | Estimate) -> None:
+    """Show score, categories with what keeps them below 100, links, and violations if they were asked for.
+
+    Of an estimate it says what is told by proof, what is not proved, and what counts it.
+    """
     if not health.links:
         console.print("There is nothing to measure.")
         return
-    console.print(Text(f"Health score {health.score} of 100", style="bold"))
+    estimated = [link for link in health.links if isinstance(link, LinkEstimate) and link.estimated]
+    console.print(Text(f"Health score {'about ' if estimated else ''}{health.score} of 100", style="bold"))
     console.print()
     table = new_table("category", "score", "what is left to fix", right=["score"])
     for category in health.categories:
@@ -74,28 +82,72 @@ def show_health(console: Console, health: Health) -> None:
     console.print(table)
     console.print()
     show_links(console, health.links)
+    if estimated:
+        console.print()
+        console.print(
+            "~ is an estimate; 0 dangling and mismatched rows beside it are what keys prove; ? is not proved."
+        )
+        console.print("--exact counts every row, and finds what was written past the keys.")
     if health.violations:
         console.print()
         show_violations(console, health.violations)
 
 
-def show_links(console: Console, links: Sequence[LinkStatus]) -> None:
-    """Show how many rows of each link are what."""
+def show_links(console: Console, links: Sequence[LinkStatus | LinkEstimate]) -> None:
+    """Show how many rows of each link are what; what is neither proved nor counted is a question mark."""
     figures = ("rows", "linked", "unlinked", "dangling", "mismatched", "coverage")
     table = new_table("link", "mode", *figures, "guard", right=figures)
     for link in links:
+        about = "~" if isinstance(link, LinkEstimate) and link.estimated else ""
+        wrong = None if link.mismatched is None or link.tenantless is None else link.mismatched + link.tenantless
         table.add_row(
             link.relation if link.link_column == "master_flow_id" else f"{link.relation}.{link.link_column}",
             link.mode,
-            *(str(count) for count in (link.total, link.linked, link.unlinked, link.dangling)),
-            str(link.mismatched + link.tenantless),
-            f"{100 * link.coverage:.1f} %",
+            *(_figure(count, about) for count in (link.total, link.linked)),
+            *(_figure(count) for count in (link.unlinked, link.dangling, wrong)),
+            _percent(link.coverage, "<= " if link.linked is None else ""),
             guard_state(link),
         )
     console.print(table)
 
 
-def guard_state(link: LinkStatus) -> str:
+def _figure(count: int | None, about: str = "") -> str:
+    return "?" if count is None else f"{about}{count}"
+
+
+def _percent(share: Decimal | None, bound: str = "") -> str:
+    """Give a share in percent; 100.0 is kept for what is whole."""
+    return "?" if share is None else f"{bound}{share if share == 1 else min(share, _ALMOST):.1%}".replace("%", " %")
+
+
+def show_snapshot(console: Console, snapshot: Snapshot) -> None:
+    """Show the score and the links of a snapshot, and what changed since the one before."""
+    change = "the first" if snapshot.score_change is None else f"{snapshot.score_change:+} since the one before"
+    kind = "counted" if snapshot.exact else "estimated"
+    console.print(f"Snapshot {snapshot.snapshot_id}: health score {snapshot.score} of 100, {kind}, {change}.")
+    if not snapshot.links:
+        return
+    console.print()
+    figures = ("rows", "linked", "change", "unlinked", "change ", "coverage")
+    table = new_table("link", *figures, right=figures)
+    for link in snapshot.links:
+        table.add_row(
+            f"{link.schema_name}.{link.table_name}.{link.link_column}",
+            _figure(link.total, "~" if link.estimated else ""),
+            _figure(link.linked, "~" if link.estimated else ""),
+            _change(link.linked_change),
+            _figure(link.unlinked),
+            _change(link.unlinked_change),
+            _percent(link.coverage, "<= " if link.linked is None else ""),
+        )
+    console.print(table)
+
+
+def _change(count: int | None) -> str:
+    return "" if count is None else f"{count:+}" if count else "0"
+
+
+def guard_state(link: LinkStatus | LinkEstimate) -> str:
     """Say in two words how far a link is guarded."""
     if not link.guarded:
         return "none"

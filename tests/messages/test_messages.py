@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from messages import guarding, registering, repairing, writing
+from messages import guarding, measuring, registering, repairing, writing
 from messages.sites import Site
 from messages.stage import Case, play
 
-CASES = [*registering.CASES, *guarding.CASES, *writing.CASES, *repairing.CASES]
+CASES = [*registering.CASES, *guarding.CASES, *writing.CASES, *repairing.CASES, *measuring.CASES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

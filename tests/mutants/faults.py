@@ -29,6 +29,8 @@ REPAIR_BY_TIME = "tests/repair/test_by_time.py"
 RENAMES = "tests/survival/test_renames.py"
 DUMPS = "tests/survival/test_dumps.py"
 LOGICAL = "tests/survival/test_logical_replication.py"
+ESTIMATE = "tests/health/test_estimate.py"
+HISTORY = "tests/health/test_history.py"
 
 
 @dataclass(frozen=True)
@@ -910,6 +912,54 @@ SURVIVING = [
     ),
 ]
 
+MEASURING = [
+    Fault(
+        name="estimate: a key with a NULL in it proves",
+        breaks="Rows without a tenant, which MATCH SIMPLE passes over, are told as proved.",
+        design="6",
+        file="estimate.sql",
+        find="IF p_key.confmatchtype <> 'f' AND v_columns <> '{}' THEN",
+        replace="IF p_key.confmatchtype = 'f' AND v_columns <> '{}' THEN",
+        tests=(f"{ESTIMATE}::test_what_is_not_proved_is_named_and_not_guessed",),
+    ),
+    Fault(
+        name="estimate: a disabled key proves",
+        breaks="What is written while a key's triggers are disabled is told as proved.",
+        design="6",
+        file="estimate.sql",
+        find="WHERE t.tgenabled NOT IN ('O', 'A')",
+        replace="WHERE t.tgenabled NOT IN ('O', 'A', 'D')",
+        tests=(f"{ESTIMATE}::test_a_gap_in_the_proof_is_named",),
+    ),
+    Fault(
+        name="estimate: old statistics choose how unlinked rows are counted",
+        breaks="A large table is read as a whole where it was analysed before its rows were linked.",
+        design="6",
+        file="estimate.sql",
+        find="SET enable_seqscan = off SET enable_bitmapscan = off",
+        replace="SET enable_bitmapscan = off",
+        tests=(f"{ESTIMATE}::test_old_statistics_do_not_let_the_table_be_read",),
+    ),
+    Fault(
+        name="estimate: what is not proved is all right",
+        breaks="100.0 is told of what nobody has counted.",
+        design="6",
+        file="estimate.sql",
+        find="CASE WHEN r_proof.quality IS NULL THEN 100 ELSE 99.9 END",
+        replace="100::numeric",
+        tests=(f"{ESTIMATE}::test_100_only_where_nothing_is_left_to_fix_or_to_prove",),
+    ),
+    Fault(
+        name="history: an estimate is compared with a count",
+        breaks="The change of a snapshot is that between two ways to measure.",
+        design="5",
+        file="history.sql",
+        find="PARTITION BY s.exact, l.schema_name",
+        replace="PARTITION BY l.schema_name",
+        tests=(f"{HISTORY}::test_like_is_compared_with_like",),
+    ),
+]
+
 FAULTS = [
     PROOF,
     *BY_TIME,
@@ -923,4 +973,5 @@ FAULTS = [
     *PARTITIONED,
     *REPAIRING,
     *SURVIVING,
+    *MEASURING,
 ]

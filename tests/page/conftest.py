@@ -58,10 +58,9 @@ def demo_db(databases: Databases, report_template: str) -> Iterator[str]:
         named = make_conninfo(dsn, options="-c search_path=migration,public")
         changes.deploy(named, to="report/links")
         with psycopg.connect(named, autocommit=True) as connection:
-            run(connection, (Path(__file__).parent / "temporary_history.sql").read_text())
-        changes.deploy(named)
-        with psycopg.connect(named, autocommit=True) as connection:
-            write_history(connection, 2, changing=3)
+            run(connection, "SELECT flowguard.snapshot(exact => true)")
+            changes.deploy(named)
+            run(connection, "SELECT flowguard.snapshot(exact => true)")
         yield named
 
 
@@ -70,7 +69,6 @@ def large_db(databases: Databases, engine_template: str) -> Iterator[str]:
     """Give a database with fifty links, some with rows that are wrong, and a snapshot for each day of a year."""
     with databases.new(engine_template) as dsn:
         with psycopg.connect(dsn, autocommit=True) as connection:
-            run(connection, (Path(__file__).parent / "temporary_history.sql").read_text())
             run(connection, _LARGE)
             write_history(connection, DAYS, changing=30)
         yield dsn

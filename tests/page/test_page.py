@@ -280,7 +280,6 @@ def test_who_may_only_look_may_make_a_page(
 @pytest.fixture
 def history(app: Connection) -> Connection:
     """The small application with a history of forty days."""
-    run(app, (Path(__file__).parent / "temporary_history.sql").read_text())
     write_history(app, 40, changing=2)
     return app
 
@@ -347,9 +346,8 @@ def test_of_many_snapshots_none_that_was_low_is_lost(history: Connection) -> Non
 
 
 def test_one_snapshot_is_no_trend(app: Connection, make_page: MakePage) -> None:
-    run(app, (Path(__file__).parent / "temporary_history.sql").read_text())
     assert "There is no snapshot yet." in text(section(parse(make_page(dsn_of(app))), "trend"))
-    write_history(app, 1, changing=0)
+    run(app, "SELECT flowguard.snapshot()")
     assert "A trend needs two." in text(section(parse(make_page(dsn_of(app))), "trend"))
 
 
@@ -412,7 +410,6 @@ def hostile(db: Connection) -> Connection:
     run(db, "SELECT flowguard.add_master('flow', 'id', '{tenant}')")
     run(db, "SELECT flowguard.add_link(%s::regclass, %s, on_orphan => 'keep')", quoted["table"], EVIL_COLUMN)
     run(db, "SELECT flowguard.guard(%s::regclass, %s)", quoted["table"], EVIL_COLUMN)
-    run(db, (Path(__file__).parent / "temporary_history.sql").read_text())
     write_history(db, 20, changing=1)
     run(db, "CALL flowguard.repair(note => %s)", EVIL_NOTE)
     run(db, "SELECT flowguard.bypass(%s)", EVIL_NOTE)

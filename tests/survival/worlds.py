@@ -79,6 +79,9 @@ BOOKS = (
     "quarantined_row",
     "privileged_transaction",
     "violation_seen",
+    "health_snapshot",
+    "health_snapshot_link",
+    "health_snapshot_category",
 )
 """Tables of the engine."""
 
@@ -93,6 +96,7 @@ def build_odd(connection: Connection) -> None:
     guard_all(connection)
     run(connection, "SELECT flowguard.set_mode(%s, 'enforce', %s)", *ENFORCED)
     run(connection, "SELECT flowguard.bypass('a look at the past')")
+    run(connection, "SELECT flowguard.snapshot()")
 
 
 def guard_all(connection: Connection) -> None:
