@@ -40,7 +40,7 @@ DETAILS = 3
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 _NEXT_UNIT = 10240
 
-_MARKDOWN = re.compile(r"[\\`*_\[\]#|~]")
+_MARKDOWN = re.compile(r"[\\`*\[\]#|~]|(?<![^\W_])_|_(?![^\W_])")
 """What may be more than text in the middle of a line; with a backslash before it, it is not."""
 
 
