@@ -274,6 +274,25 @@ def test_who_may_only_look_may_make_a_page(
     assert "50 of 53 rows are unlinked" in make_page(viewer)
 
 
+def test_drift_is_what_the_doctor_finds(app: Connection, make_page: MakePage) -> None:
+    """Where the engine has one; else the page says that it has none."""
+    run(app, 'ALTER TABLE parent DISABLE TRIGGER "~flowguard_parent_flow_insert"')
+    page = parse(make_page(dsn_of(app)))
+    if one(app, "SELECT to_regprocedure('flowguard.doctor()')") is None:
+        assert "This engine has no flowguard.doctor()" in text(section(page, "drift"))
+        return
+    found = rows(app, "SELECT relation, description, remedy, safe FROM flowguard.doctor()")
+    assert any("parent" in relation for relation, *_ in found)
+    shown = section(page, "drift").findall(".//li")
+    assert len(shown) == len(found)
+    said_of = {text(item.findall("pre")[0]): text(item) for item in shown}
+    for _, description, remedy, safe in found:
+        line = said_of[" ".join(remedy.split())]
+        assert ("safe to fix" in line) is safe
+        assert description in line or sum(remedy == other for *_, other, _ in found) > 1
+    assert "Something is wrong" in text(section(page, "health"))
+
+
 # --- Over time
 
 
