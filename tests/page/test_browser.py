@@ -200,7 +200,8 @@ def test_a_command_is_marked_by_one_click(opened: Open, pages: dict[str, Path]) 
 def test_what_others_wrote_does_nothing(opened: Open, hostile: Connection, tmp_path: Path) -> None:  # noqa: F811
     path = tmp_path / "page.html"
     write_page(hostile.info.dsn, path)
-    with opened(path) as shown:
+    with opened(path, "phone") as shown:
+        assert shown.ask("document.documentElement.scrollWidth") <= SIZES["phone"][0]
         assert EVIL_TABLE in shown.page.locator("#violations").inner_text()
         shown.page.wait_for_timeout(200)
         assert shown.said == []

@@ -414,8 +414,8 @@ def test_all_is_given_only_where_nothing_is_missing() -> None:
 EVIL_TABLE = "<script>alert(1)</script>"
 EVIL_COLUMN = '"><img src=x onerror=alert(2)>'
 EVIL_KEY = "</td></table><script>alert(3)</script> | `*_[x](javascript:alert(3))"
-EVIL_LINK = "&lt;'\"></title><svg onload=alert(4)>`"
-EVIL_NOTE = "</style><iframe src=https://evil.example></iframe> ``` <!-- "
+EVIL_LINK = f"{'x' * 200}&lt;'\"></title><svg onload=alert(4)>`"
+EVIL_NOTE = f"{'y' * 200}</style><iframe src=https://evil.example></iframe> ``` <!-- "
 
 
 @pytest.fixture
