@@ -223,6 +223,8 @@ def run(console: Console, variant: Variant, deploying: Deploying, on_end: Callab
 
         _heading(console, "3. After it")
         after = _read_state(dsn)
+        if on_end is not None:
+            _take_snapshot(dsn)
         results = _read_results(dsn, before, after, scripts)
         _show_results(console, results, checks)
         _show_links(console, results)
@@ -244,7 +246,6 @@ def run(console: Console, variant: Variant, deploying: Deploying, on_end: Callab
         _heading(console, "5. What is left to do")
         show_findings(console, check(dsn))
         if on_end is not None:
-            _take_snapshot(dsn)
             on_end(dsn)
     return _conclude(console, checks, time.monotonic() - start)
 
