@@ -18,8 +18,9 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-demo: $(VENV)/.server
-	@$(VENV)/bin/pyflowguard demo
+# DEMO passes options on: make demo DEMO='--variant translatable', DEMO='--report demo.html' (the page about its links).
+demo: $(VENV)/.demo
+	@$(VENV)/bin/pyflowguard demo $(DEMO)
 
 # What is generated of the documentation: the SQL reference, and what the commands in documents print.
 docs: $(VENV)/.dev
@@ -67,8 +68,8 @@ released: $(VENV)/.dev
 clean:
 	rm -rf $(VENV) build dist
 
-# The demonstration needs the package and a server, which is quicker to install than what tests and linters need.
-$(VENV)/.server $(VENV)/.dev: $(VENV)/.%: pyproject.toml
+# The demonstration needs the package, a server and what its page needs, which is quicker to install than what tests and linters need.
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "PyFlowGuard needs Python 3.10 or later: no $(PYTHON) found. Try: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "PyFlowGuard needs Python 3.10 or later: $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }

@@ -28,9 +28,10 @@ from pyflowguard import discover as discovery
 from pyflowguard import doctor as drift
 from pyflowguard import health as links
 from pyflowguard import repair as repairs
+from pyflowguard import report as reports
 from pyflowguard.database import Notice
 from pyflowguard.engine import UNDERSTOOD
-from pyflowguard.errors import ExitCode, FlowguardError, writing
+from pyflowguard.errors import ExitCode, ExtraMissing, FlowguardError, writing
 from pyflowguard.plan import Change, Mode
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -272,12 +273,7 @@ def adopt(
 def bundle(*, directory: Path | None, since: str | None, to: str | None, backwards: bool, output: Path | None) -> None:
     """Write the whole roll-out, or the way back, as one .sql file to be reviewed and run by psql."""
     write = bundles.bundle_revert if backwards else bundles.bundle_deploy
-    text = write(since=since, to=to, directory=directory)
-    if output is None:
-        click.echo(text, nl=False)
-    else:
-        with writing(output):
-            output.write_text(text, encoding="utf-8")
+    _write_text(write(since=since, to=to, directory=directory), output)
 
 
 @cli.command()
@@ -940,6 +936,42 @@ def undo(*, dsn: str, run_id: int, max_rows: int | None, batch_size: int, as_jso
 
 
 @cli.command()
+@dsn_option
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Default: standard output."
+)
+@click.option("--format", "form", type=click.Choice(["html", "markdown", "json"]), help="Default: html.")
+@click.option(
+    "--violations",
+    type=click.IntRange(min=0),
+    default=reports.VIOLATIONS,
+    show_default=True,
+    metavar="N",
+    help="About so many rows that are wrong, with the reason; with 0 none is looked for.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
+def report(*, dsn: str, output: Path | None, form: str | None, violations: int, as_json: bool) -> None:
+    """Write one page about all links: score, coverage, trend, violations, runs, drift, costs, and what to do next."""
+    if as_json and form not in {None, "json"}:
+        raise click.UsageError("--json is short for --format json; give one of the two.")
+    write = _writer_of_reports("json" if as_json else form or "html")
+    _write_text(write(reports.read_report(dsn, violations=violations, on_notice=_show_notice)), output)
+
+
+def _writer_of_reports(form: str) -> Callable[[reports.Report], str]:
+    if form == "json":
+        return lambda read: _as_json(asdict(read)) + "\n"
+    try:
+        from pyflowguard import page  # noqa: PLC0415 - it needs what only the extra installs
+    except ModuleNotFoundError as error:
+        raise ExtraMissing(
+            f"A report in {form} cannot be written: the package {error.name} is not installed.",
+            hint="pip install 'pyflowguard[report]', or let it be written as JSON (--json).",
+        ) from error
+    return page.as_html if form == "html" else page.as_markdown
+
+
+@cli.command()
 @click.option(
     "--variant",
     type=click.Choice(demonstration.VARIANTS),
@@ -947,10 +979,24 @@ def undo(*, dsn: str, run_id: int, max_rows: int | None, batch_size: int, as_jso
     show_default=True,
     help="What the 11 wrong links hold: keys of masters that are gone, or the wrong key of one that is there.",
 )
+@click.option(
+    "--report",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write what `pyflowguard report` gives in the end to FILE.",
+)
 @click.pass_context
-def demo(context: click.Context, *, variant: demonstration.Variant) -> None:
+def demo(context: click.Context, *, variant: demonstration.Variant, path: Path | None) -> None:
     """Show clean-up and guard on the report's database, on a throw-away PostgreSQL that leaves nothing behind."""
-    if not demonstration.run(present.new_console(), variant, lambda: _Progress(quiet=False).shown()):
+    write = _writer_of_reports("html") if path else None  # what it needs is asked for before anything begins
+
+    def on_end(dsn: str) -> None:
+        if write is not None:
+            _write_text(write(reports.read_report(dsn)), path)
+
+    progress = _Progress(quiet=False)
+    if not demonstration.run(present.new_console(), variant, progress.shown, on_end if path else None):
         context.exit(ExitCode.FINDINGS)
 
 
@@ -1077,8 +1123,21 @@ def _step(step: online.Step) -> dict[str, Any]:
     return {**asdict(step.link), **asdict(step.planned), "seconds": step.seconds, "tries": step.tries}
 
 
+def _write_text(text: str, path: Path | None) -> None:
+    """Write a text to a file, or on standard output."""
+    if path is None:
+        click.echo(text, nl=False)
+    else:
+        with writing(path):
+            path.write_text(text, encoding="utf-8")
+
+
 def _print_json(data: object) -> None:
-    click.echo(json.dumps(data, indent=2, default=_json_value))
+    click.echo(_as_json(data))
+
+
+def _as_json(data: object) -> str:
+    return json.dumps(data, indent=2, default=_json_value)
 
 
 def _json_value(value: object) -> object:

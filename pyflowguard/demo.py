@@ -184,6 +184,8 @@ _COUNT_LEGACY = "SELECT num_nonnulls(to_regclass('migration.data_import_sessions
 
 _COUNT_ARCHIVED = "SELECT count(*) FROM flowguard_archive.data_import_sessions"
 
+_SNAPSHOT = "SELECT flowguard.snapshot(exact => true)"
+
 _REPAIRED = """
 SELECT coalesce(sum(linked), 0)::bigint AS linked, coalesce(sum(translated), 0)::bigint AS translated,
        coalesce(sum(quarantined), 0)::bigint AS quarantined, (SELECT count(*) FROM flowguard.quarantine) AS held
@@ -191,8 +193,12 @@ SELECT coalesce(sum(linked), 0)::bigint AS linked, coalesce(sum(translated), 0):
 """
 
 
-def run(console: Console, variant: Variant, deploying: Deploying) -> bool:
-    """Run the demonstration on a server of its own, and say whether every figure is as the job requires."""
+def run(console: Console, variant: Variant, deploying: Deploying, on_end: Callable[[str], None] | None = None) -> bool:
+    """Run the demonstration on a server of its own, and say whether every figure is as the job requires.
+
+    `on_end` is called with the connection string of the report's database before the server ends; for that, snapshots
+    of its health are taken before and after.
+    """
     start = time.monotonic()
     checks = Checks()
     with throwaway_server() as server:
@@ -209,12 +215,16 @@ def run(console: Console, variant: Variant, deploying: Deploying) -> bool:
         _heading(console, "1. Before the clean-up")
         before = _read_state(dsn)
         _show_before(console, before)
+        if on_end is not None:
+            _take_snapshot(dsn)
 
         _heading(console, "2. Deploying the clean-up and the guard")
         _deploy(dsn, deploying)
 
         _heading(console, "3. After it")
         after = _read_state(dsn)
+        if on_end is not None:
+            _take_snapshot(dsn)
         results = _read_results(dsn, before, after, scripts)
         _show_results(console, results, checks)
         _show_links(console, results)
@@ -235,6 +245,8 @@ def run(console: Console, variant: Variant, deploying: Deploying) -> bool:
 
         _heading(console, "5. What is left to do")
         show_findings(console, check(dsn))
+        if on_end is not None:
+            on_end(dsn)
     return _conclude(console, checks, time.monotonic() - start)
 
 
@@ -280,6 +292,11 @@ def _read_state(dsn: str) -> State:
         row = connection.execute(_COUNT_LEGACY).fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM has one row
     return State(health, row[0])
+
+
+def _take_snapshot(dsn: str) -> None:
+    with connect(dsn) as connection, readable_errors("taking a snapshot of health"):
+        connection.execute(_SNAPSHOT)
 
 
 def _show_before(console: Console, before: State) -> None:

@@ -108,6 +108,10 @@ class EngineUnfit(FlowguardError):
     """The engine in DATABASE is of VERSION; this command understands others, which it names."""
 
 
+class ExtraMissing(FlowguardError):
+    """WHAT WAS ASKED FOR cannot be done: the package NAME, of an extra, is not installed."""
+
+
 class EngineMissing(FlowguardError):
     """DATABASE has no PyFlowGuard engine, or only a part of it."""
 

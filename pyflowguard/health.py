@@ -183,12 +183,7 @@ def read_health(dsn: str = "", *, violations: int = 0, on_notice: NoticeHandler 
     Raises EngineMissing, StatementFailed (row security would hide rows, say), and what connecting raises.
     """
     with _reading(dsn, on_notice) as connection:
-        score = _read_score(connection)
-        with connection.cursor(row_factory=class_row(Category)) as cursor:
-            categories = cursor.execute(_CATEGORIES).fetchall()
-        with connection.cursor(row_factory=class_row(LinkStatus)) as links_cursor:
-            links = links_cursor.execute(_LINKS).fetchall()
-        return Health(score, tuple(categories), tuple(links), _read_violations(connection, violations))
+        return health_in(connection, violations=violations)
 
 
 def read_estimate(dsn: str = "", *, violations: int = 0, on_notice: NoticeHandler | None = None) -> Estimate:
@@ -226,6 +221,16 @@ def _reading(dsn: str, on_notice: NoticeHandler | None) -> Iterator[Connection]:
             yield connection
 
 
+def health_in(connection: Connection, *, violations: int = 0) -> Health:
+    """Count what read_health() reads, in a transaction that the caller has begun."""
+    score = _read_score(connection)
+    with connection.cursor(row_factory=class_row(Category)) as cursor:
+        categories = cursor.execute(_CATEGORIES).fetchall()
+    with connection.cursor(row_factory=class_row(LinkStatus)) as links_cursor:
+        links = links_cursor.execute(_LINKS).fetchall()
+    return Health(score, tuple(categories), tuple(links), _read_violations(connection, violations))
+
+
 def _read_violations(connection: Connection, limit: int) -> tuple[Violation, ...]:
     if not limit:
         return ()
@@ -240,17 +245,20 @@ def check(
 
     Lets the database note when each violation was first seen. Raises what read_health() raises.
     """
-    with (
-        engine(dsn, action="checking the links", role=VIEWER, on_notice=on_notice) as connection,
-        connection.cursor(row_factory=class_row(Finding)) as cursor,
-    ):
+    with engine(dsn, action="checking the links", role=VIEWER, on_notice=on_notice) as connection:
         notice_no_link(connection, on_notice)
-        findings = cursor.execute(_FINDINGS).fetchall()
+        findings = list(findings_in(connection))
         if min_score is not None:
             score = _read_score(connection)
             if is_too_low(score, min_score):
                 findings.insert(0, _score_finding(score, min_score))
     return tuple(findings)
+
+
+def findings_in(connection: Connection) -> tuple[Finding, ...]:
+    """List what is not as it should be, the worst first; in a transaction that is read only nothing is noted."""
+    with connection.cursor(row_factory=class_row(Finding)) as cursor:
+        return tuple(cursor.execute(_FINDINGS).fetchall())
 
 
 def _read_score(connection: Connection) -> Decimal:

@@ -29,11 +29,17 @@ def squeezed(text: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def shown(command: Run) -> dict[str, list[str]]:
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a directory for the pages about the links of each variant."""
+    return tmp_path_factory.mktemp("pages")
+
+
+@pytest.fixture(scope="module")
+def shown(command: Run, pages: Path) -> dict[str, list[str]]:
     """Run both variants; their lines."""
     lines: dict[str, list[str]] = {}
     for variant in demo.VARIANTS:
-        result = command("demo", "--variant", variant)
+        result = command("demo", "--variant", variant, "--report", pages / f"{variant}.html")
         assert result.returncode == 0, result
         assert "\x1b" not in result.stdout
         assert all(line.startswith(("NOTICE: ", "HINT: ")) for line in result.stderr.splitlines())
@@ -94,6 +100,15 @@ def test_the_guard_is_shown_at_work(shown: dict[str, list[str]], variant: str) -
     ):
         assert expected in text
     assert re.search(r"\nAll \d+ figures checked are as the job requires\.", text)
+
+
+@pytest.mark.parametrize("variant", demo.VARIANTS)
+def test_the_page_has_health_before_and_after(shown: dict[str, list[str]], pages: Path, variant: str) -> None:
+    page = (pages / f"{variant}.html").read_text()
+    [scores] = [line for line in shown[variant] if line.startswith("Database health score")]
+    before, after = scores.split()[4::2]
+    assert "2 exact snapshots" in page
+    assert f"Line chart of the health score: {before} at first, {before} at the lowest, {after} at last." in page
 
 
 def test_the_transcript_in_the_readme_is_what_is_printed(shown: dict[str, list[str]]) -> None:

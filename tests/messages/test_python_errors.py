@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ import pytest
 from changesets import ChangeSets
 from engine.postgres import one, run
 
+import pyflowguard
 from pyflowguard import changes, database, errors, plan, repair, server
+from pyflowguard.cli import cli
 from pyflowguard.errors import ExitCode, FlowguardError
 
 Scenario = Callable[["Ground"], None]
@@ -217,6 +220,27 @@ def has_no_programs_of_a_server(ground: Ground) -> None:
         server.throwaway_server(bindir=ground.directory),
     ):
         pass
+
+
+@scenario(errors.ExtraMissing)
+def wants_a_page_without_what_writes_it(ground: Ground) -> None:
+    page = ground.directory / "page.html"
+    arguments = ["report", "--dsn", ground.engine, "-o", str(page)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "jinja2", None)
+        patch.delitem(sys.modules, "pyflowguard.page", raising=False)
+        patch.delattr(pyflowguard, "page", raising=False)
+        with raised(
+            errors.ExtraMissing,
+            ExitCode.FAILED,
+            "A report in html cannot be written: the package jinja2 is not installed.",
+            "HINT:  pip install 'pyflowguard[report]'",
+        ):
+            cli.main(arguments, standalone_mode=False)
+        assert not page.exists()
+        cli.main([*arguments, "--json"], standalone_mode=False)
+    cli.main(arguments, standalone_mode=False)
+    assert page.read_text().startswith("<!DOCTYPE html>")
 
 
 @scenario(errors.EngineMissing)

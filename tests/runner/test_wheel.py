@@ -59,6 +59,7 @@ def test_the_wheel_holds_package_and_change_sets(built: Path) -> None:
     expected = {f"pyflowguard/changesets/{name}" for name in tracked("deploy", "revert", "verify", "sql")}
     expected |= {"pyflowguard/changesets/sqitch.plan", "pyflowguard/changesets/sqitch.conf", "pyflowguard/py.typed"}
     expected |= {f"pyflowguard/{file.name}" for file in (REPOSITORY / "pyflowguard").glob("*.py")}
+    expected |= {f"pyflowguard/templates/{name}" for name in ("report.css", "report.html", "report.md")}
     assert expected <= names
     assert {name.split("/")[0] for name in names} == {"pyflowguard", f"pyflowguard-{__version__}.dist-info"}
 
