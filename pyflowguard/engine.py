@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import psycopg
 
-from pyflowguard.database import Connection, Notice, NoticeHandler, connect, readable_errors
+from pyflowguard.database import Connection, Notice, NoticeHandler, connect, readable_errors, time_limit
 from pyflowguard.errors import EngineMissing, StatementFailed, UsageError
 
 _MEANT_NOTHING = frozenset({"FG104", "FG107", "FG201"})
@@ -47,16 +48,24 @@ _FIND_TABLE = "SELECT pg_catalog.to_regclass(%s)::pg_catalog.text, pg_catalog.cu
 
 @contextmanager
 def engine(
-    dsn: str, *, action: str, role: str | None = None, on_notice: NoticeHandler | None = None
+    dsn: str,
+    *,
+    action: str,
+    role: str | None = None,
+    limit: timedelta | None = None,
+    on_notice: NoticeHandler | None = None,
 ) -> Iterator[Connection]:
     """Open an autocommit connection to a database in which the engine is deployed.
 
-    `role` is the one of the engine's that is enough for the action, if ownership is not needed for it.
+    `role` is the one of the engine's that is enough for the action, if ownership is not needed for it; `limit` how long
+    the database may take to say that the engine is there.
     In the block, what PostgreSQL refuses is raised as UsageError where the request itself was wrong, else as
     StatementFailed. Raises EngineMissing, and what connecting raises.
     """
     with connect(dsn, on_notice=on_notice) as connection, readable_errors(action), _plain_words(connection, role):
-        if connection.execute(_ENGINE_IS_THERE).fetchone() != (True,):
+        with time_limit(connection, limit):
+            is_there = connection.execute(_ENGINE_IS_THERE).fetchone() == (True,)
+        if not is_there:
             raise EngineMissing(
                 f'The engine is not deployed in database "{connection.info.dbname}".',
                 detail="There is no function flowguard.version().",

@@ -4,6 +4,7 @@ BEGIN;
 
 DROP FUNCTION IF EXISTS flowguard.version();
 DROP FUNCTION IF EXISTS flowguard.check_all();
+DROP FUNCTION IF EXISTS flowguard._findings(jsonb);
 DROP FUNCTION IF EXISTS flowguard._left_tables();
 DROP FUNCTION IF EXISTS flowguard.health_score();
 DROP VIEW IF EXISTS flowguard.health_category;

@@ -26,6 +26,7 @@ SELECT 'flowguard._round_score(numeric)'::regprocedure;
 SELECT 'flowguard.health_category'::regclass;
 SELECT 'flowguard.health_score()'::regprocedure;
 SELECT 'flowguard._left_tables()'::regprocedure;
+SELECT 'flowguard._findings(jsonb)'::regprocedure;
 SELECT 'flowguard.check_all()'::regprocedure;
 SELECT 'flowguard.version()'::regprocedure;
 
