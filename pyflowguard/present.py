@@ -439,7 +439,7 @@ _EVENT_STYLES: dict[Kind, str] = {
 
 def event_line(event: Event) -> str:
     """Give what happened, and when, in a line."""
-    return f"{event.at.isoformat(timespec='milliseconds')} {event.kind}: {event.text}".replace("\n", " ")
+    return f"{event.at.isoformat(timespec='milliseconds')} {event.kind}: {' '.join(event.text.split())}"
 
 
 def watch_view(seen: Seen, events: Sequence[Event], height: int) -> RenderableType:
@@ -447,7 +447,7 @@ def watch_view(seen: Seen, events: Sequence[Event], height: int) -> RenderableTy
     parts: list[RenderableType] = [
         Text.assemble(
             (f"{seen.database}  {seen.at:%H:%M:%S} UTC  ", "bold"),
-            f"score {seen.score:.1f}, {seen.violations} rows wrong, {count_findings(seen.findings).lower()}",
+            f"score {seen.score:.1f}, wrong rows: {seen.violations}, {count_findings(seen.findings).lower()}",
         )
     ]
     if seen.problem is not None:
@@ -473,7 +473,7 @@ def _one_line(text: Text) -> Text:
 def _watch_table(links: Sequence[Watched]) -> Table:
     figures = ("rows", "writes/s", "coverage", "wrong", "in 1 min")
     table = new_table("link", "mode", *figures, "guard", right=figures)
-    for link in sorted(links, key=lambda link: (-(link.wrong or 0), link.coverage or 0, link.relation)):
+    for link in sorted(links, key=lambda link: (-link.wrong, link.coverage or 0, link.relation)):
         about = "~" if link.estimated else ""
         table.add_row(
             link.relation if link.link_column == "master_flow_id" else f"{link.relation}.{link.link_column}",
@@ -481,7 +481,7 @@ def _watch_table(links: Sequence[Watched]) -> Table:
             _figure(link.total, about),
             "" if link.writes is None else f"{link.writes:.1f}",
             "?" if link.coverage is None else f"{'<= ' if link.linked is None else ''}{100 * link.coverage:.2f} %",
-            Text(_figure(link.wrong), style="bold red" if link.wrong else ""),
+            Text(str(link.wrong), style="bold red" if link.wrong else ""),
             _change(link.change),
             "yes" if link.guarded else "no",
         )

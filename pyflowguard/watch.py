@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -68,7 +68,7 @@ class Event:
 class Watched:
     """What is known of a link: its figures as flowguard.link_estimate tells them, and how they change.
 
-    `wrong` are rows that are not validly linked, None where that is not known. `writes` are rows inserted and updated
+    `wrong` are rows of which it is known that they are not validly linked. `writes` are rows inserted and updated
     in a second, `change` is how many more are wrong than a minute ago; None where there is nothing to compare with yet.
     """
 
@@ -77,7 +77,7 @@ class Watched:
     mode: str
     total: int | None
     linked: int | None
-    wrong: int | None
+    wrong: int
     coverage: float | None
     estimated: bool
     guarded: bool
@@ -222,7 +222,7 @@ class _Watcher:
             "violations": sum(len(rows) for rows in self.rows.values()),
             "findings": len(self.findings),
         }
-        text = "watching {links} links of database {database}: {violations} rows are wrong, {findings} findings"
+        text = "watching {links} links of database {database}: wrong rows: {violations}, findings: {findings}"
         return [Event(_now(), "start", text.format_map(data), data)]
 
     def look_again(self, connection: Connection) -> list[Event]:
@@ -291,6 +291,9 @@ class _Watcher:
         while figures.read_at - self.past[0].read_at > _WINDOW:
             self.past.popleft()
         self.score = figures.score
+        for link, figure in figures.links.items():
+            known = sum(figure[name] or 0 for name in ("unlinked", "dangling", "mismatched", "tenantless"))
+            figure["wrong"] = max(known, len(self.rows.get(link, ())))
         self.links = tuple(_watched(link, figures, self.past[0]) for link in figures.links)
         before, self.findings = self.findings, figures.findings
         events = [
@@ -409,20 +412,13 @@ def _read_figures(connection: Connection) -> _Figures:
 def _watched(link: _Link, figures: _Figures, then: _Figures) -> Watched:
     figure = figures.links[link]
     written, written_then = figures.written.get(link), then.written.get(link)
-    wrong, wrong_then = _wrong(figure), _wrong(then.links.get(link, {}))
     writes = change = None
-    if then is not figures:
+    if then is not figures and link in then.links:
         if written is not None and written_then is not None and written >= written_then:
             writes = (written - written_then) / (figures.read_at - then.read_at)
-        if wrong is not None and wrong_then is not None:
-            change = wrong - wrong_then
-    names = ("relation", "link_column", "mode", "total", "linked", "coverage", "estimated", "guarded")
-    return Watched(**{name: figure[name] for name in names}, wrong=wrong, writes=writes, change=change)
-
-
-def _wrong(figure: Mapping[str, Any]) -> int | None:
-    total, linked = figure.get("total"), figure.get("linked")
-    return None if total is None or linked is None else total - linked
+        change = figure["wrong"] - then.links[link]["wrong"]
+    names = ("relation", "link_column", "mode", "total", "linked", "wrong", "coverage", "estimated", "guarded")
+    return Watched(**{name: figure[name] for name in names}, writes=writes, change=change)
 
 
 def _violation(connection: Connection, link: _Link, row: _Row, *, explain: bool) -> Event:
