@@ -53,6 +53,28 @@ $_look$;
 COMMENT ON FUNCTION flowguard._look(boolean, bigint) IS
   'Rows that are not validly linked, as far as they are found in no time, or all; and of each link how far that is.';
 
+CREATE OR REPLACE FUNCTION flowguard._told_findings(p_told jsonb)
+RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text,
+               amount bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_told_findings$
+-- What check_all() finds, with rows as told, and what doctor() finds, without a word to whoever listens; each once.
+DECLARE
+  v_keys text[] := '{}';
+BEGIN
+  FOR name, level, relation, description, detail, remedy, cache_key, amount IN
+    SELECT * FROM flowguard._findings(p_told)
+  LOOP
+    v_keys := v_keys || cache_key;
+    RETURN NEXT;
+  END LOOP;
+  IF to_regprocedure('flowguard._diagnose()') IS NOT NULL THEN
+    RETURN QUERY EXECUTE 'SELECT d.name, d.level, d.relation, d.description, d.detail, d.remedy, d.cache_key, d.amount '
+                         'FROM flowguard._diagnose() d WHERE d.cache_key <> ALL ($1)' USING v_keys;
+  END IF;
+END;
+$_told_findings$;
+COMMENT ON FUNCTION flowguard._told_findings(jsonb) IS 'What check_all() and doctor() find, with rows as told.';
+
 CREATE OR REPLACE FUNCTION flowguard._overview(
   p_exact boolean DEFAULT false, OUT score numeric, OUT categories jsonb, OUT links jsonb, OUT findings jsonb
 ) LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $_overview$
@@ -79,7 +101,7 @@ CREATE OR REPLACE FUNCTION flowguard._overview(
             FROM measured m),
          (SELECT coalesce(jsonb_agg(to_jsonb(f) ORDER BY array_position('{ERROR,WARN,INFO}', f.level), f.relation,
                                     f.name, f.cache_key), '[]')
-            FROM flowguard._findings((
+            FROM flowguard._told_findings((
                    SELECT coalesce(jsonb_object_agg(m.relation::oid || ':' || m.link_column, to_jsonb(m)), '{}')
                      FROM measured m)) f);
 $_overview$;
@@ -93,7 +115,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET r
 AS $_finding_estimate$
 -- SECURITY DEFINER: for flowguard_viewer, without rights on the tables.
   SELECT f.*
-    FROM flowguard._findings((
+    FROM flowguard._told_findings((
            SELECT coalesce(jsonb_object_agg(m.relation::oid || ':' || m.link_column, to_jsonb(m)), '{}')
              FROM flowguard._measure() m)) f;
 $_finding_estimate$;
@@ -101,8 +123,8 @@ COMMENT ON FUNCTION flowguard._finding_estimate() IS 'What the view flowguard.fi
 
 CREATE OR REPLACE VIEW flowguard.finding_estimate AS SELECT * FROM flowguard._finding_estimate();
 COMMENT ON VIEW flowguard.finding_estimate IS
-  'As flowguard.check_all(), in no time: rows are counted and estimated as flowguard.link_estimate does, and rows that '
-  'it does not know of are not told. Notes nothing.';
+  'As flowguard.check_all() and doctor(), in no time: rows are counted and estimated as flowguard.link_estimate does, '
+  'and rows that it does not know of are not told. Notes nothing, and notifies nobody.';
 COMMENT ON COLUMN flowguard.finding_estimate.name IS 'What kind of finding it is.';
 COMMENT ON COLUMN flowguard.finding_estimate.level IS 'ERROR, WARN or INFO.';
 COMMENT ON COLUMN flowguard.finding_estimate.relation IS 'The table that it is about; NULL where it is about none.';

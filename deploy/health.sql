@@ -551,7 +551,8 @@ BEGIN
                     CASE WHEN v_about THEN 'about ' || coalesce(r_count.total::text, '?')
                          ELSE r_count.total::text END, x.what),
              (SELECT string_agg(w.row_key::text, ', ') FROM (
-                SELECT y.row_key FROM flowguard._wrong_rows(r_link) y WHERE NOT v_about AND y.kind = x.kind LIMIT 5) AS w)
+                SELECT y.row_key FROM flowguard._wrong_rows(r_link) y
+                 WHERE NOT v_about AND y.kind = x.kind LIMIT 5) AS w)
                || CASE WHEN x.rows > 5 THEN ', …' ELSE '' END,
              x.remedy, x.name || v_key, x.rows::bigint
         FROM (VALUES

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import signal
 import sys
 import threading
 from collections import deque
@@ -54,7 +55,7 @@ def _address(text: str) -> tuple[str, int]:
     """Read HOST:PORT; click's usage error for anything else."""
     host, _, port = text.rpartition(":")
     if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > _LAST_PORT:
-        raise click.BadParameter(f"{text!r} is not HOST:PORT, such as 127.0.0.1:9187.", param_hint="--listen")
+        raise click.BadParameter(f"{text!r} is not HOST:PORT, such as 127.0.0.1:9897.", param_hint="--listen")
     return host.strip("[]"), int(port)
 
 
@@ -912,7 +913,7 @@ def _event_json(event: watching.Event) -> str:
 
 @cli.command()
 @dsn_option
-@click.option("--listen", type=_address, metavar="HOST:PORT", help="Serve them over HTTP there; [::1]:9187 for IPv6.")
+@click.option("--listen", type=_address, metavar="HOST:PORT", help="Serve them over HTTP there; [::1]:9897 for IPv6.")
 @click.option(
     "-o",
     "--output",
@@ -946,9 +947,11 @@ def metrics(*, dsn: str, listen: tuple[str, int] | None, output: Path | None, ex
         telling.write(collector, output)
     elif listen is not None:
         host, port = listen
+        is_over = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: is_over.set())  # by which a service is ended
         with telling.serving(collector, host, port) as bound, suppress(KeyboardInterrupt):
             click.echo(f"Listening on {bound}.", err=True)
-            threading.Event().wait()
+            is_over.wait()
 
 
 @cli.command()

@@ -222,7 +222,7 @@ class _Watcher:
             "violations": sum(len(rows) for rows in self.rows.values()),
             "findings": len(self.findings),
         }
-        text = "watching {links} links of database {database}: wrong rows: {violations}, findings: {findings}"
+        text = "database {database}, links: {links}, wrong rows: {violations}, findings: {findings}"
         return [Event(_now(), "start", text.format_map(data), data)]
 
     def look_again(self, connection: Connection) -> list[Event]:

@@ -200,7 +200,7 @@ def test_a_file_says_when_nothing_is_known(command: Run, well: Connection, tmp_p
 
 def test_what_cannot_be_meant_is_said(command: Run, engine_db: str, tmp_path: Path) -> None:
     assert "directory" in failure(command("metrics", "--dsn", engine_db, "-o", tmp_path / "none" / "a.prom"), 2)
-    for arguments in ([], ["--listen", "127.0.0.1:1", "-o", "x"], ["--listen", "9187"], ["--listen", "a:70000"]):
+    for arguments in ([], ["--listen", "127.0.0.1:1", "-o", "x"], ["--listen", "9897"], ["--listen", "a:70000"]):
         result = command("metrics", *arguments)
         assert (result.returncode, result.stdout) == (2, ""), arguments
         assert "--listen" in result.stderr

@@ -46,8 +46,8 @@ IS_UNLINKED = "UPDATE child SET flow = NULL WHERE id = 21"
 @pytest.mark.usefixtures("well")
 def test_a_violation_is_told_within_two_seconds(start_watch: Start, engine_db: str, intruder: Connection) -> None:
     watching = start_watch(engine_db)
-    _, line = watching.wait_for("start: watching 5 links")
-    assert ": wrong rows: 0, findings: 0" in line
+    _, line = watching.wait_for("start: database ", ", links: 5, ")
+    assert ", wrong rows: 0, findings: 0" in line
     for statement, parts in (
         (DANGLES, ('violation: public.parent.flow {"id": 10} is dangling: flow = 77 is no id of public.flow',)),
         (IS_UNLINKED, ('violation: public.child.flow {"id": 21} is unlinked: rule 1: row 11 of public.parent',)),
@@ -73,7 +73,7 @@ def test_what_is_there_at_the_beginning_is_counted(start_watch: Start, engine_db
     run(well, "INSERT INTO probe VALUES (1, 1, NULL, now()), (2, 1, NULL, now())")
     watching = start_watch(engine_db)
     _, line = watching.wait_for("start:")
-    assert ": wrong rows: 2, findings: 1" in line
+    assert ", wrong rows: 2, findings: 1" in line
     assert watching.rest(2) == []
 
 
@@ -141,7 +141,7 @@ def test_the_viewer_may_watch(start_watch: Start, engine_db: str, intruder: Conn
     try:
         run(intruder, "GRANT flowguard_viewer TO onlooker; SELECT flowguard.grant_roles()")
         watching = start_watch(make_conninfo(engine_db, user="onlooker"))
-        watching.wait_for("start: watching 5 links")
+        watching.wait_for("start: database ", ", links: 5, ")
         run(intruder, DANGLES)
         watching.wait_for('violation: public.parent.flow {"id": 10} is dangling: flow = 77 is no id')
         watching.kill()
