@@ -153,6 +153,7 @@ def watch(dsn: str = "", *, interval: timedelta = INTERVAL) -> Generator[Seen, N
         while True:
             try:
                 with engine(dsn, action="watching the links", role=VIEWER, limit=TIMEOUT) as connection:
+                    connection.prepare_threshold = None  # a pooler may give each look to another session
                     if connection.execute(_MAY_LISTEN).fetchone() == (True,):
                         connection.execute("LISTEN flowguard")
                     while True:

@@ -18,9 +18,10 @@ import pytest
 from acceptance.command import Run, failure
 from alarms.relay import relay
 from alarms.watching import COMMAND, Watching
-from engine.postgres import Connection, one, run
+from engine.postgres import Connection, one, rows, run
 from engine.tables import create, guard, register
 from faults.mortal import mortal
+from neighbours.test_pooler import pooler
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from servers import chosen_bindir
@@ -233,6 +234,18 @@ def test_a_server_that_hangs_is_given_up(engine_db: str, well: Connection, monke
             assert _look_until(looks, "back").problem is None
         finally:
             os.kill(backend, signal.SIGCONT)
+
+
+def test_it_watches_through_a_pooler_that_lends_a_session_for_a_transaction(
+    well: Connection, intruder: Connection, tool: Callable[[str], str]
+) -> None:
+    with pooler(tool("pgbouncer"), well) as dsn, closing(watch.watch(dsn, interval=timedelta(seconds=0.1))) as looks:
+        for _ in range(12):  # psycopg prepares what is run for the sixth time, in a session that may be another's then
+            assert next(looks).problem is None
+        with psycopg.connect(dsn, autocommit=True, prepare_threshold=None) as other:
+            assert rows(other, "SELECT name FROM pg_prepared_statements") == []
+        run(intruder, DANGLES)
+        assert _look_until(looks, "violation", "is dangling").violations == 1
 
 
 # --- Tables that are too large to be read in no time

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from conftest import TestPostgresql
 
 AsRole = Callable[[str, str], str]
-AFTER_LEDGER = ("history", "estimate", "preview", "health", "repair", "diagnosis", "guard", "compiler")
+AFTER_LEDGER = ("alarms", "history", "estimate", "preview", "health", "repair", "diagnosis", "guard", "compiler")
 
 
 def says(said: Said, text: str) -> None:
@@ -162,7 +162,7 @@ def test_links_that_were_guarded_during_the_revert_stop_it(world: Callable[[str]
         passes(owner, "revert/privileges.sql")
         for table in ("parent", "child"):
             run(owner, "SELECT flowguard.guard(%s::regclass, 'flow')", table)
-        for name in ("history", "estimate", "preview", "health", "repair", "diagnosis"):
+        for name in ("alarms", "history", "estimate", "preview", "health", "repair", "diagnosis"):
             passes(owner, f"revert/{name}.sql")
         said = tell(hear_script(owner, "revert/guard.sql"), "still guarded")
         says(said, GUARDED)
