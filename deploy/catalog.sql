@@ -61,12 +61,16 @@ CREATE OR REPLACE FUNCTION flowguard._column(
   p_relation regclass, p_column name,
   OUT type oid, OUT type_name text, OUT type_sql text, OUT not_null boolean
 ) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_column$
--- Type (a domain's base type), its name, and whether NOT NULL is declared. Raises FG102 where there is no such column.
+-- Type (a domain's base type), its name, and whether NOT NULL is declared and, from PostgreSQL 18 on, validated. Raises
+-- FG102 where there is no such column.
 DECLARE
   v_base oid;
 BEGIN
   SELECT a.atttypid, format_type(a.atttypid, a.atttypmod), flowguard._type_sql(a.atttypid, a.atttypmod),
-         a.attnotnull OR (t.typtype = 'd' AND t.typnotnull)
+         a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint n
+                                       WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND n.conkey = ARRAY[a.attnum]
+                                         AND NOT n.convalidated)
+           OR (t.typtype = 'd' AND t.typnotnull)
     INTO type, type_name, type_sql, not_null
     FROM pg_attribute a
     JOIN pg_type t ON t.oid = a.atttypid

@@ -331,20 +331,6 @@ $_measure$;
 COMMENT ON FUNCTION flowguard._measure(bigint) IS
   'Each link with its figures and categories, counted up to a size of its table, else told by what proves them.';
 
-CREATE OR REPLACE FUNCTION flowguard._estimated_health()
-RETURNS TABLE (category text, relation regclass, link_column name, score numeric, detail text)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
-AS $_estimated_health$
--- As flowguard._health(), by what proves it. SECURITY DEFINER: figures without rights on the tables.
-  SELECT s.category, m.relation, m.link_column, s.score, s.detail
-    FROM flowguard._measure() m
-   CROSS JOIN LATERAL unnest(m.categories, m.scores, m.details) AS s (category, score, detail)
-  UNION ALL
-  SELECT * FROM flowguard._gone_health();
-$_estimated_health$;
-COMMENT ON FUNCTION flowguard._estimated_health() IS
-  'Each category of health for each link, in percent, by what proves it.';
-
 CREATE OR REPLACE VIEW flowguard.link_estimate AS
   SELECT m.relation, m.link_column, m.mode, m.total, m.linked, m.unlinked, m.dangling, m.mismatched, m.tenantless,
          m.coverage, m.validated, m.indexed, m.guarded, m.estimated, m.unproved
@@ -380,16 +366,42 @@ COMMENT ON COLUMN flowguard.link_estimate.estimated IS
 COMMENT ON COLUMN flowguard.link_estimate.unproved IS
   'Of each figure that is NULL or an estimate, why nothing proves it; empty where all is proved or counted.';
 
+CREATE OR REPLACE VIEW flowguard.health_estimate AS
+  WITH measured AS MATERIALIZED (
+    SELECT * FROM flowguard._measure()
+  ), health AS MATERIALIZED (
+    SELECT s.category, m.relation, m.link_column, s.score, s.detail
+      FROM measured m CROSS JOIN LATERAL unnest(m.categories, m.scores, m.details) AS s (category, score, detail)
+    UNION ALL
+    SELECT * FROM flowguard._gone_health()
+  ), category AS MATERIALIZED (
+    SELECT c.n, c.name, coalesce(avg(h.score), 100) AS score,
+           coalesce(string_agg(format('%s.%s: %s', h.relation, h.link_column, h.detail), '; ' ORDER BY h.score,
+                               h.relation::text) FILTER (WHERE h.score < 100), 'nothing to fix') AS detail
+      FROM unnest(ARRAY['tenant isolation', 'foreign-key integrity', 'master-flow linkage', 'data quality',
+                        'readiness']) WITH ORDINALITY AS c (name, n)
+      LEFT JOIN health h ON h.category = c.name
+     GROUP BY c.n, c.name
+  )
+  SELECT (SELECT flowguard._round_score(avg(c.score)) FROM category c) AS score,
+         (SELECT jsonb_agg(jsonb_build_object('category', c.name, 'score', flowguard._round_score(c.score),
+                                              'weight', 0.2, 'detail', c.detail) ORDER BY c.n)
+            FROM category c) AS categories,
+         (SELECT coalesce(jsonb_agg(to_jsonb(m) - '{categories,scores,details}'::text[]
+                                    || jsonb_build_object('relation', m.relation::text)
+                                    ORDER BY m.relation::text, m.link_column), '[]')
+            FROM measured m) AS links;
+COMMENT ON VIEW flowguard.health_estimate IS
+  'In one row what flowguard.link_estimate, flowguard.category_estimate and score_estimate() tell, of one moment and '
+  'found once: for whoever wants all three.';
+COMMENT ON COLUMN flowguard.health_estimate.score IS 'The score, as score_estimate() gives it.';
+COMMENT ON COLUMN flowguard.health_estimate.categories IS 'An array of the rows of flowguard.category_estimate.';
+COMMENT ON COLUMN flowguard.health_estimate.links IS 'An array of the rows of flowguard.link_estimate.';
+
 CREATE OR REPLACE VIEW flowguard.category_estimate AS
-  SELECT c.category, flowguard._round_score(coalesce(avg(h.score), 100)) AS score, 0.2 AS weight,
-         coalesce(string_agg(format('%s.%s: %s', h.relation, h.link_column, h.detail), '; ' ORDER BY h.score,
-           h.relation::text)
-                    FILTER (WHERE h.score < 100), 'nothing to fix') AS detail
-    FROM unnest(ARRAY['tenant isolation', 'foreign-key integrity', 'master-flow linkage', 'data quality', 'readiness'])
-         WITH ORDINALITY AS c (category, n)
-    LEFT JOIN flowguard._estimated_health() h ON h.category = c.category
-   GROUP BY c.category, c.n
-   ORDER BY c.n;
+  SELECT c.category, c.score, c.weight, c.detail
+    FROM flowguard.health_estimate e
+   CROSS JOIN LATERAL jsonb_to_recordset(e.categories) AS c (category text, score numeric, weight numeric, detail text);
 COMMENT ON VIEW flowguard.category_estimate IS
   'As flowguard.health_category, by flowguard.link_estimate: a link of which something is not proved counts 99.9 in '
   'that category at most, 100 only where all is proved or counted.';
@@ -403,9 +415,7 @@ COMMENT ON COLUMN flowguard.category_estimate.detail IS
 
 CREATE OR REPLACE FUNCTION flowguard.score_estimate() RETURNS numeric
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $score_estimate$
--- The mean over links of each category, then the mean of the five.
-  SELECT flowguard._round_score(coalesce(avg(c.score), 100))
-    FROM (SELECT avg(h.score) AS score FROM flowguard._estimated_health() h GROUP BY h.category) AS c;
+  SELECT e.score FROM flowguard.health_estimate e;
 $score_estimate$;
 COMMENT ON FUNCTION flowguard.score_estimate() IS
 'The health of all links as flowguard.category_estimate tells it: what is known to be wrong is deducted, what is not

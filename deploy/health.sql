@@ -28,13 +28,16 @@ CREATE OR REPLACE FUNCTION flowguard._keys_proved(p_link flowguard.link, OUT wan
   OUT validated integer)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_keys_proved$
 -- The foreign keys that prove a link: how many there should be, are there, and are validated.
+  WITH ours AS MATERIALIZED (
+    SELECT w.name, w.definition FROM flowguard._wanted_keys(p_link) w
+  )
   SELECT count(*)::integer, (count(*) FILTER (WHERE s.present))::integer,
          (count(*) FILTER (WHERE s.validated))::integer
-    FROM (SELECT w.name, w.definition FROM flowguard._wanted_keys(p_link) w
+    FROM (SELECT o.name, o.definition FROM ours o
           UNION ALL
           -- Without tenants the application's own key may be all that is needed.
           SELECT k.conname::text, k.definition FROM flowguard._own_keys(p_link) k
-           WHERE k.kept AND NOT EXISTS (SELECT FROM flowguard._wanted_keys(p_link))) AS w
+           WHERE k.kept AND NOT EXISTS (SELECT FROM ours)) AS w
    CROSS JOIN LATERAL flowguard._key_state(p_link.relation, w.name, w.definition) AS s;
 $_keys_proved$;
 COMMENT ON FUNCTION flowguard._keys_proved(flowguard.link) IS
@@ -259,7 +262,7 @@ COMMENT ON COLUMN flowguard.violation.link_column IS 'The link.';
 COMMENT ON COLUMN flowguard.violation.row_key IS 'The row''s key, by column.';
 COMMENT ON COLUMN flowguard.violation.kind IS 'unlinked, ambiguous, dangling, mismatched or tenantless.';
 COMMENT ON COLUMN flowguard.violation.reason IS 'Why, rule by rule where rules were asked.';
-COMMENT ON COLUMN flowguard.violation.seen_at IS 
+COMMENT ON COLUMN flowguard.violation.seen_at IS
   'When check_all(), repair() or snapshot() first saw it; NULL where none has.';
 
 CREATE OR REPLACE FUNCTION flowguard._note_violations(p_links flowguard.link[] DEFAULT NULL) RETURNS void
@@ -395,8 +398,9 @@ COMMENT ON FUNCTION flowguard._link_health(flowguard.link, bigint, bigint, bigin
 
 CREATE OR REPLACE FUNCTION flowguard._gone_health()
 RETURNS TABLE (category text, relation regclass, link_column name, score numeric, detail text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_gone_health$
--- A link of which a table or a column is gone is as unwell as a link can be.
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $_gone_health$
+-- A link of which a table or a column is gone is as unwell as a link can be. SECURITY DEFINER: views call it, for
+-- whoever may read them.
   SELECT c.category, l.relation, l.link_column, 0::numeric, flowguard._missing(l) || ' is gone'
     FROM flowguard.link l
    CROSS JOIN unnest(ARRAY['tenant isolation', 'foreign-key integrity', 'master-flow linkage', 'data quality',

@@ -13,7 +13,8 @@ CREATE TABLE IF NOT EXISTS flowguard.health_snapshot (
   score       numeric     NOT NULL
 );
 CREATE INDEX IF NOT EXISTS health_snapshot_taken_at ON flowguard.health_snapshot (taken_at);
-COMMENT ON TABLE flowguard.health_snapshot IS 'Snapshots of health, written by flowguard.snapshot().';
+COMMENT ON TABLE flowguard.health_snapshot IS
+  'Snapshots of health, written by snapshot(); read it through the view flowguard.health_history.';
 COMMENT ON COLUMN flowguard.health_snapshot.snapshot_id IS 'Number of the snapshot.';
 COMMENT ON COLUMN flowguard.health_snapshot.taken_at IS 'When it was taken.';
 COMMENT ON COLUMN flowguard.health_snapshot.taken_by IS 'Who took it.';
@@ -41,7 +42,7 @@ CREATE TABLE IF NOT EXISTS flowguard.health_snapshot_link (
 );
 COMMENT ON TABLE flowguard.health_snapshot_link IS
   'The figures of each link in a snapshot, as flowguard.link_estimate tells them, or, of an exact one, '
-  'flowguard.link_status.';
+  'flowguard.link_status; read it through the view flowguard.link_history.';
 COMMENT ON COLUMN flowguard.health_snapshot_link.snapshot_id IS 'The snapshot.';
 COMMENT ON COLUMN flowguard.health_snapshot_link.schema_name IS 'Schema of the table at that time.';
 COMMENT ON COLUMN flowguard.health_snapshot_link.table_name IS 'Name of the table at that time.';

@@ -60,12 +60,12 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Look without counting",
         "The same figures of tables of any size, in no time: what the catalog proves is not counted.",
-        ("link_estimate", "category_estimate", "score_estimate", "finding_estimate"),
+        ("link_estimate", "category_estimate", "score_estimate", "health_estimate", "finding_estimate"),
     ),
     (
         "Look back",
         "How health was, snapshot by snapshot.",
-        ("snapshot", "health_history", "link_history"),
+        ("snapshot", "health_history", "link_history", "health_snapshot_category"),
     ),
     (
         "Take away",

@@ -470,10 +470,7 @@ def discover(
 @dsn_option
 @click.option("--exact", is_flag=True, help="Count every row, rather than tell what keys and indexes prove.")
 @click.option(
-    "--min-score",
-    type=_Number(0, 100),
-    metavar="SCORE",
-    help="Exit code 1 if the score is below; as --exact, it counts.",
+    "--min-score", type=_Number(0, 100), metavar="SCORE", help="Count, and exit with code 1 if the score is below."
 )
 @click.option(
     "--violations", type=click.IntRange(min=1), metavar="N", help="List up to N rows that are wrong, and why."

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import psycopg
 from psycopg.rows import class_row
@@ -15,8 +15,7 @@ from psycopg.rows import class_row
 from pyflowguard.database import Connection, NoticeHandler
 from pyflowguard.engine import VIEWER, engine, notice_no_link
 
-if TYPE_CHECKING:
-    from typing_extensions import LiteralString
+_T = TypeVar("_T")
 
 Level: TypeAlias = Literal["ERROR", "WARN", "INFO"]
 
@@ -160,16 +159,9 @@ SELECT relation::text, link_column, mode, total, linked, unlinked, dangling, mis
  ORDER BY relation::text, link_column
 """
 
-_SCORE_ESTIMATE = "SELECT flowguard.score_estimate()"
+_DECIMALS = frozenset({"score", "weight", "coverage"})
 
-_CATEGORY_ESTIMATES = "SELECT category, score, weight, detail FROM flowguard.category_estimate"
-
-_LINK_ESTIMATES = """
-SELECT relation::text, link_column, mode, total, linked, unlinked, dangling, mismatched, tenantless, coverage,
-       validated, indexed, guarded, estimated, unproved
-  FROM flowguard.link_estimate
- ORDER BY relation::text, link_column
-"""
+_ESTIMATE = "SELECT score, categories, links FROM flowguard.health_estimate"
 
 _VIOLATIONS = """
 SELECT relation::text, link_column, row_key, kind, reason, seen_at
@@ -205,12 +197,22 @@ def read_estimate(dsn: str = "", *, violations: int = 0, on_notice: NoticeHandle
     Raises what read_health() raises.
     """
     with _reading(dsn, on_notice) as connection:
-        score = _read_score(connection, _SCORE_ESTIMATE)
-        with connection.cursor(row_factory=class_row(Category)) as cursor:
-            categories = cursor.execute(_CATEGORY_ESTIMATES).fetchall()
-        with connection.cursor(row_factory=class_row(LinkEstimate)) as links_cursor:
-            links = links_cursor.execute(_LINK_ESTIMATES).fetchall()
-        return Estimate(score, tuple(categories), tuple(links), _read_violations(connection, violations))
+        row = connection.execute(_ESTIMATE).fetchone()
+        assert row is not None  # noqa: S101 - the view has one row
+        listed = _read_violations(connection, violations)
+    score, categories, links = row
+    return Estimate(
+        score,
+        tuple(_from_json(Category, category) for category in categories),
+        tuple(_from_json(LinkEstimate, link) for link in links),
+        listed,
+    )
+
+
+def _from_json(kind: type[_T], row: dict[str, Any]) -> _T:
+    """Make one of the database's rows that came as JSON; a number with decimals is read as what it was written as."""
+    return kind(**{name: Decimal(str(row[name])) if name in _DECIMALS and row[name] is not None else row[name]
+                   for name in row})  # fmt: skip
 
 
 @contextmanager
@@ -251,8 +253,8 @@ def check(
     return tuple(findings)
 
 
-def _read_score(connection: Connection, query: LiteralString = _SCORE) -> Decimal:
-    row = connection.execute(query).fetchone()
+def _read_score(connection: Connection) -> Decimal:
+    row = connection.execute(_SCORE).fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM has one row
     score: Decimal = row[0]
     return score

@@ -83,4 +83,5 @@ def take_snapshot(
             then = connection.execute(_THEN, taken).fetchone()
             assert then is not None  # noqa: S101 - of the snapshot just taken
             links = cursor.execute(_LINKS, taken).fetchall()
-    return Snapshot(taken[0], *then, tuple(links))
+    taken_at, is_exact, score, score_change, score_trend = then
+    return Snapshot(taken[0], taken_at, is_exact, score, score_change, score_trend, tuple(links))

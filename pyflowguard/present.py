@@ -45,6 +45,8 @@ _LOCKING = re.compile(
 
 _WORD = re.compile(rf"(?: {_QUOTED} | [^\s\"'] )+", re.VERBOSE)
 
+_ALMOST = Decimal("0.999")
+
 _STYLES: dict[Level, str] = {"ERROR": "bold red", "WARN": "yellow", "INFO": "cyan"}
 
 
@@ -84,7 +86,7 @@ def show_health(console: Console, health: Health | Estimate) -> None:
     if estimated:
         console.print()
         console.print(
-            "~ is an estimate. Beside it, 0 dangling and mismatched rows are what keys prove; ? is not proved."
+            "~ is an estimate; 0 dangling and mismatched rows beside it are what keys prove; ? is not proved."
         )
         console.print("--exact counts every row, and finds what was written past the keys.")
     if health.violations:
@@ -115,7 +117,8 @@ def _figure(count: int | None, about: str = "") -> str:
 
 
 def _percent(share: Decimal | None, bound: str = "") -> str:
-    return "?" if share is None else f"{bound}{100 * share:.1f} %"
+    """Give a share in percent; 100.0 is kept for what is whole."""
+    return "?" if share is None else f"{bound}{share if share == 1 else min(share, _ALMOST):.1%}".replace("%", " %")
 
 
 def show_snapshot(console: Console, snapshot: Snapshot) -> None:

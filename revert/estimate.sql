@@ -4,8 +4,8 @@ BEGIN;
 
 DROP FUNCTION IF EXISTS flowguard.score_estimate();
 DROP VIEW IF EXISTS flowguard.category_estimate;
+DROP VIEW IF EXISTS flowguard.health_estimate;
 DROP VIEW IF EXISTS flowguard.link_estimate;
-DROP FUNCTION IF EXISTS flowguard._estimated_health();
 DROP FUNCTION IF EXISTS flowguard._measure(bigint);
 DROP FUNCTION IF EXISTS flowguard._counted_bytes();
 DROP FUNCTION IF EXISTS flowguard._estimate_null(regclass, name);

@@ -13,8 +13,8 @@ SELECT 'flowguard._count_null(regclass, name, bigint)'::regprocedure;
 SELECT 'flowguard._estimate_null(regclass, name)'::regprocedure;
 SELECT 'flowguard._counted_bytes()'::regprocedure;
 SELECT 'flowguard._measure(bigint)'::regprocedure;
-SELECT 'flowguard._estimated_health()'::regprocedure;
 SELECT 'flowguard.link_estimate'::regclass;
+SELECT 'flowguard.health_estimate'::regclass;
 SELECT 'flowguard.category_estimate'::regclass;
 SELECT 'flowguard.score_estimate()'::regprocedure;
 

@@ -81,7 +81,13 @@ def test_the_errors_of_the_comments_are_those_that_are_raised(catalog: reference
 
 def test_the_admin_may_call_everything_and_the_viewer_only_look(catalog: reference.Reference) -> None:
     assert set(catalog.callable["flowguard_admin"]) == set(catalog.routines)
-    assert catalog.callable["flowguard_viewer"] == ["check_all", "explain", "health_score", "version"]
+    assert catalog.callable["flowguard_viewer"] == [
+        "check_all",
+        "explain",
+        "health_score",
+        "score_estimate",
+        "version",
+    ]
 
 
 def test_every_setting_that_is_read_is_told(databases: Databases, engine_template: str) -> None:

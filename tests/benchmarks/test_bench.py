@@ -10,7 +10,7 @@ from typing import Any
 import click
 import psycopg
 import pytest
-from benchmarks import bench, bench_repair
+from benchmarks import bench, bench_health, bench_repair
 from click.testing import CliRunner
 
 from pyflowguard.server import wheel_bindir
@@ -110,3 +110,29 @@ def test_a_repair_by_time_reads_a_few_rows_for_each(postgresql: Any) -> None:  #
     # One step back; forward one more, to see where equal times end; and the master of each.
     for name, count in read.items():
         assert 0 < count <= 4 * rows, (name, count)
+
+
+def test_the_benchmark_of_health_runs_and_writes_its_table(tmp_path: Path) -> None:
+    document = tmp_path / "health.md"
+    document.write_text("before\n<!-- bench-health:begin -->\nold\n<!-- bench-health:end -->\nafter\n")
+    result = CliRunner().invoke(bench_health.main, ["--quick", "--write", str(document)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    text = document.read_text()
+    assert text.startswith("before\n<!-- bench-health:begin -->\n`make bench-health`, PostgreSQL ")
+    assert text.endswith("<!-- bench-health:end -->\nafter\n")
+    [figures] = re.findall(r"^\| 3,000 \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", text, re.MULTILINE)
+    assert int(figures[0].replace(",", "")) > 0
+
+
+def test_health_told_otherwise_than_counted_is_not_timed() -> None:
+    size = bench.Size(3000, rounds=0, singles=0, tenants=3, sources=50)
+    with bench.laboratory(wheel_bindir(), size) as lab:
+        bench_health.build(lab, size.rows)
+        connection = lab.open(bench_health.DATABASE)
+        bench_health.compare(connection)
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(
+            "UPDATE migration.assets SET master_flow_id = gen_random_uuid() WHERE master_flow_id IS NOT NULL"
+        )
+        with pytest.raises(click.ClickException, match="assets"):
+            bench_health.compare(connection)

@@ -61,7 +61,9 @@ def test_pg_cron_takes_snapshots(scheduled: Connection) -> None:
     while not one(scheduled, COUNT):
         assert time.monotonic() < deadline, rows(scheduled, "SELECT * FROM cron.job_run_details")
         time.sleep(0.5)
-    assert rows(scheduled, "SELECT taken_by::text, exact FROM flowguard.health_snapshot LIMIT 1") == [("postgres", False)]
+    assert rows(scheduled, "SELECT taken_by::text, exact FROM flowguard.health_snapshot LIMIT 1") == [
+        ("postgres", False)
+    ]
     run(scheduled, "SELECT cron.unschedule('flowguard snapshot')")
     assert rows(scheduled, "SELECT * FROM cron.job") == []
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from messages import guarding, registering, repairing, test_scripts, test_stories, writing
+from messages import guarding, measuring, registering, repairing, test_scripts, test_stories, writing
 from messages.sites import GENERATED, ROOT, Site
 from messages.stage import STORIES, site_of
 from repair import test_pace
 
-CASES = [*registering.CASES, *guarding.CASES, *writing.CASES, *repairing.CASES]
+CASES = [*registering.CASES, *guarding.CASES, *writing.CASES, *repairing.CASES, *measuring.CASES]
 MODULES = (test_scripts, test_stories, test_pace)
 """Imported for the places that they declare in STORIES."""
 
