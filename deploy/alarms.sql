@@ -57,19 +57,13 @@ CREATE OR REPLACE FUNCTION flowguard._told_findings(p_told jsonb)
 RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text,
                amount bigint)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_told_findings$
--- What check_all() finds, with rows as told, and what doctor() finds, without a word to whoever listens; each once.
-DECLARE
-  v_keys text[] := '{}';
+-- What check_all() finds, with rows as told, and, where it is deployed, doctor(), without a word to whoever listens.
+-- What both find comes twice.
 BEGIN
-  FOR name, level, relation, description, detail, remedy, cache_key, amount IN
-    SELECT * FROM flowguard._findings(p_told)
-  LOOP
-    v_keys := v_keys || cache_key;
-    RETURN NEXT;
-  END LOOP;
+  RETURN QUERY SELECT f.* FROM flowguard._findings(p_told) f;
   IF to_regprocedure('flowguard._diagnose()') IS NOT NULL THEN
-    RETURN QUERY EXECUTE 'SELECT d.name, d.level, d.relation, d.description, d.detail, d.remedy, d.cache_key, d.amount '
-                         'FROM flowguard._diagnose() d WHERE d.cache_key <> ALL ($1)' USING v_keys;
+    RETURN QUERY EXECUTE format('SELECT d.name, d.level, d.relation, d.description, d.detail, d.remedy, d.cache_key, '
+                                'd.amount FROM %s d', 'flowguard._diagnose()');
   END IF;
 END;
 $_told_findings$;
@@ -101,9 +95,11 @@ CREATE OR REPLACE FUNCTION flowguard._overview(
             FROM measured m),
          (SELECT coalesce(jsonb_agg(to_jsonb(f) ORDER BY array_position('{ERROR,WARN,INFO}', f.level), f.relation,
                                     f.name, f.cache_key), '[]')
-            FROM flowguard._told_findings((
-                   SELECT coalesce(jsonb_object_agg(m.relation::oid || ':' || m.link_column, to_jsonb(m)), '{}')
-                     FROM measured m)) f);
+            FROM (SELECT DISTINCT ON (t.cache_key) t.*
+                    FROM flowguard._told_findings((
+                           SELECT coalesce(jsonb_object_agg(m.relation::oid || ':' || m.link_column, to_jsonb(m)), '{}')
+                             FROM measured m)) t
+                   ORDER BY t.cache_key) AS f);
 $_overview$;
 COMMENT ON FUNCTION flowguard._overview(boolean) IS
   'Score, categories, figures of links and findings, all at once.';
@@ -114,10 +110,11 @@ RETURNS TABLE (name text, level text, relation text, description text, detail te
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
 AS $_finding_estimate$
 -- SECURITY DEFINER: for flowguard_viewer, without rights on the tables.
-  SELECT f.*
+  SELECT DISTINCT ON (t.cache_key) t.*
     FROM flowguard._told_findings((
            SELECT coalesce(jsonb_object_agg(m.relation::oid || ':' || m.link_column, to_jsonb(m)), '{}')
-             FROM flowguard._measure() m)) f;
+             FROM flowguard._measure() m)) t
+   ORDER BY t.cache_key;
 $_finding_estimate$;
 COMMENT ON FUNCTION flowguard._finding_estimate() IS 'What the view flowguard.finding_estimate shows.';
 
