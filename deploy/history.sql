@@ -162,12 +162,16 @@ BEGIN
   PERFORM flowguard._note_unlinked(l) FROM flowguard._link_order() l
     WHERE (flowguard._table_size(l.relation)).bytes > v_counted;
   DELETE FROM flowguard.health_snapshot s WHERE s.taken_at < now() - $2;
+  PERFORM pg_notify('flowguard', jsonb_build_object('source', 'snapshot', 'at', now(), 'snapshot_id', v_id,
+                                                    'score', (SELECT s.score FROM flowguard.health_snapshot s
+                                                               WHERE s.snapshot_id = v_id))::text);
   RETURN v_id;
 END;
 $snapshot$;
 COMMENT ON FUNCTION flowguard.snapshot(boolean, interval) IS
 'Writes down how health is now, for flowguard.health_history and flowguard.link_history, notes when each violation was
-first seen, and removes snapshots that are older than retention. Needs EXECUTE, which flowguard_admin has.
+first seen, and removes snapshots that are older than retention. Needs EXECUTE, which flowguard_admin has. Sends a
+notification on channel flowguard, snapshot_id and score in JSON; a transaction that called it then cannot be prepared.
 exact: whether to count every row, as flowguard.link_status and health_score() do; false tells what
   flowguard.link_estimate and score_estimate() tell, and notes of tables that are not counted the rows without a link.
 retention: how long snapshots are kept; NULL for ever.

@@ -18,6 +18,8 @@ BEGIN
       flowguard.score_estimate(), flowguard._link_status(),
                               flowguard._violations(), flowguard._health(), flowguard._round_score(numeric),
                               flowguard._counted_bytes(), flowguard._measure(bigint), flowguard._gone_health(),
+                              flowguard._look(boolean, bigint), flowguard._overview(boolean),
+                              flowguard._finding_estimate(),
                               flowguard._is_running(flowguard.repair_run)
        TO flowguard_viewer;
     RETURN NEXT 'flowguard_viewer';

@@ -60,7 +60,7 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Look without counting",
         "The same figures of tables of any size, in no time: what the catalog proves is not counted.",
-        ("link_estimate", "category_estimate", "score_estimate", "health_estimate"),
+        ("link_estimate", "category_estimate", "score_estimate", "health_estimate", "finding_estimate"),
     ),
     (
         "Look back",

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import signal
 import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -18,6 +22,7 @@ from typing import Any, ClassVar, TextIO, TypeVar, cast
 import click
 from click.core import ParameterSource
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TimeRemainingColumn
 from rich.text import Text
 
@@ -29,6 +34,7 @@ from pyflowguard import doctor as drift
 from pyflowguard import health as links
 from pyflowguard import repair as repairs
 from pyflowguard import report as reports
+from pyflowguard import watch as watching
 from pyflowguard.database import Notice
 from pyflowguard.engine import UNDERSTOOD
 from pyflowguard.errors import ExitCode, ExtraMissing, FlowguardError, writing
@@ -47,6 +53,16 @@ class _Number(click.FloatRange):
             self.fail(f"{value!r} is not a valid number.", param, ctx)
         return number
 
+
+def _address(text: str) -> tuple[str, int]:
+    """Read HOST:PORT; click's usage error for anything else."""
+    host, _, port = text.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > _LAST_PORT:
+        raise click.BadParameter(f"{text!r} is not HOST:PORT, such as 127.0.0.1:9897.", param_hint="--listen")
+    return host.strip("[]"), int(port)
+
+
+_LAST_PORT = 65535
 
 _A_YEAR = 366 * 24 * 3600.0  # seconds; more cannot be meant
 
@@ -969,6 +985,101 @@ def _writer_of_reports(form: str) -> Callable[[reports.Report], str]:
             hint="pip install 'pyflowguard[report]', or let it be written as JSON (--json).",
         ) from error
     return page.as_html if form == "html" else page.as_markdown
+
+
+@cli.command()
+@dsn_option
+@click.option(
+    "--interval",
+    type=_Number(0.1, 3600),
+    default=watching.INTERVAL.total_seconds(),
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait between two looks.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what happens as JSON, an object a line.")
+@click.pass_context
+def watch(context: click.Context, *, dsn: str, interval: float, as_json: bool) -> None:
+    """Show what is wrong as it happens, until it is interrupted; then exit code 1 if anything is.
+
+    On a terminal with coverage and rates; else a line for each row that is wrong or mended, each finding, and when the
+    connection is lost and back.
+    """
+    console = None if as_json else _screen()
+    last: watching.Seen | None = None
+    events: deque[watching.Event] = deque(maxlen=1000)
+    try:
+        with (
+            closing(watching.watch(dsn, interval=timedelta(seconds=interval))) as looks,
+            Live(console=console, screen=True, auto_refresh=False) if console else nullcontext() as live,
+        ):
+            for last in looks:
+                events.extend(last.events)
+                if live is not None and console is not None:
+                    live.update(present.watch_view(last, list(events), console.height), refresh=True)
+                else:
+                    for event in last.events:
+                        click.echo(_event_json(event) if as_json else present.event_line(event))
+    except KeyboardInterrupt:
+        if last is None:
+            raise
+    if console is not None and last is not None:
+        console.print(present.watch_view(last, list(events), console.height))
+    if last is not None and last.is_wrong:
+        context.exit(ExitCode.FINDINGS)
+
+
+def _screen() -> Console | None:
+    console = present.new_console()
+    return console if console.is_terminal else None
+
+
+def _event_json(event: watching.Event) -> str:
+    return json.dumps({"at": event.at, "event": event.kind, **event.data}, default=_json_value)
+
+
+@cli.command()
+@dsn_option
+@click.option("--listen", type=_address, metavar="HOST:PORT", help="Serve them over HTTP there; [::1]:9897 for IPv6.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write them once, for the textfile collector of node_exporter, which reads FILE.prom.",
+)
+@click.option("--exact", is_flag=True, help="Count every row, rather than tell what keys and indexes prove.")
+@click.option(
+    "--timeout",
+    type=_Number(0.1, 3600),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the database may take to answer.",
+)
+def metrics(*, dsn: str, listen: tuple[str, int] | None, output: Path | None, exact: bool, timeout: float) -> None:
+    """Tell Prometheus how true the links are, over HTTP or in a file. Each figure is read when it is asked for."""
+    if (listen is None) == (output is None):
+        raise click.UsageError("Give --listen to serve the metrics over HTTP, or -o to write them to a file.")
+    try:
+        from pyflowguard import metrics as telling  # noqa: PLC0415  the extra may not be installed
+    except ModuleNotFoundError as error:
+        if error.name != "prometheus_client":
+            raise
+        raise ExtraMissing(
+            "Metrics cannot be told: the package prometheus_client is not installed.",
+            hint="pip install 'pyflowguard[metrics]'",
+        ) from error
+    collector = telling.FlowguardCollector(dsn, exact=exact, timeout=timedelta(seconds=timeout))
+    if output is not None:
+        telling.write(collector, output)
+    elif listen is not None:
+        host, port = listen
+        is_over = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: is_over.set())  # by which a service is ended
+        with telling.serving(collector, host, port) as bound, suppress(KeyboardInterrupt):
+            click.echo(f"Listening on {bound}.", err=True)
+            is_over.wait()
 
 
 @cli.command()

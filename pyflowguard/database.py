@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -82,6 +85,38 @@ def connect(dsn: str = "", *, on_notice: NoticeHandler | None = None) -> Connect
         handler = on_notice
         connection.add_notice_handler(lambda diagnostic: handler(_notice(diagnostic)))
     return connection
+
+
+@contextmanager
+def time_limit(connection: Connection, limit: timedelta | None) -> Iterator[None]:
+    """Cut the connection if the block takes longer (None: never), though the server does not say a word.
+
+    Raises ConnectionLost then. A limit that the server keeps, such as statement_timeout, is none on one that hangs.
+    """
+    if limit is None:
+        yield
+        return
+    is_over = threading.Event()
+
+    def cut() -> None:
+        is_over.set()
+        with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as wire:
+            wire.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(limit.total_seconds(), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        if is_over.is_set():
+            raise ConnectionLost(
+                f"The database did not answer within {limit.total_seconds():g} s.",
+                hint="See what it does, and what waits for what, in pg_stat_activity.",
+            ) from error
+        raise
+    finally:
+        timer.cancel()
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import psycopg
 
 from pyflowguard import __version__
-from pyflowguard.database import Connection, Notice, NoticeHandler, connect, readable_errors
+from pyflowguard.database import Connection, Notice, NoticeHandler, connect, readable_errors, time_limit
 from pyflowguard.errors import EngineMissing, EngineUnfit, StatementFailed, UsageError
 
 OLDEST_ENGINE = (1, 0, 0)
@@ -60,26 +61,29 @@ def engine(
     action: str,
     role: str | None = None,
     any_version: bool = False,
+    limit: timedelta | None = None,
     on_notice: NoticeHandler | None = None,
 ) -> Iterator[Connection]:
     """Open an autocommit connection to a database in which the engine is deployed.
 
     `role` is the one of the engine's that is enough for the action, if ownership is not needed for it. `any_version`
-    is for what happens in the middle of a plan, where the engine is what the changes before have made it.
+    is for what happens in the middle of a plan, where the engine is what the changes before have made it. `limit` is
+    how long the database may take to say which engine is there.
     In the block, what PostgreSQL refuses is raised as UsageError where the request itself was wrong, else as
     StatementFailed. Raises EngineMissing, EngineUnfit for a version that this command does not understand, and what
     connecting raises.
     """
     with connect(dsn, on_notice=on_notice) as connection, readable_errors(action), _plain_words(connection, role):
-        found = connection.execute(_FIND_ENGINE).fetchone()
+        with time_limit(connection, limit):
+            found = connection.execute(_FIND_ENGINE).fetchone()
+            if found == (True,) and not any_version:  # whoever may not ask is told so by what is asked next
+                _refuse_unknown_version(connection)
         if found is None:
             raise EngineMissing(
                 f'The engine is not deployed in database "{connection.info.dbname}".',
                 detail="There is no function flowguard.version().",
                 hint="Run `pyflowguard deploy` on it, or name another database by --dsn.",
             )
-        if found == (True,) and not any_version:  # whoever may not ask is told so by what is asked next
-            _refuse_unknown_version(connection)
         yield connection
 
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +19,7 @@ from pyflowguard.health import Estimate, Finding, Health, Level, LinkEstimate, L
 from pyflowguard.history import Snapshot
 from pyflowguard.online import Guarded, ModeSet, Planned
 from pyflowguard.repair import Outcome, Part, Preview, Run, Undone
+from pyflowguard.watch import Event, Kind, Seen, Watched
 
 WIDTH = 100
 """Columns at most, and where the output is no terminal."""
@@ -426,3 +427,65 @@ def _indented(label: str, text: str) -> Table:
     grid.add_column(overflow="fold")
     grid.add_row(label, text)
     return grid
+
+
+_EVENT_STYLES: dict[Kind, str] = {
+    "violation": "bold red",
+    "finding": "yellow",
+    "failed": "yellow",
+    "lost": "bold red",
+    "mended": "green",
+    "settled": "green",
+    "back": "green",
+}
+
+
+def event_line(event: Event) -> str:
+    """Give what happened, and when, in a line."""
+    return f"{event.at.isoformat(timespec='milliseconds')} {event.kind}: {' '.join(event.text.split())}"
+
+
+def watch_view(seen: Seen, events: Sequence[Event], height: int) -> RenderableType:
+    """Give what there is to be seen in so many lines: what happened last, what is found, and the links, worst first."""
+    parts: list[RenderableType] = [
+        Text.assemble(
+            (f"{seen.database}  {seen.at:%H:%M:%S} UTC  ", "bold"),
+            f"score {seen.score:.1f}, wrong rows: {seen.violations}, {count_findings(seen.findings).lower()}",
+        )
+    ]
+    if seen.problem is not None:
+        parts.append(Text(f"Cannot look any more, and tries again: {seen.problem}", style="bold red"))
+    room = max(0, height - len(parts) - len(seen.links) - 5)
+    parts += [_one_line(Text(event_line(event), style=_EVENT_STYLES.get(event.kind, ""))) for event in events[-room:]]
+    parts += [
+        _one_line(
+            Text(f"{finding.level:<5} {finding.relation or ''} {finding.description}", style=_STYLES[finding.level])
+        )
+        for finding in seen.findings[: max(0, room - len(events))]
+    ]
+    parts.append(_watch_table(seen.links))
+    return Group(*parts)
+
+
+def _one_line(text: Text) -> Text:
+    text.no_wrap = True
+    text.overflow = "ellipsis"
+    return text
+
+
+def _watch_table(links: Sequence[Watched]) -> Table:
+    figures = ("rows", "writes/s", "coverage", "wrong", "in 1 min")
+    table = new_table("link", "mode", *figures, "guard", right=figures)
+    for link in sorted(links, key=lambda link: (-link.wrong, link.coverage or 0, link.relation)):
+        about = "~" if link.estimated else ""
+        table.add_row(
+            link.relation if link.link_column == "master_flow_id" else f"{link.relation}.{link.link_column}",
+            link.mode,
+            _figure(link.total, about),
+            "" if link.writes is None else f"{link.writes:.1f}",
+            "?" if link.coverage is None else f"{'<= ' if link.linked is None else ''}{100 * link.coverage:.2f} %",
+            Text(str(link.wrong), style="bold red" if link.wrong else ""),
+            _change(link.change),
+            "yes" if link.guarded else "no",
+        )
+    return table

@@ -3,6 +3,7 @@
 BEGIN;
 
 DROP FUNCTION IF EXISTS flowguard.check_all();
+DROP FUNCTION IF EXISTS flowguard._findings(jsonb);
 DROP FUNCTION IF EXISTS flowguard._registry_findings();
 DROP FUNCTION IF EXISTS flowguard._left_tables();
 DROP FUNCTION IF EXISTS flowguard.health_score();

@@ -27,6 +27,7 @@ SELECT 'flowguard.health_category'::regclass;
 SELECT 'flowguard.health_score()'::regprocedure;
 SELECT 'flowguard._left_tables()'::regprocedure;
 SELECT 'flowguard._registry_findings()'::regprocedure;
+SELECT 'flowguard._findings(jsonb)'::regprocedure;
 SELECT 'flowguard.check_all()'::regprocedure;
 
 ROLLBACK;

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 README = ROOT / "README.md"
 OTHERS = [document for document in DOCUMENTS if document != README and read_tests(document)]
 
+PROGRAMS = {"sqitch": "sqitch", "prometheus": "promtool"}
+"""What blocks of these names need on the machine."""
+
 RunBlocks = Callable[[list[Block], str], list[str]]
 Script = Callable[[str, str], str]
 
@@ -89,8 +92,8 @@ def test_a_page_prints_what_it_shows(
     run: RunBlocks, empty_db: str, tool: Callable[[str], str], document: Path, name: str
 ) -> None:
     """Its blocks run one after the other, from an empty database."""
-    if name == "sqitch":
-        tool("sqitch")
+    if name in PROGRAMS:
+        tool(PROGRAMS[name])
     blocks = read_tests(document)[name]
     printed = run(blocks, empty_db)
     if WRITE:

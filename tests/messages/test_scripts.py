@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 AsRole = Callable[[str, str], str]
 AFTER_LEDGER = (
     "version",
+    "alarms",
     "doctor",
     "history",
     "estimate",
@@ -174,7 +175,7 @@ def test_links_that_were_guarded_during_the_revert_stop_it(world: Callable[[str]
         passes(owner, "revert/privileges.sql")
         for table in ("parent", "child"):
             run(owner, "SELECT flowguard.guard(%s::regclass, 'flow')", table)
-        for name in ("version", "doctor", "history", "estimate", "preview", "health", "repair", "diagnosis"):
+        for name in ("version", "alarms", "doctor", "history", "estimate", "preview", "health", "repair", "diagnosis"):
             passes(owner, f"revert/{name}.sql")
         said = tell(hear_script(owner, "revert/guard.sql"), "still guarded")
         says(said, GUARDED)

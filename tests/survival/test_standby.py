@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -11,7 +13,7 @@ from engine.postgres import one, refused, rows, run
 from survival import worlds
 from survival.servers import Running
 
-from pyflowguard import changes
+from pyflowguard import changes, watch
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,20 @@ def test_what_is_read_there_is_what_the_primary_says(pair: tuple[str, str]) -> N
         assert one(connection, "SELECT pg_is_in_recovery()")
         assert one(connection, "SELECT flowguard.health_score()") < 100
         assert rows(connection, "SELECT DISTINCT kind FROM flowguard.violation") == [("unlinked",)]
+
+
+def test_a_standby_is_watched_though_nobody_can_listen_there(pair: tuple[str, str]) -> None:
+    primary, standby = pair
+    with (
+        psycopg.connect(primary, autocommit=True) as writer,
+        closing(watch.watch(standby, interval=timedelta(seconds=0.2))) as looks,
+    ):
+        next(looks)
+        run(writer, "INSERT INTO offen VALUES (777, 1, NULL)")
+        seen = next(seen for seen in looks if any(event.kind == "violation" for event in seen.events))
+        assert '{"id": 777} is unlinked' in seen.events[0].text
+        run(writer, "DELETE FROM offen")
+        follow(primary, standby)
 
 
 def test_a_run_of_the_primary_is_not_taken_for_a_stopped_one(pair: tuple[str, str]) -> None:
