@@ -129,10 +129,9 @@ def _changes(project: str, proposal: Proposal, links: Sequence[Link]) -> tuple[_
         ),
         _Change(
             "flowguard/repair",
-            f"-- Deploy {project}:flowguard/repair to pg\n{_comment(_REPAIR)}\n"
-            f"CALL flowguard.repair(note => {_literal(note)});\n",
+            f"-- Deploy {project}:flowguard/repair to pg\n{_comment(_REPAIR)}\n{_repairs(links, note)}",
             script("Revert", "flowguard/repair", f"SELECT flowguard._revert_runs({_literal(note)});\n"),
-            script("Verify", "flowguard/repair", _VERIFY_REPAIR.replace("NOTE", _literal(note)), "ROLLBACK"),
+            script("Verify", "flowguard/repair", _verify_repair(links, note), "ROLLBACK"),
         ),
         _Change(
             "flowguard/guard",
@@ -154,7 +153,7 @@ def _changes(project: str, proposal: Proposal, links: Sequence[Link]) -> tuple[_
 
 _REPAIR = (
     "Rows that are there already: linked by the rules, translated where they hold another key of their master; what "
-    "nothing can mend is done with as on_orphan says. One statement: it commits batch by batch. To see before what it "
+    "nothing can mend is done with as on_orphan says. It commits batch by batch. To see before what it "
     "would do: `pyflowguard repair --dry-run`."
 )
 _GUARD = (
@@ -165,10 +164,11 @@ _GUARD = (
 
 _VERIFY_REPAIR = """DO $verify$
 BEGIN
-  PERFORM FROM flowguard.run r WHERE r.note = NOTE AND r.status = 'finished';
-  IF NOT FOUND THEN
-    RAISE EXCEPTION 'no run of the repair has finished'
-      USING DETAIL = 'It was stopped, or undone.', HINT = 'Call flowguard.repair() with the note of the deploy script.';
+  IF (SELECT count(DISTINCT (r.relation, r.link_column))
+        FROM flowguard.run r WHERE r.note = NOTE AND r.status = 'finished') < LINKS THEN
+    RAISE EXCEPTION 'not every link has a run of the repair that has finished'
+      USING DETAIL = 'It was stopped, or undone.',
+            HINT = 'Call flowguard.repair() for each link, with the note of the deploy script.';
   END IF;
 END;
 $verify$;
@@ -194,10 +194,34 @@ $verify$;
 """
 
 
+def _repairs(links: Sequence[Link], note: str) -> str:
+    """Repair each of these links and no other, those first that others take theirs from."""
+    results = ", ".join(
+        f"{name} => v_run.{name}" for name in ("run_id", "linked", "translated", "quarantined", "unlinked", "remaining")
+    )
+    calls = "".join(f"  {_repair(link, note)[:-2]},\n                        {results});\n" for link in reversed(links))
+    quote = "$repair$"
+    while quote in calls:
+        quote = f"$_{quote[1:]}"
+    return f"DO {quote}\nDECLARE\n  v_run flowguard.run;\nBEGIN\n{calls}END;\n{quote};\n"
+
+
+def _repair(link: Link, note: str) -> str:
+    return (
+        f"CALL flowguard.repair({_literal(link.relation)}, link_column => {_literal(link.column)}, "
+        f"note => {_literal(note)});"
+    )
+
+
+def _verify_repair(links: Sequence[Link], note: str) -> str:
+    return _VERIFY_REPAIR.replace("NOTE", _literal(note)).replace("LINKS", str(len(links)))
+
+
 def _one_file(proposal: Proposal, links: Sequence[Link]) -> str:
+    repairs = "\n".join(_repair(link, "discover") for link in reversed(links))
     return (
         f"{_comment(_file_head(proposal))}{_comment(_head(proposal))}\nBEGIN;\n\n{_registration(proposal)}\nCOMMIT;\n\n"
-        f"{_comment(_REPAIR)}\nCALL flowguard.repair(note => 'discover');\n\n"
+        f"{_comment(_REPAIR)}\n{repairs}\n\n"
         f"{_comment(_GUARD)}\nBEGIN;\n\n{_guards(links)}\nCOMMIT;\n"
     )
 

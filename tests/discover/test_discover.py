@@ -147,6 +147,20 @@ def test_what_means_something_else_is_no_link(command: Run, empty_db: str) -> No
     assert reasons["link public.d.job_id to public.job"] == "the column is the table's own primary key"
 
 
+OTHER = """
+CREATE TABLE tree (id int PRIMARY KEY, created_at timestamptz DEFAULT now());
+CREATE TABLE branch (id int PRIMARY KEY, tree int REFERENCES tree);
+CREATE TABLE leaf (id int PRIMARY KEY, tree int, branch int REFERENCES branch);
+INSERT INTO tree VALUES (1);
+INSERT INTO branch VALUES (1, 1);
+INSERT INTO leaf VALUES (1, NULL, 1);
+SELECT flowguard.add_master('tree', 'id', '{}');
+SELECT flowguard.add_link('leaf', 'tree', master => 'tree');
+SELECT flowguard.add_reference_rule('leaf', 'branch', 'branch', source_link => 'tree', link_column => 'tree');
+"""
+"""A link of somebody else, which a repair would fill."""
+
+
 def test_it_is_added_to_the_users_own_project(command: Run, engine_db: str, tmp_path: Path) -> None:
     execute(engine_db, SMALL)
     project = tmp_path / "own"
@@ -165,8 +179,13 @@ def test_it_is_added_to_the_users_own_project(command: Run, engine_db: str, tmp_
         "flowguard/guard",
     ]
     assert {change.planner for change in plan.changes[1:]} == {"Planner <planner@example.org>"}
+    execute(engine_db, OTHER)
     changes.deploy(engine_db, directory=project)
-    assert all(link.guarded for link in read_health(engine_db).links)
+    assert all(outcome.failure is None for outcome in changes.verify(engine_db, directory=project))
+    links = {link.relation: link for link in read_health(engine_db).links}
+    other = links.pop("leaf")
+    assert (other.guarded, other.unlinked) == (False, 1), "it is no part of the proposal"
+    assert all(link.guarded for link in links.values())
 
 
 def test_a_directory_that_cannot_be_made_is_named(command: Run, shop: str, tmp_path: Path) -> None:
