@@ -170,8 +170,9 @@ def markdown(version: str, found: Sequence[Line], command: str) -> str:
     """Word the table for the documentation."""
     return "\n".join(
         [
-            f"`{command}`, PostgreSQL {version}: the time that passes while a client on the same machine connects,",
-            f"asks and leaves, in times of one that asks for nothing (`SELECT 1`); by proof {BUDGET:.0f} at most.",
+            f"`{command}`, PostgreSQL {version}:",
+            "the time that passes while a client on the same machine connects, asks and leaves, in times of one that asks",
+            f"for nothing (`SELECT 1`); by proof {BUDGET:.0f} at most.",
             "",
             bench.as_markdown(HEADINGS, [cells(line) for line in found], HEADINGS),
         ]

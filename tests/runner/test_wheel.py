@@ -21,7 +21,8 @@ REPOSITORY = Path(__file__).parents[2]
 
 def tracked(*folders: str) -> set[str]:
     """List the files of the checkout in some folders, relative to its root."""
-    return {str(file.relative_to(REPOSITORY)) for folder in folders for file in (REPOSITORY / folder).rglob("*.sql")}
+    found = (file for folder in folders for file in (REPOSITORY / folder).rglob("*") if file.is_file())
+    return {str(file.relative_to(REPOSITORY)) for file in found}
 
 
 @pytest.fixture(scope="module")
