@@ -337,7 +337,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 -- All findings of doctor(), each once. SECURITY DEFINER: for flowguard_viewer, who may call none of what it calls.
 #variable_conflict use_column
 DECLARE
-  v_told   text[] := '{}';
+  v_told   text[] := '{}'::text[];
   v_first  boolean := true;
   v_detail text;
   v_hint   text;
@@ -416,7 +416,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $doct
 -- SECURITY DEFINER: for flowguard_viewer. Tells whoever listens, but on a standby, where nobody can.
 #variable_conflict use_column
 DECLARE
-  v_levels jsonb := '{"ERROR": 0, "WARN": 0, "INFO": 0}';
+  v_levels jsonb := '{"ERROR": 0, "WARN": 0, "INFO": 0}'::jsonb;
 BEGIN
   FOR name, level, relation, description, detail, remedy, cache_key, amount, safe IN SELECT * FROM flowguard._diagnose()
   LOOP

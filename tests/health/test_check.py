@@ -167,7 +167,7 @@ def test_in_enforce_what_observe_warns_of_is_an_error(app: Connection) -> None:
 def test_every_name_is_planted_by_a_test() -> None:
     """A finding that no test reaches may be one that nothing reaches."""
     source = HEALTH.read_text()
-    body = source[source.index("FUNCTION flowguard.check_all()") :]
+    body = source[source.index("FUNCTION flowguard._registry_findings()") :]
     names = set(re.findall(r"(?:SELECT|\()\s*'([a-z]+(?:_[a-z]+)*)',\s*(?:'(?:ERROR|WARN|INFO)'|CASE)", body))
     assert names == {*DEFECTS, "key_not_validated", "rows_in_quarantine"}
     assert names | {SCORE_TOO_LOW} == set(KINDS)

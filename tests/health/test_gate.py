@@ -297,7 +297,7 @@ def test_what_an_ignore_file_is_told_to_be_is_what_works(ignoring: Callable[[str
     assert ignoring(f"{key} {FAR} why").exit_code == 0
     with pytest.raises(UsageError) as refused:
         ignoring(f"unlinked:public.child:flow {FAR} why\n")
-    assert refused.value.hint == f"A key begins with one of: {', '.join(KINDS)}."
+    assert refused.value.hint == f"A key begins with one of: {', '.join(gate.KINDS)}."
 
 
 def test_a_misspelt_key_on_the_command_line_is_refused(well: Connection) -> None:
