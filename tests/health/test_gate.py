@@ -18,7 +18,6 @@ from health.test_check import DEFECTS, make_well, mend, past_the_keys
 from pyflowguard import formats, gate, health
 from pyflowguard.cli import cli
 from pyflowguard.errors import UsageError
-from pyflowguard.gate import KINDS as ALL_KINDS
 from pyflowguard.health import KINDS, SCORE_TOO_LOW, Finding
 
 FAR = "2999-12-31"
@@ -298,7 +297,7 @@ def test_what_an_ignore_file_is_told_to_be_is_what_works(ignoring: Callable[[str
     assert ignoring(f"{key} {FAR} why").exit_code == 0
     with pytest.raises(UsageError) as refused:
         ignoring(f"unlinked:public.child:flow {FAR} why\n")
-    assert refused.value.hint == f"A key begins with one of: {', '.join(ALL_KINDS)}."
+    assert refused.value.hint == f"A key begins with one of: {', '.join(gate.KINDS)}."
 
 
 def test_a_misspelt_key_on_the_command_line_is_refused(well: Connection) -> None:
