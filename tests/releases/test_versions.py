@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from acceptance.command import Run, failure, in_migration
 
-from pyflowguard import __version__
+from pyflowguard import __version__, changes
 from pyflowguard.engine import OLDEST_ENGINE
 
 AsRole = Callable[[str, str], str]
@@ -76,6 +76,7 @@ def test_later_ones_of_the_same_major_version_are_understood(command: Run, engin
 
 
 def test_the_shipped_engine_is_understood(engine_db: str) -> None:
+    changes.deploy(engine_db)  # a later release comes after @engine
     with psycopg.connect(engine_db) as connection:
         row = connection.execute("SELECT flowguard.version()").fetchone()
     assert row == (__version__,)
