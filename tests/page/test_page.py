@@ -172,6 +172,10 @@ def test_violations_are_shared_out_and_the_rest_is_counted(app: Connection, make
     for (link, kind), amount in counts.items():
         assert sum(group.startswith(f"{link}: {amount} {kind}") for group in groups) == 1
     assert f"{total - 10} more are not listed here" in text(section(page, "violations"))
+    page = parse(make_page(dsn_of(app), "--violations", "1"))
+    listed_few = table(section(page, "violations"), "Rows that are not validly linked")
+    assert len(listed_few) == len(counts) > 1  # at least one of each
+
     reasons = {
         f"id = {key['id']}": reason for key, reason in rows(app, "SELECT row_key, reason FROM flowguard.violation")
     }
@@ -351,6 +355,32 @@ def test_today_is_compared_with_yesterday(history: Connection, make_page: MakePa
     assert f"has changed by {change:+}".replace("-", "\N{MINUS SIGN}") in text(section(page, "health"))
     shown = {row["Link"]: row[f"To mend since {taken_at}"] for row in table(page, "Rows of each link")}
     assert shown["event.flow"] == "+6"
+
+    run(history, "SELECT flowguard.snapshot(exact => true)")
+    page = parse(make_page(dsn_of(history)))
+    shown = {row["Link"]: row[f"To mend since {taken_at}"] for row in table(page, "Rows of each link")}
+    assert shown["event.flow"] == "+6"
+
+
+def test_estimates_and_exact_snapshots_are_not_mixed(history: Connection, make_page: MakePage) -> None:
+    run(
+        history,
+        "INSERT INTO flowguard.health_snapshot (taken_at, exact, score) "
+        "SELECT now() - make_interval(days => n), false, 1 FROM generate_series(1, 3) AS n",
+    )
+    page = parse(make_page(dsn_of(history)))
+    assert "40 exact snapshots; 3 estimates are left out" in text(section(page, "trend"))
+    assert "1.0" not in {row["Score"] for row in table(section(page, "trend"), "Health score by time")}
+    assert "has changed by" in text(section(page, "health"))
+    run(
+        history,
+        "INSERT INTO flowguard.health_snapshot (taken_at, exact, score) "
+        "SELECT now() - make_interval(hours => n), false, 99.5 FROM generate_series(1, 60) AS n",
+    )
+    page = parse(make_page(dsn_of(history)))
+    words = text(section(page, "trend"))
+    assert "63 snapshots, estimated where tables are large; 40 exact ones are left out" in words
+    assert "by an estimate" in text(section(page, "health"))
 
 
 def test_of_many_snapshots_none_that_was_low_is_lost(history: Connection) -> None:
