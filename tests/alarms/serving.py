@@ -47,7 +47,7 @@ def metrics_of(dsn: str, environment: Mapping[str, str], *options: str) -> Itera
 def fetch(url: str, accept: str = "text/plain") -> str:
     """Get a page."""
     request = urllib.request.Request(url, headers={"Accept": accept})  # noqa: S310 - http alone
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
         text: str = answer.read().decode()
     return text
 

@@ -30,6 +30,13 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 @pytest.fixture
 def url(well: Connection, clean_environment: dict[str, str]) -> Iterator[str]:
     """Where metrics of the small application are served."""
+    with metrics_of(well.info.dsn, clean_environment, "--timeout", "100") as address:
+        yield address
+
+
+@pytest.fixture
+def hasty(well: Connection, clean_environment: dict[str, str]) -> Iterator[str]:
+    """The same, with little patience."""
     with metrics_of(well.info.dsn, clean_environment, "--timeout", "3") as address:
         yield address
 
@@ -133,21 +140,21 @@ def test_nothing_is_told_of_a_database_that_cannot_be_reached(url: str, engine_d
     assert "\nflowguard_up 1.0\n" in fetch(url)
 
 
-def test_a_database_that_does_not_answer_in_time_is_given_up(url: str, well: Connection) -> None:
+def test_a_database_that_does_not_answer_in_time_is_given_up(hasty: str, well: Connection) -> None:
     with well.transaction():
         run(well, "LOCK TABLE parent IN ACCESS EXCLUSIVE MODE")
         start = time.monotonic()
-        assert only_up(fetch(url))
-        assert 2.5 < time.monotonic() - start < 8
-    assert "\nflowguard_up 1.0\n" in fetch(url)
+        assert only_up(fetch(hasty))
+        assert 2.5 < time.monotonic() - start < 20
+    assert any("\nflowguard_up 1.0\n" in fetch(hasty) for _ in range(20))
 
 
-def test_a_server_that_hangs_is_given_up(url: str, well: Connection) -> None:
+def test_a_server_that_hangs_is_given_up(hasty: str, well: Connection) -> None:
     """The server's own timeout does not help then."""
     with well.transaction():
         run(well, "LOCK TABLE parent IN ACCESS EXCLUSIVE MODE")
         texts: list[str] = []
-        scrape = threading.Thread(target=lambda: texts.append(fetch(url)))
+        scrape = threading.Thread(target=lambda: texts.append(fetch(hasty)))
         scrape.start()
         backend = None
         while backend is None:
@@ -157,7 +164,7 @@ def test_a_server_that_hangs_is_given_up(url: str, well: Connection) -> None:
             )
         os.kill(backend[0], signal.SIGSTOP)
         try:
-            scrape.join(timeout=15)
+            scrape.join(timeout=60)
             assert [only_up(text) for text in texts] == [True]
         finally:
             os.kill(backend[0], signal.SIGCONT)
@@ -180,7 +187,7 @@ def test_a_file_is_written_at_once_or_not_at_all(command: Run, well: Connection,
     reader.start()
     try:
         for _ in range(3):
-            result = command("metrics", "--dsn", well.info.dsn, "-o", target)
+            result = command("metrics", "--dsn", well.info.dsn, "--timeout", "100", "-o", target)
             assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     finally:
         is_over.set()
@@ -193,7 +200,7 @@ def test_a_file_is_written_at_once_or_not_at_all(command: Run, well: Connection,
 
 def test_a_file_says_when_nothing_is_known(command: Run, well: Connection, tmp_path: Path) -> None:
     target = tmp_path / "flowguard.prom"
-    assert command("metrics", "--dsn", well.info.dsn, "-o", target).returncode == 0
+    assert command("metrics", "--dsn", well.info.dsn, "--timeout", "100", "-o", target).returncode == 0
     assert "Cannot connect" in failure(command("metrics", "--dsn", "host=127.0.0.1 port=1 dbname=x", "-o", target), 3)
     assert only_up(target.read_text())
 

@@ -70,6 +70,7 @@ def test_the_source_archive_holds_what_the_wheel_is_made_of(built: Path) -> None
     with tarfile.open(archive) as files:
         names = {name.partition("/")[2] for name in files.getnames()}
     assert tracked("deploy", "revert", "verify", "sql") | {"sqitch.plan", "sqitch.conf", "LICENSE"} <= names
+    assert {f"monitoring/{file.name}" for file in (REPOSITORY / "monitoring").iterdir()} <= names
 
 
 def test_the_installed_command_finds_its_change_sets(installed: Path, empty_db: str, tmp_path: Path) -> None:
