@@ -171,8 +171,8 @@ def markdown(version: str, found: Sequence[Line], command: str) -> str:
     return "\n".join(
         [
             f"`{command}`, PostgreSQL {version}:",
-            "the time that passes while a client on the same machine connects, asks and leaves, in times of one that asks",
-            f"for nothing (`SELECT 1`); by proof {BUDGET:.0f} at most.",
+            "the time that passes while a client on the same machine connects, asks and leaves, in times of one that",
+            f"asks for nothing (`SELECT 1`); by proof {BUDGET:.0f} at most.",
             "",
             bench.as_markdown(HEADINGS, [cells(line) for line in found], HEADINGS),
         ]
