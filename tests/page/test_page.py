@@ -370,7 +370,7 @@ def test_estimates_and_exact_snapshots_are_not_mixed(history: Connection, make_p
     )
     page = parse(make_page(dsn_of(history)))
     assert "40 exact snapshots; 3 estimates are left out" in text(section(page, "trend"))
-    assert "1.0" not in {row["Score"] for row in table(section(page, "trend"), "Health score by time")}
+    assert "1" not in {row["Score"] for row in table(section(page, "trend"), "Health score by time")}
     assert "has changed by" in text(section(page, "health"))
     run(
         history,
