@@ -109,7 +109,7 @@ def test_an_alert_fires_on_a_planted_violation(
 
 
 def _seen_after(server: Prometheus, intruder: Connection) -> float:
-    """Plant a violation, anew if it is there; gives how long it took until Prometheus knew, and the alert fires."""
+    """Plant a violation; gives how long it took until Prometheus knew. The alert fires then, too."""
     run(intruder, "UPDATE parent SET flow = 1 WHERE id = 10")
     wait_for(lambda: "FlowguardWrongLinks" not in names_firing(server), 60)
     run(intruder, "UPDATE parent SET flow = 77 WHERE id = 10")
