@@ -819,17 +819,19 @@ $_obsolete_shared$;
 COMMENT ON FUNCTION flowguard._obsolete_shared(flowguard.link) IS
   'Statements that remove indexes and statistics that no guarded link needs any more.';
 
-CREATE OR REPLACE FUNCTION flowguard._obsolete(p_link flowguard.link, p_online boolean)
-RETURNS TABLE (relation regclass, statement text, lock text)
+CREATE OR REPLACE FUNCTION flowguard._obsolete(
+  p_link flowguard.link, p_online boolean, p_whole boolean DEFAULT true
+) RETURNS TABLE (relation regclass, statement text, lock text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete$
 -- Objects of ours that neither this link nor any guarded one needs, in the order in which they can go; and the table
--- that each is on, NULL for one of our schema.
+-- that each is on, NULL for one of our schema. p_whole: and what any guard takes away, which whoever asks of one link
+-- after the other need not hear each time.
   SELECT g.relation::regclass, g.statement, g.lock
-    FROM (SELECT * FROM flowguard._obsolete_own(p_link, p_online, true)
-          UNION ALL SELECT * FROM flowguard._obsolete_shared(p_link)) AS g
+    FROM (SELECT * FROM flowguard._obsolete_own(p_link, p_online, p_whole)
+          UNION ALL SELECT * FROM flowguard._obsolete_shared(p_link) WHERE p_whole) AS g
    ORDER BY g.n, g.statement;
 $_obsolete$;
-COMMENT ON FUNCTION flowguard._obsolete(flowguard.link, boolean) IS
+COMMENT ON FUNCTION flowguard._obsolete(flowguard.link, boolean, boolean) IS
   'Statements that remove what no guarded link needs any more.';
 
 CREATE OR REPLACE FUNCTION flowguard._check_schema() RETURNS void
@@ -1046,11 +1048,11 @@ $_check_columns$;
 COMMENT ON FUNCTION flowguard._check_columns(flowguard.link) IS
   'Raises FG102 where a column that a link or one of its rules names is gone.';
 
-CREATE OR REPLACE FUNCTION flowguard._plan(p_link flowguard.link, p_online boolean)
+CREATE OR REPLACE FUNCTION flowguard._plan(p_link flowguard.link, p_online boolean, p_whole boolean DEFAULT true)
 RETURNS TABLE (step integer, statement text, lock text, in_transaction boolean)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_plan$
 -- What is missing, in order: indexes and statistics, keys, views and functions, triggers; then what has become
--- superfluous.
+-- superfluous; p_whole as for _obsolete().
 -- Online: indexes are built CONCURRENTLY, so that their statements cannot run in a transaction.
 #variable_conflict use_column
 BEGIN
@@ -1121,10 +1123,10 @@ BEGIN
      WHERE s.status <> 'installed';
 
   -- 5. what is not meant to be there any more
-  RETURN QUERY SELECT 0, o.statement, o.lock, true FROM flowguard._obsolete(p_link, p_online) o;
+  RETURN QUERY SELECT 0, o.statement, o.lock, true FROM flowguard._obsolete(p_link, p_online, p_whole) o;
 END;
 $_plan$;
-COMMENT ON FUNCTION flowguard._plan(flowguard.link, boolean) IS
+COMMENT ON FUNCTION flowguard._plan(flowguard.link, boolean, boolean) IS
   'What is missing for a link to be guarded, with indexes built concurrently or not.';
 
 CREATE OR REPLACE FUNCTION flowguard._tell_incomplete(p_link flowguard.link) RETURNS void

@@ -536,6 +536,7 @@ DECLARE
   v_whole regclass;
   v_left  regclass[] := flowguard._left_tables();
   v_about boolean := false;
+  v_first boolean := true;
 BEGIN
   RETURN QUERY SELECT r.* FROM flowguard._registry_findings() r;
   FOR r_link IN SELECT * FROM flowguard._link_order() LOOP
@@ -614,7 +615,7 @@ BEGIN
              left(string_agg(split_part(p.statement, E'\n', 1), '; ' ORDER BY p.n), 500),
              format('SELECT flowguard.guard(%L, %L)', r_link.relation, r_link.link_column), 'guard_incomplete' || v_key,
              count(*)
-        FROM flowguard._plan(r_link, true) WITH ORDINALITY AS p (step, statement, lock, in_transaction, n)
+        FROM flowguard._plan(r_link, true, v_first) WITH ORDINALITY AS p (step, statement, lock, in_transaction, n)
        WHERE p.statement NOT LIKE '% VALIDATE CONSTRAINT %'
          -- Of keys that are all there, one can be missing on the whole of a partitioned table only: said above.
          AND NOT (p.statement LIKE '% ADD CONSTRAINT %' AND r_keys.present = r_keys.wanted)
@@ -622,6 +623,7 @@ BEGIN
          AND (v_left = '{}' OR p.statement NOT IN (
                SELECT o.statement FROM flowguard._obsolete(r_link, true) o WHERE o.relation = ANY (v_left)))
       HAVING count(*) > 0;
+    v_first := false;
   END LOOP;
   IF v_left <> '{}' THEN
     -- The link that takes most of it away: its keys are its own, indexes go with any.
