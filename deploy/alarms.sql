@@ -57,16 +57,13 @@ COMMENT ON FUNCTION flowguard._look(boolean, bigint) IS
 CREATE OR REPLACE FUNCTION flowguard._told_findings(p_told jsonb)
 RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text,
                amount bigint)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_told_findings$
--- What check_all() finds, with rows as told, and, where it is deployed, doctor(), without a word to whoever listens.
--- What both find comes twice.
-BEGIN
-  RETURN QUERY SELECT f.* FROM flowguard._findings(p_told) f;
-  IF to_regprocedure('flowguard._diagnose()') IS NOT NULL THEN
-    RETURN QUERY EXECUTE format('SELECT d.name, d.level, d.relation, d.description, d.detail, d.remedy, d.cache_key, '
-                                'd.amount FROM %s d', 'flowguard._diagnose()');
-  END IF;
-END;
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_told_findings$
+-- What check_all() finds, with rows as told, and doctor(), without a word to whoever listens. What both find comes
+-- twice.
+  SELECT f.* FROM flowguard._findings(p_told) f
+  UNION ALL
+  SELECT d.name, d.level, d.relation, d.description, d.detail, d.remedy, d.cache_key, d.amount
+    FROM flowguard._diagnose() d;
 $_told_findings$;
 COMMENT ON FUNCTION flowguard._told_findings(jsonb) IS 'What check_all() and doctor() find, with rows as told.';
 

@@ -133,6 +133,18 @@ def test_findings_of_a_large_table_are_about_and_name_no_row(large: Connection, 
     ]
 
 
+def test_drift_is_told_as_well_and_what_both_find_once(well: Connection) -> None:
+    run(well, 'ALTER TABLE child DISABLE TRIGGER "~flowguard_child_flow_insert"; DROP INDEX flowguard_child_flow_idx')
+    run(well, "ALTER TABLE probe DROP COLUMN at CASCADE")
+    told = rows(well, FINDINGS.format("flowguard.finding_estimate"))
+    names = {name for name, *_ in told}
+    assert {"trigger_disabled", "index_missing", "guard_incomplete", "column_gone"} <= names
+    both = {key for *_, key, _ in rows(well, FINDINGS.format("flowguard.check_all()"))} | {
+        key for *_, key, _ in rows(well, FINDINGS.format("flowguard.doctor()"))
+    }
+    assert sorted(key for *_, key, _ in told) == sorted(both)
+
+
 def test_a_registered_link_without_a_table_is_told(engine_db: str) -> None:
     with psycopg.connect(engine_db, autocommit=True) as connection:
         create(connection)

@@ -362,7 +362,7 @@ def test_a_terminal_shows_links_findings_and_what_happens(
     assert "90.00 %" in shown.rpartition("\x1b[?1049l")[2], "the last state stays on the screen"
 
 
-def _look_until(looks: Iterator[watch.Seen], kind: watch.Kind, text: str = "", within: float = 20) -> watch.Seen:
+def _look_until(looks: Iterator[watch.Seen], kind: watch.Kind, text: str = "", within: float = 60) -> watch.Seen:
     deadline = time.monotonic() + within
     told = []
     while time.monotonic() < deadline:
@@ -373,7 +373,7 @@ def _look_until(looks: Iterator[watch.Seen], kind: watch.Kind, text: str = "", w
     raise AssertionError(f"{kind} not within {within} s, but: {told}")
 
 
-def _read(terminal: int, wanted: str | None, within: float = 20) -> str:
+def _read(terminal: int, wanted: str | None, within: float = 60) -> str:
     """Read what is shown until it holds a text, or to the end."""
     output = b""
     deadline = time.monotonic() + within

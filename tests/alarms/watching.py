@@ -37,7 +37,7 @@ class Watching:
         for line in self.process.stdout:
             self.lines.put((time.monotonic(), line.rstrip("\n")))
 
-    def wait_for(self, *parts: str, within: float = 20) -> tuple[float, str]:
+    def wait_for(self, *parts: str, within: float = 60) -> tuple[float, str]:
         """Wait for a line that has all parts; gives when it came, by time.monotonic(), and the line."""
         deadline = time.monotonic() + within
         while True:
