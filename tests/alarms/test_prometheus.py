@@ -55,6 +55,7 @@ def small(engine_db: str) -> Iterator[Connection]:
     """Connect to a database with one link, guarded, whose rows are all well."""
     with psycopg.connect(engine_db, autocommit=True) as connection:
         create(connection)
+        run(connection, "DROP TABLE grandchild, child, event, probe")  # whose columns nobody would guard
         run(connection, "INSERT INTO parent SELECT n, 1, 1 FROM generate_series(10, 19) n")
         run(connection, "SELECT flowguard.add_master('flow', 'id', '{tenant}')")
         run(connection, "SELECT flowguard.add_link('parent', 'flow'); SELECT flowguard.guard('parent', 'flow')")
