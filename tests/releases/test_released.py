@@ -21,6 +21,10 @@ def test_no_released_change_was_edited() -> None:
     assert differences(read_plan(ROOT)) == []
 
 
+def test_this_version_is_the_last_that_the_plan_has_a_tag_of() -> None:
+    assert release_tags(read_plan(ROOT))[-1] == f"v{__version__}"
+
+
 def test_the_changelog_begins_with_this_version() -> None:
     headings = re.findall(r"^## \[(.+?)\](.*)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
     versions = [(name, rest) for name, rest in headings if name != "Unreleased"]
