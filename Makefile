@@ -4,8 +4,9 @@ VENV := .venv
 
 .PHONY: test nightly lint demo docs bench bench-repair bench-health bench-rollout mutants faults matrix released clean
 
-# On all cores, each with a PostgreSQL of its own.
+# Workers, each with a PostgreSQL of its own: half as many again as there are cores, since some tests only wait.
 test: $(VENV)/.dev
+	PYTEST_XDIST_AUTO_NUM_WORKERS=$$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )) \
 	$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
 # The tests with random input, with much more of it than `make test` tries, and other input each time: 80 minutes of one

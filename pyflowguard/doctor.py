@@ -103,9 +103,13 @@ def doctor(dsn: str = "", *, on_notice: NoticeHandler | None = None) -> tuple[Di
     """
     with engine(dsn, action="looking for drift", role=VIEWER, on_notice=on_notice) as connection:
         notice_no_link(connection, on_notice)
-        with connection.cursor(row_factory=class_row(Diagnosis)) as cursor:
-            findings = cursor.execute(_DIAGNOSES).fetchall()
-        return (*findings, *_other_version(connection))
+        return (*diagnoses_in(connection), *_other_version(connection))
+
+
+def diagnoses_in(connection: Connection) -> tuple[Diagnosis, ...]:
+    """Read what has drifted, the worst first."""
+    with connection.cursor(row_factory=class_row(Diagnosis)) as cursor:
+        return tuple(cursor.execute(_DIAGNOSES).fetchall())
 
 
 def joined(checked: Iterable[Finding], diagnoses: Iterable[Diagnosis]) -> tuple[Finding, ...]:

@@ -101,7 +101,7 @@ def _environment(*, autoescape: bool) -> Environment:
 def _told(report: Report) -> dict[str, Any]:
     """Give what both templates are about."""
     links = report.health.links
-    findings = [*report.findings, *(report.drift or ())]
+    findings = [*report.findings, *report.drift]
     listed = sum(len(wrong.rows) for wrong in report.wrong)
     return {
         "report": report,

@@ -13,6 +13,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from pyflowguard.database import Connection, NoticeHandler
+from pyflowguard.doctor import Diagnosis, diagnoses_in
 from pyflowguard.engine import VIEWER, engine, notice_no_link
 from pyflowguard.health import Finding, Health, Violation, findings_in, health_in
 
@@ -139,13 +140,6 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Drift(Finding):
-    """A row of flowguard.doctor(): something that is not as guard() left it; `safe`: doctor --fix may mend it."""
-
-    safe: bool = False
-
-
-@dataclass(frozen=True)
 class TableCost:
     """What the guard has put on a table: indexes and their size, beside that of the whole table, triggers and keys."""
 
@@ -190,7 +184,7 @@ class Costs:
 class Report:
     """All that is known of the links of a database at one moment.
 
-    `trend` is None where there is no snapshot, and `drift` where the engine has no doctor().
+    `trend` is None where there is no snapshot.
     """
 
     database: str
@@ -204,14 +198,13 @@ class Report:
     runs: tuple[PastRun, ...]
     more_runs: int
     held: tuple[Held, ...]
-    drift: tuple[Drift, ...] | None
+    drift: tuple[Diagnosis, ...]
     costs: Costs
 
 
 _ABOUT = """
 SELECT pg_catalog.current_database(), pg_catalog.current_setting('server_version'), flowguard.version(),
-       pg_catalog.now(), pg_catalog.to_regclass('flowguard.health_snapshot') IS NOT NULL,
-       pg_catalog.to_regprocedure('flowguard.doctor()') IS NOT NULL
+       pg_catalog.now()
 """
 
 # Each kind of each link is there, with at least one row, and the rows that are listed are shared out among them.
@@ -328,12 +321,6 @@ SELECT q.run_id, format('%I.%I', q.schema_name, q.table_name) AS relation, count
  ORDER BY q.run_id DESC, relation
 """
 
-_DRIFT = """
-SELECT name, level, relation, description, detail, remedy, cache_key, amount, safe
-  FROM flowguard.doctor()
- ORDER BY array_position('{ERROR,WARN,INFO}', level), relation, name, cache_key
-"""
-
 # What is ours is told by its name. A partitioned table and its index are as large as their partitions.
 _TABLE_COSTS = """
 WITH ours AS (
@@ -401,7 +388,7 @@ def read_report(dsn: str = "", *, violations: int = VIOLATIONS, on_notice: Notic
         connection.read_only = True
         with connection.transaction():
             notice_no_link(connection, on_notice)
-            database, server_version, engine_version, made_at, has_history, has_doctor = _one(connection, _ABOUT)
+            database, server_version, engine_version, made_at = _one(connection, _ABOUT)
             return Report(
                 database=database,
                 server_version=server_version,
@@ -409,12 +396,12 @@ def read_report(dsn: str = "", *, violations: int = VIOLATIONS, on_notice: Notic
                 made_at=made_at,
                 health=health_in(connection),
                 findings=findings_in(connection),
-                trend=_read_trend(connection) if has_history else None,
+                trend=_read_trend(connection),
                 wrong=_read_wrong(connection, violations) if violations else (),
                 runs=_all(connection, PastRun, _RUNS, {"runs": RUNS}),
                 more_runs=max(0, _one(connection, _COUNT_RUNS)[0] - RUNS),
                 held=_all(connection, Held, _HELD),
-                drift=_all(connection, Drift, _DRIFT) if has_doctor else None,
+                drift=diagnoses_in(connection),
                 costs=_read_costs(connection),
             )
 
