@@ -4,19 +4,6 @@
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 
-CREATE OR REPLACE FUNCTION flowguard._unlinked_rows(p_link flowguard.link, p_limit bigint) RETURNS SETOF jsonb
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off
-SET enable_seqscan = off SET enable_bitmapscan = off SET max_parallel_workers_per_gather = 0 AS $_unlinked_rows$
--- The keys of so many rows at most, found by the index that leads to them, whatever old statistics promise.
-BEGIN
-  RETURN QUERY EXECUTE format('SELECT %s FROM %s c WHERE c.%I IS NULL LIMIT $1',
-                              flowguard._row_key_sql(p_link.relation, 'c.'), p_link.relation, p_link.link_column)
-    USING p_limit;
-END;
-$_unlinked_rows$;
-COMMENT ON FUNCTION flowguard._unlinked_rows(flowguard.link, bigint) IS
-  'The keys of rows without a link, up to a limit; by an index.';
-
 CREATE OR REPLACE FUNCTION flowguard._look(p_exact boolean DEFAULT false, p_limit bigint DEFAULT 10000)
 RETURNS TABLE (relation text, link_column text, covers text, row_key jsonb, kind text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off SET jit = off
@@ -54,16 +41,22 @@ $_look$;
 COMMENT ON FUNCTION flowguard._look(boolean, bigint) IS
   'Rows that are not validly linked, as far as they are found in no time, or all; and of each link how far that is.';
 
-CREATE OR REPLACE FUNCTION flowguard._told_findings(p_told jsonb)
+CREATE OR REPLACE FUNCTION flowguard._told_findings(p_links jsonb)
 RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text,
                amount bigint)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_told_findings$
--- What check_all() finds, with rows as told, and doctor(), without a word to whoever listens. What both find comes
--- twice.
-  SELECT f.* FROM flowguard._findings(p_told) f
-  UNION ALL
-  SELECT d.name, d.level, d.relation, d.description, d.detail, d.remedy, d.cache_key, d.amount
-    FROM flowguard._diagnose() d;
+-- What check_all() finds, with rows as told by the links that _measure() gave, and doctor(), without a word to whoever
+-- listens; what both find once.
+  SELECT DISTINCT ON (t.cache_key) t.*
+    FROM (SELECT f.*
+            FROM flowguard._findings((
+                   SELECT coalesce(jsonb_object_agg((l ->> 'relation')::regclass::oid || ':' || (l ->> 'link_column'),
+                                                    l), '{}')
+                     FROM jsonb_array_elements(p_links) l)) f
+          UNION ALL
+          SELECT d.name, d.level, d.relation, d.description, d.detail, d.remedy, d.cache_key, d.amount
+            FROM flowguard._diagnose() d) AS t
+   ORDER BY t.cache_key;
 $_told_findings$;
 COMMENT ON FUNCTION flowguard._told_findings(jsonb) IS 'What check_all() and doctor() find, with rows as told.';
 
@@ -73,32 +66,11 @@ CREATE OR REPLACE FUNCTION flowguard._overview(
 AS $_overview$
 -- What score_estimate(), category_estimate, link_estimate and finding_estimate tell, or, exact, what counting tells,
 -- of each link measured once. SECURITY DEFINER: for flowguard_viewer, without rights on the tables.
-  WITH measured AS MATERIALIZED (
-    SELECT n.nspname AS schema_name, c.relname AS table_name, m.*
-      FROM flowguard._measure(CASE WHEN p_exact THEN 9223372036854775807 ELSE flowguard._counted_bytes() END) m
-      JOIN pg_class c ON c.oid = m.relation
-      JOIN pg_namespace n ON n.oid = c.relnamespace
-  ), category AS MATERIALIZED (
-    SELECT c.name, coalesce(avg(h.score), 100) AS score
-      FROM unnest(ARRAY['tenant isolation', 'foreign-key integrity', 'master-flow linkage', 'data quality',
-                        'readiness']) AS c (name)
-      LEFT JOIN (SELECT s.category, s.score
-                   FROM measured m CROSS JOIN LATERAL unnest(m.categories, m.scores) AS s (category, score)
-                 UNION ALL
-                 SELECT g.category, g.score FROM flowguard._gone_health() g) AS h ON h.category = c.name
-     GROUP BY c.name
-  )
-  SELECT (SELECT flowguard._round_score(avg(c.score)) FROM category c),
-         (SELECT jsonb_object_agg(c.name, flowguard._round_score(c.score)) FROM category c),
-         (SELECT coalesce(jsonb_agg(to_jsonb(m) ORDER BY m.schema_name, m.table_name, m.link_column), '[]')
-            FROM measured m),
+  SELECT g.score, g.categories, g.links,
          (SELECT coalesce(jsonb_agg(to_jsonb(f) ORDER BY array_position('{ERROR,WARN,INFO}', f.level), f.relation,
                                     f.name, f.cache_key), '[]')
-            FROM (SELECT DISTINCT ON (t.cache_key) t.*
-                    FROM flowguard._told_findings((
-                           SELECT coalesce(jsonb_object_agg(m.relation::oid || ':' || m.link_column, to_jsonb(m)), '{}')
-                             FROM measured m)) t
-                   ORDER BY t.cache_key) AS f);
+            FROM flowguard._told_findings(g.links) f)
+    FROM flowguard._gauge(p_exact) g;
 $_overview$;
 COMMENT ON FUNCTION flowguard._overview(boolean) IS
   'Score, categories, figures of links and findings, all at once.';
@@ -109,11 +81,8 @@ RETURNS TABLE (name text, level text, relation text, description text, detail te
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off SET jit = off
 AS $_finding_estimate$
 -- SECURITY DEFINER: for flowguard_viewer, without rights on the tables.
-  SELECT DISTINCT ON (t.cache_key) t.*
-    FROM flowguard._told_findings((
-           SELECT coalesce(jsonb_object_agg(m.relation::oid || ':' || m.link_column, to_jsonb(m)), '{}')
-             FROM flowguard._measure() m)) t
-   ORDER BY t.cache_key;
+  SELECT f.*
+    FROM flowguard._told_findings((SELECT coalesce(jsonb_agg(to_jsonb(m)), '[]') FROM flowguard._measure() m)) f;
 $_finding_estimate$;
 COMMENT ON FUNCTION flowguard._finding_estimate() IS 'What the view flowguard.finding_estimate shows.';
 

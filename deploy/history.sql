@@ -78,9 +78,21 @@ COMMENT ON COLUMN flowguard.health_snapshot_category.category IS
   'tenant isolation, foreign-key integrity, master-flow linkage, data quality or readiness.';
 COMMENT ON COLUMN flowguard.health_snapshot_category.score IS 'Mean over all links in percent, one decimal.';
 
+CREATE OR REPLACE FUNCTION flowguard._unlinked_rows(p_link flowguard.link, p_limit bigint) RETURNS SETOF jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off
+SET enable_seqscan = off SET enable_bitmapscan = off SET max_parallel_workers_per_gather = 0 AS $_unlinked_rows$
+-- The keys of so many rows at most, found by the index that leads to them, whatever old statistics promise.
+BEGIN
+  RETURN QUERY EXECUTE format('SELECT %s FROM %s c WHERE c.%I IS NULL LIMIT $1',
+                              flowguard._row_key_sql(p_link.relation, 'c.'), p_link.relation, p_link.link_column)
+    USING p_limit;
+END;
+$_unlinked_rows$;
+COMMENT ON FUNCTION flowguard._unlinked_rows(flowguard.link, bigint) IS
+  'The keys of rows without a link, up to a limit; by an index.';
+
 CREATE OR REPLACE FUNCTION flowguard._note_unlinked(p_link flowguard.link, p_limit bigint DEFAULT 10000) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off
-SET enable_seqscan = off SET enable_bitmapscan = off SET max_parallel_workers_per_gather = 0 AS $_note_unlinked$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off AS $_note_unlinked$
 -- As _note_violations(), of the rows without a link alone, to which an index leads. Of more than so many some are
 -- noted, and none is forgotten.
 DECLARE
@@ -93,9 +105,7 @@ BEGIN
   END IF;
   SELECT n.nspname, c.relname INTO v_schema, v_table
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_link.relation;
-  EXECUTE format('SELECT coalesce(array_agg(n.row_key), ''{}'') FROM (SELECT %s AS row_key FROM %s c '
-                 'WHERE c.%I IS NULL LIMIT $1) AS n', flowguard._row_key_sql(p_link.relation, 'c.'), p_link.relation,
-                 p_link.link_column) INTO v_keys USING p_limit + 1;
+  v_keys := ARRAY(SELECT u FROM flowguard._unlinked_rows(p_link, p_limit + 1) u);
   IF cardinality(v_keys) <= p_limit THEN
     DELETE FROM flowguard.violation_seen s
      WHERE s.schema_name = v_schema AND s.table_name = v_table AND s.link_column = p_link.link_column::text
@@ -109,26 +119,13 @@ $_note_unlinked$;
 COMMENT ON FUNCTION flowguard._note_unlinked(flowguard.link, bigint) IS
   'Remembers when each present row without a link was first seen.';
 
-CREATE OR REPLACE FUNCTION flowguard.snapshot(exact boolean DEFAULT false, retention interval DEFAULT '400 days')
-RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $snapshot$
--- Writes down how health is. SECURITY DEFINER: whoever may call it needs no rights on the tables that are measured.
-#variable_conflict use_column
-DECLARE
-  v_counted bigint := CASE WHEN $1 THEN 9223372036854775807 ELSE flowguard._counted_bytes() END;
-  v_id      bigint;
-BEGIN
-  IF $1 IS NULL THEN
-    PERFORM flowguard._refuse_argument('exact NULL says neither', 'true counts every row, false tells what is proved.',
-                                       'Pass exact => true or false.');
-  ELSIF $2 <= interval '0' THEN
-    PERFORM flowguard._refuse_argument(format('retention %s is not positive', $2), 'Older snapshots would be removed.',
-                                       'Leave it out for 400 days, or pass retention => NULL to keep all.');
-  END IF;
-  -- One statement, so that all is of one moment.
+CREATE OR REPLACE FUNCTION flowguard._gauge(
+  p_exact boolean, OUT score numeric, OUT categories jsonb, OUT links jsonb
+) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_gauge$
+-- Score, categories by name, and what _measure() gives of each link, of one moment and found once; exact: all counted.
   WITH measured AS MATERIALIZED (
-    SELECT n.nspname, c.relname, m.*
-      FROM flowguard._measure(v_counted) m
+    SELECT n.nspname AS schema_name, c.relname AS table_name, m.*
+      FROM flowguard._measure(CASE WHEN p_exact THEN 9223372036854775807 ELSE flowguard._counted_bytes() END) m
       JOIN pg_class c ON c.oid = m.relation
       JOIN pg_namespace n ON n.oid = c.relnamespace
   ), category AS MATERIALIZED (
@@ -140,31 +137,57 @@ BEGIN
                  UNION ALL
                  SELECT g.category, g.score FROM flowguard._gone_health() g) AS h ON h.category = c.name
      GROUP BY c.name
-  ), taken AS (
-    INSERT INTO flowguard.health_snapshot (exact, score)
-    SELECT $1, flowguard._round_score(avg(c.score)) FROM category c
-    RETURNING snapshot_id
-  ), links AS (
-    INSERT INTO flowguard.health_snapshot_link (snapshot_id, schema_name, table_name, link_column, mode, total,
-                                                estimated, linked, unlinked, dangling, mismatched, tenantless, coverage,
-                                                validated, indexed)
-    SELECT t.snapshot_id, m.nspname, m.relname, m.link_column, m.mode, m.total, m.estimated, m.linked, m.unlinked,
-           m.dangling, m.mismatched, m.tenantless, m.coverage, m.validated, m.indexed
-      FROM taken t CROSS JOIN measured m
-  ), categories AS (
-    INSERT INTO flowguard.health_snapshot_category (snapshot_id, category, score)
-    SELECT t.snapshot_id, c.name, flowguard._round_score(c.score) FROM taken t CROSS JOIN category c
   )
-  SELECT t.snapshot_id INTO v_id FROM taken t;
+  SELECT (SELECT flowguard._round_score(avg(c.score)) FROM category c),
+         (SELECT jsonb_object_agg(c.name, flowguard._round_score(c.score)) FROM category c),
+         (SELECT coalesce(jsonb_agg(to_jsonb(m) ORDER BY m.schema_name, m.table_name, m.link_column), '[]')
+            FROM measured m);
+$_gauge$;
+COMMENT ON FUNCTION flowguard._gauge(boolean) IS 'Score, categories and figures of links, all at once.';
 
-  PERFORM flowguard._note_violations(ARRAY(SELECT l FROM flowguard._link_order() l
-                                            WHERE (flowguard._table_size(l.relation)).bytes <= v_counted));
-  PERFORM flowguard._note_unlinked(l) FROM flowguard._link_order() l
-    WHERE (flowguard._table_size(l.relation)).bytes > v_counted;
+CREATE OR REPLACE FUNCTION flowguard.snapshot(exact boolean DEFAULT false, retention interval DEFAULT '400 days')
+RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $snapshot$
+-- Writes down how health is. SECURITY DEFINER: whoever may call it needs no rights on the tables that are measured.
+#variable_conflict use_column
+DECLARE
+  v_id  bigint;
+  r_now record;
+BEGIN
+  IF $1 IS NULL THEN
+    PERFORM flowguard._refuse_argument('exact NULL says neither', 'true counts every row, false tells what is proved.',
+                                       'Pass exact => true or false.');
+  ELSIF $2 <= interval '0' THEN
+    PERFORM flowguard._refuse_argument(format('retention %s is not positive', $2), 'Older snapshots would be removed.',
+                                       'Leave it out for 400 days, or pass retention => NULL to keep all.');
+  END IF;
+  SELECT g.* INTO r_now FROM flowguard._gauge($1) g;
+  INSERT INTO flowguard.health_snapshot (exact, score) VALUES ($1, r_now.score) RETURNING snapshot_id INTO v_id;
+  INSERT INTO flowguard.health_snapshot_link (snapshot_id, schema_name, table_name, link_column, mode, total, estimated,
+                                              linked, unlinked, dangling, mismatched, tenantless, coverage, validated,
+                                              indexed)
+  SELECT v_id, m.*
+    FROM jsonb_to_recordset(r_now.links)
+      AS m (schema_name text, table_name text, link_column text, mode text, total bigint, estimated boolean,
+            linked bigint, unlinked bigint, dangling bigint, mismatched bigint, tenantless bigint, coverage numeric,
+            validated boolean, indexed boolean);
+  INSERT INTO flowguard.health_snapshot_category (snapshot_id, category, score)
+  SELECT v_id, c.key, c.value::numeric FROM jsonb_each_text(r_now.categories) c;
+
+  PERFORM flowguard._note_violations(ARRAY(
+    SELECT l
+      FROM flowguard._link_order() l
+      JOIN jsonb_to_recordset(r_now.links) AS m (relation regclass, link_column name, estimated boolean)
+     USING (relation, link_column)
+     WHERE NOT m.estimated));
+  PERFORM flowguard._note_unlinked(l)
+     FROM flowguard._link_order() l
+     JOIN jsonb_to_recordset(r_now.links) AS m (relation regclass, link_column name, estimated boolean)
+    USING (relation, link_column)
+    WHERE m.estimated;
   DELETE FROM flowguard.health_snapshot s WHERE s.taken_at < now() - $2;
   PERFORM pg_notify('flowguard', jsonb_build_object('source', 'snapshot', 'at', now(), 'snapshot_id', v_id,
-                                                    'score', (SELECT s.score FROM flowguard.health_snapshot s
-                                                               WHERE s.snapshot_id = v_id))::text);
+                                                    'score', r_now.score)::text);
   RETURN v_id;
 END;
 $snapshot$;

@@ -7,6 +7,5 @@ DROP FUNCTION IF EXISTS flowguard._finding_estimate();
 DROP FUNCTION IF EXISTS flowguard._overview(boolean);
 DROP FUNCTION IF EXISTS flowguard._told_findings(jsonb);
 DROP FUNCTION IF EXISTS flowguard._look(boolean, bigint);
-DROP FUNCTION IF EXISTS flowguard._unlinked_rows(flowguard.link, bigint);
 
 COMMIT;

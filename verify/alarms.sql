@@ -2,7 +2,6 @@
 
 BEGIN;
 
-SELECT 'flowguard._unlinked_rows(flowguard.link, bigint)'::regprocedure;
 SELECT 'flowguard._look(boolean, bigint)'::regprocedure;
 SELECT 'flowguard._told_findings(jsonb)'::regprocedure;
 SELECT 'flowguard._overview(boolean)'::regprocedure;
