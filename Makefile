@@ -1,12 +1,13 @@
 # Everything a developer runs. Each target sets up .venv by itself; PYTHON chooses the interpreter it is made with.
 PYTHON ?= python3
 VENV := .venv
+# Tests run on half as many workers again as there are cores, since some only wait.
+export PYTEST_XDIST_AUTO_NUM_WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 
 .PHONY: test nightly lint demo docs bench bench-repair bench-health bench-rollout mutants faults matrix released clean
 
-# Workers, each with a PostgreSQL of its own: half as many again as there are cores, since some tests only wait.
+# Each worker has a PostgreSQL of its own.
 test: $(VENV)/.dev
-	PYTEST_XDIST_AUTO_NUM_WORKERS=$$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )) \
 	$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
 # The tests with random input, with much more of it than `make test` tries, and other input each time: 80 minutes of one

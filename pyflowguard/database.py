@@ -119,6 +119,15 @@ def time_limit(connection: Connection, limit: timedelta | None) -> Iterator[None
         timer.cancel()
 
 
+@contextmanager
+def one_moment(connection: Connection) -> Iterator[None]:
+    """Begin a transaction that only reads, and in which all is of one moment."""
+    connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    connection.read_only = True
+    with connection.transaction():
+        yield
+
+
 @dataclass(frozen=True)
 class Holder:
     """A server process that holds a lock, and the application that it serves."""

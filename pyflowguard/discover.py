@@ -18,7 +18,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row, dict_row
 
-from pyflowguard.database import Connection, connect, readable_errors
+from pyflowguard.database import Connection, connect, one_moment, readable_errors
 from pyflowguard.errors import StatementFailed, UsageError
 from pyflowguard.plan import changeset_directory
 
@@ -286,18 +286,20 @@ def discover(
     Raises UsageError for a schema that is not there, StatementFailed where row security would hide rows or a query
     takes too long, and what connecting raises.
     """
-    with connect(dsn) as connection, readable_errors("looking at the database"), _plain_words():
-        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        connection.read_only = True
-        with connection.transaction():
-            for name, value in (
-                ("search_path", "pg_catalog, pg_temp"),
-                ("row_security", "off"),
-                ("statement_timeout", f"{round(statement_timeout.total_seconds() * 1000)}ms"),
-            ):
-                connection.execute("SELECT pg_catalog.set_config(%s, %s, true)", [name, value])
-            _check_schemas(connection, schemas)
-            return _Survey(connection, schemas, sample).propose()
+    with (
+        connect(dsn) as connection,
+        readable_errors("looking at the database"),
+        _plain_words(),
+        one_moment(connection),
+    ):
+        for name, value in (
+            ("search_path", "pg_catalog, pg_temp"),
+            ("row_security", "off"),
+            ("statement_timeout", f"{round(statement_timeout.total_seconds() * 1000)}ms"),
+        ):
+            connection.execute("SELECT pg_catalog.set_config(%s, %s, true)", [name, value])
+        _check_schemas(connection, schemas)
+        return _Survey(connection, schemas, sample).propose()
 
 
 def _check_schemas(connection: Connection, schemas: Sequence[str]) -> None:

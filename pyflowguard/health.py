@@ -9,10 +9,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal, TypeAlias, TypeVar
 
-import psycopg
 from psycopg.rows import class_row
 
-from pyflowguard.database import Connection, NoticeHandler
+from pyflowguard.database import Connection, NoticeHandler, one_moment
 from pyflowguard.engine import VIEWER, engine, notice_no_link
 
 _T = TypeVar("_T")
@@ -213,12 +212,12 @@ def _from_json(kind: type[_T], row: dict[str, Any]) -> _T:
 @contextmanager
 def _reading(dsn: str, on_notice: NoticeHandler | None) -> Iterator[Connection]:
     """Open the engine for a transaction in which all is of one moment."""
-    with engine(dsn, action="reading the health of links", role=VIEWER, on_notice=on_notice) as connection:
-        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        connection.read_only = True
-        with connection.transaction():
-            notice_no_link(connection, on_notice)
-            yield connection
+    with (
+        engine(dsn, action="reading the health of links", role=VIEWER, on_notice=on_notice) as connection,
+        one_moment(connection),
+    ):
+        notice_no_link(connection, on_notice)
+        yield connection
 
 
 def health_in(connection: Connection, *, violations: int = 0) -> Health:

@@ -13,12 +13,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import psycopg
 from prometheus_client import CollectorRegistry, start_http_server, write_to_textfile
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pyflowguard.database import Connection, time_limit
+from pyflowguard.database import Connection, one_moment, time_limit
 from pyflowguard.engine import VIEWER, engine
 from pyflowguard.errors import FlowguardError, UsageError, writing
 
@@ -83,22 +82,23 @@ class FlowguardCollector(Collector):
     def _read(self) -> list[Metric]:
         # Longer than the server keeps to, so that it is the server that ends what it does, if it can.
         limit = self.timeout + timedelta(seconds=0.5)
-        with engine(self.dsn, action="reading the health of links", role=VIEWER, limit=limit) as connection:
-            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            connection.read_only = True
-            with time_limit(connection, limit), connection.transaction():
-                milliseconds = max(1, round(self.timeout.total_seconds() * 1000))
-                connection.execute("SELECT pg_catalog.set_config('statement_timeout', %s, true)", [f"{milliseconds}ms"])
-                overview = connection.execute(_OVERVIEW, [self.exact]).fetchone()
-                assert overview is not None  # noqa: S101 - the function gives one row
-                score, categories, links, findings, version = overview
-                return [
-                    _info(version),
-                    *_health(score, categories),
-                    *_links(links),
-                    _findings(findings),
-                    *_ledger(connection),
-                ]
+        with (
+            engine(self.dsn, action="reading the health of links", role=VIEWER, limit=limit) as connection,
+            time_limit(connection, limit),
+            one_moment(connection),
+        ):
+            milliseconds = max(1, round(self.timeout.total_seconds() * 1000))
+            connection.execute("SELECT pg_catalog.set_config('statement_timeout', %s, true)", [f"{milliseconds}ms"])
+            overview = connection.execute(_OVERVIEW, [self.exact]).fetchone()
+            assert overview is not None  # noqa: S101 - the function gives one row
+            score, categories, links, findings, version = overview
+            return [
+                _info(version),
+                *_health(score, categories),
+                *_links(links),
+                _findings(findings),
+                *_ledger(connection),
+            ]
 
 
 @contextmanager

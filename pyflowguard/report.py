@@ -9,10 +9,9 @@ from decimal import Decimal
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import psycopg
 from psycopg.rows import class_row
 
-from pyflowguard.database import Connection, NoticeHandler
+from pyflowguard.database import Connection, NoticeHandler, one_moment
 from pyflowguard.doctor import Diagnosis, diagnoses_in
 from pyflowguard.engine import VIEWER, engine, notice_no_link
 from pyflowguard.health import Finding, Health, Violation, findings_in, health_in
@@ -383,27 +382,27 @@ def read_report(dsn: str = "", *, violations: int = VIOLATIONS, on_notice: Notic
 
     With `violations` 0 none is looked for: to say why costs time for each of them. Raises what read_health() raises.
     """
-    with engine(dsn, action="reading what to report", role=VIEWER, on_notice=on_notice) as connection:
-        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        connection.read_only = True
-        with connection.transaction():
-            notice_no_link(connection, on_notice)
-            database, server_version, engine_version, made_at = _one(connection, _ABOUT)
-            return Report(
-                database=database,
-                server_version=server_version,
-                engine_version=engine_version,
-                made_at=made_at,
-                health=health_in(connection),
-                findings=findings_in(connection),
-                trend=_read_trend(connection),
-                wrong=_read_wrong(connection, violations) if violations else (),
-                runs=_all(connection, PastRun, _RUNS, {"runs": RUNS}),
-                more_runs=max(0, _one(connection, _COUNT_RUNS)[0] - RUNS),
-                held=_all(connection, Held, _HELD),
-                drift=diagnoses_in(connection),
-                costs=_read_costs(connection),
-            )
+    with (
+        engine(dsn, action="reading what to report", role=VIEWER, on_notice=on_notice) as connection,
+        one_moment(connection),
+    ):
+        notice_no_link(connection, on_notice)
+        database, server_version, engine_version, made_at = _one(connection, _ABOUT)
+        return Report(
+            database=database,
+            server_version=server_version,
+            engine_version=engine_version,
+            made_at=made_at,
+            health=health_in(connection),
+            findings=findings_in(connection),
+            trend=_read_trend(connection),
+            wrong=_read_wrong(connection, violations) if violations else (),
+            runs=_all(connection, PastRun, _RUNS, {"runs": RUNS}),
+            more_runs=max(0, _one(connection, _COUNT_RUNS)[0] - RUNS),
+            held=_all(connection, Held, _HELD),
+            drift=diagnoses_in(connection),
+            costs=_read_costs(connection),
+        )
 
 
 def _read_wrong(connection: Connection, limit: int) -> tuple[Wrong, ...]:

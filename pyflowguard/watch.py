@@ -19,7 +19,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import psycopg
 
-from pyflowguard.database import Connection, time_limit
+from pyflowguard.database import Connection, one_moment, time_limit
 from pyflowguard.engine import VIEWER, engine
 from pyflowguard.errors import FlowguardError
 from pyflowguard.health import Finding
@@ -190,8 +190,6 @@ class _Watcher:
 
     def look(self, connection: Connection) -> Seen:
         """Look, and tell what is new; the first time all is read, however long that takes."""
-        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        connection.read_only = True
         events = self.look_first(connection) if self.seen is None else self.look_again(connection)
         if self.lost_at is not None:
             seconds = round(time.monotonic() - self.lost_at, 1)
@@ -210,7 +208,7 @@ class _Watcher:
 
     def look_first(self, connection: Connection) -> list[Event]:
         """Read all that is wrong already; it is not told one by one."""
-        with connection.transaction():
+        with one_moment(connection):
             start = time.monotonic()
             self.take(connection, _read_rows(connection, exact=True), is_full=False)
             self.full.rest(time.monotonic() - start)
@@ -229,7 +227,7 @@ class _Watcher:
     def look_again(self, connection: Connection) -> list[Event]:
         """Look at what takes no time, and take over what was read beside it."""
         start = time.monotonic()
-        with time_limit(connection, TIMEOUT), connection.transaction():
+        with time_limit(connection, TIMEOUT), one_moment(connection):
             events = self.take(connection, _read_rows(connection, exact=False), is_full=False)
             full = self.full.take(events)
             if full is not None:
@@ -357,9 +355,7 @@ class _Beside(Generic[_T]):
         try:
             with engine(self.dsn, action=self.action, role=VIEWER) as connection:
                 self.connection = connection
-                connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-                connection.read_only = True
-                with connection.transaction():
+                with one_moment(connection):
                     self.found = self.read(connection)
         except FlowguardError as error:
             self.failure = error

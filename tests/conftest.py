@@ -90,8 +90,10 @@ class Databases:
                     sql.Identifier(name), sql.Identifier(template), sql.Identifier(OWNER)
                 )
             )
+            roles = admin.execute(r"SELECT FROM pg_roles WHERE rolname ~ '^flowguard_(admin|viewer)$'").fetchall()
         try:
-            self._grant_roles(name)
+            if roles:
+                self._grant_roles(name)
             yield self.postgresql.conninfo(name, OWNER)
         finally:
             with psycopg.connect(self.postgresql.conninfo(), autocommit=True) as admin:
@@ -99,12 +101,9 @@ class Databases:
 
     def _grant_roles(self, name: str) -> None:
         """Roles are the whole server's, and another test may have left some that the engine in a template knows not."""
-        with psycopg.connect(self.postgresql.conninfo(), autocommit=True) as admin:
-            found = admin.execute(r"SELECT FROM pg_roles WHERE rolname ~ '^flowguard_(admin|viewer)$'").fetchall()
-        if found:
-            with psycopg.connect(self.postgresql.conninfo(name, OWNER), autocommit=True) as owner:
-                if owner.execute("SELECT to_regprocedure('flowguard.grant_roles()')").fetchone() != (None,):
-                    owner.execute("SELECT flowguard.grant_roles()")
+        with psycopg.connect(self.postgresql.conninfo(name, OWNER), autocommit=True) as owner:
+            if owner.execute("SELECT to_regprocedure('flowguard.grant_roles()')").fetchone() != (None,):
+                owner.execute("SELECT flowguard.grant_roles()")
 
 
 @pytest.fixture(scope="session")

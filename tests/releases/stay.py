@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from acceptance.command import in_migration
@@ -14,6 +16,9 @@ from repair.calls import dump, undo
 
 from pyflowguard import changes, online
 from pyflowguard.health import check
+
+if TYPE_CHECKING:
+    from conftest import TestPostgresql
 
 TABLES = (
     "crewai_flow_state_extensions",
@@ -50,6 +55,18 @@ def known(connection: Connection) -> Known:
         of_name = f"SELECT to_jsonb(t) FROM flowguard.{name} t ORDER BY to_jsonb(t)::text"  # noqa: S608  ours
         found[name] = [row for (row,) in rows(connection, of_name)]
     return found
+
+
+def schema(postgresql: TestPostgresql, dsn: str) -> str:
+    """Give all that is defined but for what deployers record."""
+    result = subprocess.run(
+        [postgresql.bin / "pg_dump", "--schema-only", "--exclude-schema=pyflowguard", "--exclude-schema=sqitch",
+         "--dbname", dsn],
+        capture_output=True,
+        text=True,
+        check=True,
+    )  # fmt: skip
+    return re.sub(r"^\\(un)?restrict .*$", "", result.stdout, flags=re.MULTILINE)
 
 
 def narrowed(now: Known, before: Known) -> Known:

@@ -14,7 +14,7 @@ from acceptance.command import COMMAND, Run, in_migration
 from changesets import ChangeSets
 from engine.postgres import one, rows
 from psycopg.conninfo import conninfo_to_dict
-from releases.stay import TABLES, upgraded
+from releases.stay import TABLES, schema, upgraded
 from repair.calls import dump
 from runner.conftest import Sqitch
 from runner.test_interruption import kill_between_script_and_record
@@ -31,18 +31,6 @@ if TYPE_CHECKING:
     from conftest import Databases, TestPostgresql
 
 Runner = Callable[..., None]
-
-
-def schema(postgresql: TestPostgresql, dsn: str) -> str:
-    """Give all that is defined but for what deployers record."""
-    result = subprocess.run(
-        [postgresql.bin / "pg_dump", "--schema-only", "--exclude-schema=pyflowguard", "--exclude-schema=sqitch",
-         "--dbname", dsn],
-        capture_output=True,
-        text=True,
-        check=True,
-    )  # fmt: skip
-    return re.sub(r"^\\(un)?restrict .*$", "", result.stdout, flags=re.MULTILINE)
 
 
 @pytest.fixture(params=["pyflowguard", "sqitch", "psql"])

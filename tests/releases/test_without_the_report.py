@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import pytest
 from acceptance.command import COMMAND, in_migration
 from changesets import PROFILE
 from engine.postgres import Connection, one, rows, run
+from releases.stay import schema
 from repair.calls import dump
 from runner.conftest import Sqitch
 from waiting import wait_until
@@ -43,18 +43,6 @@ SELECT flowguard.add_reference_rule('assets', 'flow', 'discovery_flows');
 STATE = ("job", "discovery_flows", "assets", "data_import_sessions", "flowguard.link_status", "flowguard.link")
 
 
-def pg_dump(postgresql: TestPostgresql, dsn: str) -> str:
-    """Give all that is defined but for what deployers record."""
-    result = subprocess.run(
-        [postgresql.bin / "pg_dump", "--schema-only", "--exclude-schema=pyflowguard", "--exclude-schema=sqitch",
-         "--dbname", dsn],
-        capture_output=True,
-        text=True,
-        check=True,
-    )  # fmt: skip
-    return re.sub(r"^\\(un)?restrict .*$", "", result.stdout, flags=re.MULTILINE)
-
-
 @pytest.fixture(params=["pyflowguard", "sqitch", "bundle"])
 def deploy(request: pytest.FixtureRequest, sqitch: Sqitch, postgresql: TestPostgresql) -> Deploy:
     """Deploy the whole shipped plan, by each runner; psql alone runs a bundle."""
@@ -77,16 +65,16 @@ def test_the_profile_makes_nothing_and_touches_no_namesake(
 ) -> None:
     with psycopg.connect(engine_db, autocommit=True) as connection:
         run(connection, NAMESAKES)
-        before, defined = dump(connection, *STATE), pg_dump(postgresql, engine_db)
+        before, defined = dump(connection, *STATE), schema(postgresql, engine_db)
         deploy(engine_db)
         assert dump(connection, *STATE) == before
-        assert pg_dump(postgresql, engine_db) == defined
+        assert schema(postgresql, engine_db) == defined
         assert rows(connection, "SELECT FROM flowguard.run") == []
         assert {entry.state for entry in changes.status(engine_db).changes} == {"deployed"}
         assert [outcome for outcome in changes.verify(engine_db) if outcome.failure] == []
         changes.revert(engine_db, to="@engine")
         assert dump(connection, *STATE) == before
-        assert pg_dump(postgresql, engine_db) == defined
+        assert schema(postgresql, engine_db) == defined
 
 
 def test_each_change_says_once_that_it_does_nothing(engine_db: str) -> None:
