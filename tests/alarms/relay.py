@@ -15,6 +15,7 @@ class Relay:
         self.target: int | None = target
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
+        self.taking = threading.Lock()
         self.open: list[socket.socket] = []
         self.passing: list[threading.Thread] = []
         threading.Thread(target=self.accept, daemon=True).start()
@@ -24,14 +25,20 @@ class Relay:
         with suppress(OSError):
             while True:
                 client, _ = self.listener.accept()
-                if self.target is None:
-                    client.close()
-                    continue
-                server = socket.create_connection(("127.0.0.1", self.target))
-                self.open += [client, server]
-                for source, sink in ((client, server), (server, client)):
-                    self.passing.append(threading.Thread(target=self.pass_on, args=(source, sink), daemon=True))
-                    self.passing[-1].start()
+                with self.taking:
+                    self.join(client)
+
+    def join(self, client: socket.socket) -> None:
+        """Connect a client to the server."""
+        if self.target is None:
+            client.close()
+            return
+        server = socket.create_connection(("127.0.0.1", self.target))
+        self.open += [client, server]
+        for source, sink in ((client, server), (server, client)):
+            thread = threading.Thread(target=self.pass_on, args=(source, sink), daemon=True)
+            thread.start()
+            self.passing.append(thread)
 
     @staticmethod
     def pass_on(source: socket.socket, sink: socket.socket) -> None:
@@ -45,16 +52,17 @@ class Relay:
 
     def cut(self) -> None:
         """Cut every connection, and refuse new ones until there is a target."""
-        self.target = None
-        for end in self.open:
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-        for thread in self.passing:
-            thread.join()
-        for end in self.open:
-            end.close()
-        self.open.clear()
-        self.passing.clear()
+        with self.taking:
+            self.target = None
+            for end in self.open:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            for thread in self.passing:
+                thread.join()
+            for end in self.open:
+                end.close()
+            self.open.clear()
+            self.passing.clear()
 
 
 @contextmanager
