@@ -57,21 +57,17 @@ END;
 $_type_sql$;
 COMMENT ON FUNCTION flowguard._type_sql(oid, integer) IS 'The name of a type for SQL text, safe under any search_path.';
 
-CREATE OR REPLACE FUNCTION flowguard._column(
-  p_relation regclass, p_column name,
-  OUT type oid, OUT type_name text, OUT type_sql text, OUT not_null boolean
-) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_column$
--- Type (a domain's base type), its name, and whether NOT NULL is declared and, from PostgreSQL 18 on, validated. Raises
--- FG102 where there is no such column.
+CREATE OR REPLACE FUNCTION flowguard._is_not_null(p_relation regclass, p_column name) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_is_not_null$
+-- Declared, by a domain perhaps, and, from PostgreSQL 18 on, validated. Raises FG102 where there is no such column.
 DECLARE
-  v_base oid;
+  v_not_null boolean;
 BEGIN
-  SELECT a.atttypid, format_type(a.atttypid, a.atttypmod), flowguard._type_sql(a.atttypid, a.atttypmod),
-         a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint n
+  SELECT a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint n
                                        WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND n.conkey = ARRAY[a.attnum]
                                          AND NOT n.convalidated)
-           OR (t.typtype = 'd' AND t.typnotnull)
-    INTO type, type_name, type_sql, not_null
+         OR (t.typtype = 'd' AND t.typnotnull)
+    INTO v_not_null
     FROM pg_attribute a
     JOIN pg_type t ON t.oid = a.atttypid
    WHERE a.attrelid = p_relation AND a.attname = p_column AND a.attnum > 0 AND NOT a.attisdropped;
@@ -84,10 +80,30 @@ BEGIN
                               WHERE attrelid = p_relation AND attnum > 0 AND NOT attisdropped)),
             HINT = 'Pass the name of a column that the table has; nothing was changed.';
   END IF;
-  LOOP
-    SELECT typbasetype INTO v_base FROM pg_type WHERE oid = type AND typtype = 'd';
-    EXIT WHEN NOT FOUND;
-    type := v_base;
+  RETURN v_not_null;
+END;
+$_is_not_null$;
+COMMENT ON FUNCTION flowguard._is_not_null(regclass, name) IS 'Whether a column is declared NOT NULL; raises FG102.';
+
+CREATE OR REPLACE FUNCTION flowguard._column(
+  p_relation regclass, p_column name,
+  OUT type oid, OUT type_name text, OUT type_sql text, OUT not_null boolean
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_column$
+-- Type (a domain's base type), its name, and whether it is NOT NULL. Raises FG102 where there is no such column.
+DECLARE
+  v_kind "char";
+BEGIN
+  not_null := flowguard._is_not_null(p_relation, p_column);
+  SELECT a.atttypid, t.typtype, format_type(a.atttypid, a.atttypmod), flowguard._type_sql(a.atttypid, a.atttypmod)
+    INTO type, v_kind, type_name, type_sql
+    FROM pg_attribute a
+    JOIN pg_type t ON t.oid = a.atttypid
+   WHERE a.attrelid = p_relation AND a.attname = p_column;
+  WHILE v_kind = 'd' LOOP
+    SELECT b.oid, b.typtype INTO type, v_kind
+      FROM pg_type d
+      JOIN pg_type b ON b.oid = d.typbasetype
+     WHERE d.oid = type;
   END LOOP;
 END;
 $_column$;
@@ -108,21 +124,20 @@ $_nullable_type$;
 COMMENT ON FUNCTION flowguard._nullable_type(regclass, name) IS
   'The type, for SQL text, of what holds a column''s value or NULL: a domain''s base type.';
 
-CREATE OR REPLACE FUNCTION flowguard._is_not_null(p_relation regclass, p_column name) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_not_null$
-  SELECT not_null FROM flowguard._column(p_relation, p_column);
-$_is_not_null$;
-COMMENT ON FUNCTION flowguard._is_not_null(regclass, name) IS 'Whether a column is declared NOT NULL; raises FG102.';
-
 CREATE OR REPLACE FUNCTION flowguard._equal(p_relation regclass, p_column name) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_equal$
 -- The column's own equality operator, qualified: that of its type's default btree operator class.
 -- Raises FG103 for a type without one (json, point).
 DECLARE
-  v_type     oid;
+  v_type     oid := (SELECT a.atttypid FROM pg_attribute a
+                      WHERE a.attrelid = p_relation AND a.attname = p_column AND a.attnum > 0);
   v_operator text;
 BEGIN
-  SELECT c.type INTO v_type FROM flowguard._column(p_relation, p_column) c;
+  -- Told at once of the types that keys and times have, as a rule.
+  IF v_type = ANY ('{uuid,bigint,integer,text,timestamptz}'::regtype[]) THEN
+    RETURN 'OPERATOR(pg_catalog.=)';
+  END IF;
+  v_type := (flowguard._column(p_relation, p_column)).type;
   SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
     INTO v_operator
     FROM pg_opclass c
@@ -209,16 +224,17 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_row_key$
 DECLARE
   v_columns name[];
 BEGIN
-  SELECT flowguard._key_columns(i.indexrelid)
+  SELECT flowguard._key_columns(x.indexrelid)
     INTO v_columns
-    FROM pg_index i
-   WHERE i.indrelid = p_relation AND i.indisunique AND i.indisvalid AND i.indimmediate
-     AND i.indpred IS NULL AND i.indexprs IS NULL
-     AND NOT EXISTS (SELECT FROM pg_attribute a
-                      WHERE a.attrelid = i.indrelid AND NOT a.attnotnull
-                        AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1]))
-   ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid
-   LIMIT 1;
+    FROM (SELECT i.indexrelid
+            FROM pg_index i
+           WHERE i.indrelid = p_relation AND i.indisunique AND i.indisvalid AND i.indimmediate
+             AND i.indpred IS NULL AND i.indexprs IS NULL
+             AND NOT EXISTS (SELECT FROM pg_attribute a
+                              WHERE a.attrelid = i.indrelid AND NOT a.attnotnull
+                                AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1]))
+           ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid
+           LIMIT 1) AS x;
   IF v_columns IS NULL THEN
     RAISE EXCEPTION 'flowguard: table % has neither a primary key nor a unique key of NOT NULL columns', p_relation
       USING ERRCODE = 'FG105',

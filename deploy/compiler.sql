@@ -83,20 +83,21 @@ COMMENT ON FUNCTION flowguard._named_columns(flowguard.link) IS 'The columns tha
 
 CREATE OR REPLACE FUNCTION flowguard._missing(p_link flowguard.link) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_missing$
--- What a link speaks of and is not there any more; NULL where all is.
+-- What a link speaks of and is not there any more; NULL where all is. Scalar subqueries look each name up by an index;
+-- NOT EXISTS would read the whole catalog.
 BEGIN
   RETURN (SELECT string_agg(x.what, ', ' ORDER BY x.what)
             FROM (SELECT format('table with oid %s', t.id::oid) AS what
                     FROM (SELECT p_link.relation AS id UNION SELECT p_link.master
                           UNION SELECT r.source FROM flowguard._rules(p_link) r WHERE r.source IS NOT NULL) AS t
-                   WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.id)
+                   WHERE (SELECT c.oid FROM pg_class c WHERE c.oid = t.id) IS NULL
                   UNION ALL
                   SELECT format('column %I of %s', n.name, n.relation)
                     FROM flowguard._named_columns(p_link) n
-                   WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = n.relation)
-                     AND NOT EXISTS (SELECT FROM pg_attribute a
-                                      WHERE a.attrelid = n.relation AND a.attname = n.name AND a.attnum > 0
-                                        AND NOT a.attisdropped)
+                   WHERE (SELECT a.attnum FROM pg_attribute a
+                           WHERE a.attrelid = n.relation AND a.attname = n.name AND a.attnum > 0
+                             AND NOT a.attisdropped) IS NULL
+                     AND (SELECT c.oid FROM pg_class c WHERE c.oid = n.relation) IS NOT NULL
                  ) AS x);
 END;
 $_missing$;

@@ -115,7 +115,7 @@ CASES = [
     ),
     Case(
         name="a column is named that the table does not have",
-        reaches=(("_column", "has no column"),),
+        reaches=(("_is_not_null", "has no column"),),
         world="known",
         call="SELECT flowguard.add_link('child')",
         says="""
