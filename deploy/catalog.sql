@@ -111,15 +111,17 @@ COMMENT ON FUNCTION flowguard._column(regclass, name) IS
   'Base type, type name and NOT NULL of a column; raises FG102 where there is none.';
 
 CREATE OR REPLACE FUNCTION flowguard._nullable_type(p_relation regclass, p_column name) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_nullable_type$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_nullable_type$
 -- A domain may forbid NULL: there it is the base type, without a length, for that of char(n) is 1 where none is given.
-  SELECT CASE WHEN t.typtype = 'd' THEN (SELECT format('%I.%I', n.nspname, b.typname)
-                                           FROM pg_type b JOIN pg_namespace n ON n.oid = b.typnamespace
-                                          WHERE b.oid = c.type)
-              ELSE c.type_sql END
-    FROM flowguard._column(p_relation, p_column) c
-    JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname = p_column
-    JOIN pg_type t ON t.oid = a.atttypid;
+BEGIN
+  RETURN (SELECT CASE WHEN t.typtype = 'd' THEN (SELECT format('%I.%I', n.nspname, b.typname)
+                                                   FROM pg_type b JOIN pg_namespace n ON n.oid = b.typnamespace
+                                                  WHERE b.oid = c.type)
+                      ELSE c.type_sql END
+            FROM flowguard._column(p_relation, p_column) c
+            JOIN pg_attribute a ON a.attrelid = p_relation AND a.attname = p_column
+            JOIN pg_type t ON t.oid = a.atttypid);
+END;
 $_nullable_type$;
 COMMENT ON FUNCTION flowguard._nullable_type(regclass, name) IS
   'The type, for SQL text, of what holds a column''s value or NULL: a domain''s base type.';
@@ -248,8 +250,10 @@ COMMENT ON FUNCTION flowguard._row_key(regclass) IS
   'Columns of the primary key, else of a unique NOT NULL key; raises FG105 where there is none.';
 
 CREATE OR REPLACE FUNCTION flowguard._is_ours(p_name name) RETURNS boolean
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_is_ours$
-  SELECT starts_with(p_name::text, 'flowguard_') OR starts_with(p_name::text, '~flowguard_');
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_is_ours$
+BEGIN
+  RETURN starts_with(p_name::text, 'flowguard_') OR starts_with(p_name::text, '~flowguard_');
+END;
 $_is_ours$;
 COMMENT ON FUNCTION flowguard._is_ours(name) IS
   'Whether a constraint, index or trigger of an application table was made by PyFlowGuard, told by its name.';
@@ -302,10 +306,12 @@ COMMENT ON FUNCTION flowguard._fit(text, integer) IS
   'The name itself where it fits into so many bytes, else its beginning and a hash of the whole.';
 
 CREATE OR REPLACE FUNCTION flowguard._columns_sql(p_columns name[], p_prefix text DEFAULT '') RETURNS text
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_columns_sql$
-  SELECT string_agg(p_prefix || quote_ident(c.name), ', ' ORDER BY c.ordinality)
-    FROM unnest(p_columns) WITH ORDINALITY AS c (name, ordinality)
-   WHERE c.name IS NOT NULL;
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_columns_sql$
+BEGIN
+  RETURN (SELECT string_agg(p_prefix || quote_ident(c.name), ', ' ORDER BY c.ordinality)
+            FROM unnest(p_columns) WITH ORDINALITY AS c (name, ordinality)
+           WHERE c.name IS NOT NULL);
+END;
 $_columns_sql$;
 COMMENT ON FUNCTION flowguard._columns_sql(name[], text) IS
   'A list of quoted columns for SQL text; NULL elements are left out.';
@@ -388,9 +394,11 @@ COMMENT ON FUNCTION flowguard._unique_hint(regclass, name[], name[], text) IS
   'How to make columns unique, for a HINT.';
 
 CREATE OR REPLACE FUNCTION flowguard._is_enforced(p_constraint pg_constraint) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_enforced$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_is_enforced$
 -- PostgreSQL 18 knows constraints that are written down and not checked; before, there is no such column.
-  SELECT coalesce((to_jsonb(p_constraint) ->> 'conenforced')::boolean, true);
+BEGIN
+  RETURN coalesce((to_jsonb(p_constraint) ->> 'conenforced')::boolean, true);
+END;
 $_is_enforced$;
 COMMENT ON FUNCTION flowguard._is_enforced(pg_constraint) IS 'Whether a constraint is checked at all.';
 

@@ -64,20 +64,24 @@ $_rules$;
 COMMENT ON FUNCTION flowguard._rules(flowguard.link) IS 'The rules of a link in order.';
 
 CREATE OR REPLACE FUNCTION flowguard._named_columns(p_link flowguard.link) RETURNS TABLE (relation regclass, name name)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_named_columns$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_named_columns$
 -- The columns, by table, that a link and its rules name.
-  SELECT n.relation, n.name
-    FROM (SELECT p_link.relation AS relation, unnest(p_link.tenant_columns || p_link.link_column) AS name
-          UNION
-          SELECT m.relation, unnest(m.tenant_columns || m.alternate_keys || m.key_column)
-            FROM flowguard.master m WHERE m.relation = p_link.master
-          UNION
-          SELECT r.relation, coalesce(r.via_column, r.time_column) FROM flowguard._rules(p_link) r
-          UNION
-          SELECT r.source, unnest(r.source_tenant_columns || r.filter_columns
-                                  || ARRAY[r.source_key, r.source_link, r.source_time])
-            FROM flowguard._rules(p_link) r) AS n
-   WHERE n.name IS NOT NULL;
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+    SELECT n.relation, n.name
+      FROM (SELECT p_link.relation AS relation, unnest(p_link.tenant_columns || p_link.link_column) AS name
+            UNION
+            SELECT m.relation, unnest(m.tenant_columns || m.alternate_keys || m.key_column)
+              FROM flowguard.master m WHERE m.relation = p_link.master
+            UNION
+            SELECT r.relation, coalesce(r.via_column, r.time_column) FROM flowguard._rules(p_link) r
+            UNION
+            SELECT r.source, unnest(r.source_tenant_columns || r.filter_columns
+                                    || ARRAY[r.source_key, r.source_link, r.source_time])
+              FROM flowguard._rules(p_link) r) AS n
+     WHERE n.name IS NOT NULL;
+END;
 $_named_columns$;
 COMMENT ON FUNCTION flowguard._named_columns(flowguard.link) IS 'The columns that a link and its rules name.';
 
@@ -129,15 +133,17 @@ COMMENT ON FUNCTION flowguard._read_columns(flowguard.link) IS
   'The columns of the child that the rules of a link read.';
 
 CREATE OR REPLACE FUNCTION flowguard._row_refs(p_link flowguard.link, p_columns name[], p_style text) RETURNS text[]
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_row_refs$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_row_refs$
 -- How generated code names columns of the row that it works for: a trigger by NEW, the finder by parameters.
-  SELECT coalesce(array_agg(CASE
-                              WHEN c.name IS NULL THEN NULL
-                              WHEN p_style = 'finder' THEN '$' || array_position(flowguard._read_columns(p_link),
-                                c.name)
-                              ELSE p_style || '.' || quote_ident(c.name)
-                            END ORDER BY c.ordinality), '{}')
-    FROM unnest(p_columns) WITH ORDINALITY AS c (name, ordinality);
+BEGIN
+  RETURN (SELECT coalesce(array_agg(CASE
+                                      WHEN c.name IS NULL THEN NULL
+                                      WHEN p_style = 'finder'
+                                      THEN '$' || array_position(flowguard._read_columns(p_link), c.name)
+                                      ELSE p_style || '.' || quote_ident(c.name)
+                                    END ORDER BY c.ordinality), '{}')
+            FROM unnest(p_columns) WITH ORDINALITY AS c (name, ordinality));
+END;
 $_row_refs$;
 COMMENT ON FUNCTION flowguard._row_refs(flowguard.link, name[], text) IS
   'How generated code names columns of its row: by parameter in the style "finder", else by the given record.';
@@ -166,24 +172,28 @@ COMMENT ON FUNCTION flowguard._setting_name(name) IS
   'plain name.';
 
 CREATE OR REPLACE FUNCTION flowguard._source_view_query(p_rule flowguard.rule) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_source_view_query$
-  SELECT format('SELECT %s FROM %s s WHERE %s',
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_source_view_query$
+BEGIN
+  RETURN format('SELECT %s FROM %s s WHERE %s',
                 flowguard._columns_sql((SELECT array_agg(DISTINCT c ORDER BY c) FROM unnest(
                   array_remove(p_rule.source_tenant_columns, NULL) || flowguard._row_key(p_rule.source)
                   || p_rule.source_time || p_rule.source_link) AS c)),
                 p_rule.source, p_rule.source_filter);
+END;
 $_source_view_query$;
 COMMENT ON FUNCTION flowguard._source_view_query(flowguard.rule) IS
   'The query of the view that holds a rule''s filter.';
 
 CREATE OR REPLACE FUNCTION flowguard._source_view(p_link flowguard.link, p_rule flowguard.rule) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_source_view$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_source_view$
 -- Where a proximity rule reads: the table, or a view that holds the filter as PostgreSQL parsed it. The name of the
 -- view says what is in it, so that another filter is another view.
-  SELECT CASE
-           WHEN p_rule.source_filter IS NULL THEN p_rule.source::text
-           ELSE format('flowguard.%I', p_link.stem || '_source_' || left(md5(flowguard._source_view_query(p_rule)), 8))
-         END;
+BEGIN
+  IF p_rule.source_filter IS NULL THEN
+    RETURN p_rule.source::text;
+  END IF;
+  RETURN format('flowguard.%I', p_link.stem || '_source_' || left(md5(flowguard._source_view_query(p_rule)), 8));
+END;
 $_source_view$;
 COMMENT ON FUNCTION flowguard._source_view(flowguard.link, flowguard.rule) IS
   'What a proximity rule reads: a table or a view.';
@@ -202,31 +212,41 @@ COMMENT ON FUNCTION flowguard._reads(regclass, regclass, name[]) IS
   'Whether a view reads just these columns of a table.';
 
 CREATE OR REPLACE FUNCTION flowguard._view_sql(p_link flowguard.link, p_rule flowguard.rule) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_view_sql$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_view_sql$
 -- The statement that makes the view of a rule's filter; NULL where it has no filter or the view is there.
-  SELECT format('%4$sCREATE VIEW %1$s AS %2$s; REVOKE ALL ON %1$s FROM PUBLIC; COMMENT ON VIEW %1$s IS %3$L', v.name,
-                flowguard._source_view_query(p_rule),
-                format('Generated by PyFlowGuard for link %I of %s: the rows of %s that may give it a link.',
-                       p_link.link_column, p_link.relation, p_rule.source),
-                CASE WHEN to_regclass(v.name) IS NULL THEN '' ELSE format('DROP VIEW %s; ', v.name) END)
-    FROM flowguard._source_view(p_link, p_rule) AS v (name)
-   WHERE p_rule.source_filter IS NOT NULL
-     AND (to_regclass(v.name) IS NULL
-          OR NOT flowguard._reads(to_regclass(v.name), p_rule.source,
-                                  array_remove(p_rule.source_tenant_columns, NULL) || flowguard._row_key(p_rule.source)
-                                  || p_rule.source_time || p_rule.source_link || p_rule.filter_columns));
+BEGIN
+  RETURN (SELECT format('%4$sCREATE VIEW %1$s AS %2$s; REVOKE ALL ON %1$s FROM PUBLIC; COMMENT ON VIEW %1$s IS %3$L',
+                        v.name,
+                        flowguard._source_view_query(p_rule),
+                        format('Generated by PyFlowGuard for link %I of %s: the rows of %s that may give it a link.',
+                               p_link.link_column, p_link.relation, p_rule.source),
+                        CASE WHEN to_regclass(v.name) IS NULL THEN '' ELSE format('DROP VIEW %s; ', v.name) END)
+            FROM flowguard._source_view(p_link, p_rule) AS v (name)
+           WHERE p_rule.source_filter IS NOT NULL
+             AND (to_regclass(v.name) IS NULL
+                  OR NOT flowguard._reads(to_regclass(v.name), p_rule.source,
+                                          array_remove(p_rule.source_tenant_columns, NULL)
+                                          || flowguard._row_key(p_rule.source) || p_rule.source_time
+                                          || p_rule.source_link || p_rule.filter_columns)));
+END;
 $_view_sql$;
 COMMENT ON FUNCTION flowguard._view_sql(flowguard.link, flowguard.rule) IS
   'The statement that makes the view of a rule''s filter; NULL where there is nothing to do.';
 
 CREATE OR REPLACE FUNCTION flowguard._unread_views() RETURNS SETOF regclass
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_unread_views$
-  SELECT v.oid::regclass
-    FROM pg_class v
-   WHERE v.relnamespace = 'flowguard'::regnamespace AND v.relkind = 'v'
-     AND obj_description(v.oid, 'pg_class') LIKE 'Generated by PyFlowGuard%'
-     AND NOT EXISTS (SELECT FROM flowguard.link l CROSS JOIN LATERAL flowguard._rules(l) r
-                      WHERE flowguard._is_alive(l) AND to_regclass(flowguard._source_view(l, r)) = v.oid);
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_unread_views$
+DECLARE
+  v_read regclass[] := ARRAY(SELECT to_regclass(flowguard._source_view(l, r))
+                               FROM flowguard.link l CROSS JOIN LATERAL flowguard._rules(l) r
+                              WHERE r.source_filter IS NOT NULL AND flowguard._is_alive(l));
+BEGIN
+  RETURN QUERY
+    SELECT v.oid::regclass
+      FROM pg_class v
+     WHERE v.relnamespace = 'flowguard'::regnamespace AND v.relkind = 'v'
+       AND obj_description(v.oid, 'pg_class') LIKE 'Generated by PyFlowGuard%'
+       AND v.oid <> ALL (array_remove(v_read, NULL));
+END;
 $_unread_views$;
 COMMENT ON FUNCTION flowguard._unread_views() IS 'Views of filters that no rule has any more.';
 
@@ -616,29 +636,35 @@ COMMENT ON FUNCTION flowguard._refuse_setting(text, text, text, text) IS
   'Raises FG003 where the setting of a session rule holds no value of the link''s type.';
 
 CREATE OR REPLACE FUNCTION flowguard._row_key_sql(p_relation regclass, p_prefix text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_row_key_sql$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_row_key_sql$
 -- SQL text for the row's key as jsonb.
-  SELECT format('pg_catalog.jsonb_build_object(%s)',
-                string_agg(format('%L, %s%I', k.name, p_prefix, k.name), ', ' ORDER BY k.n))
-    FROM unnest(flowguard._row_key(p_relation)) WITH ORDINALITY AS k (name, n);
+BEGIN
+  RETURN (SELECT format('pg_catalog.jsonb_build_object(%s)',
+                        string_agg(format('%L, %s%I', k.name, p_prefix, k.name), ', ' ORDER BY k.n))
+            FROM unnest(flowguard._row_key(p_relation)) WITH ORDINALITY AS k (name, n));
+END;
 $_row_key_sql$;
 COMMENT ON FUNCTION flowguard._row_key_sql(regclass, text) IS 'SQL text for a row''s key as jsonb.';
 
 CREATE OR REPLACE FUNCTION flowguard._same_row_sql(p_relation regclass, p_left text, p_right text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_same_row_sql$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_same_row_sql$
 -- SQL text: two records have one row key.
-  SELECT string_agg(format('%s%I %s %s%I', p_left, k.name, flowguard._equal(p_relation, k.name), p_right, k.name),
-                    ' AND ' ORDER BY k.n)
-    FROM unnest(flowguard._row_key(p_relation)) WITH ORDINALITY AS k (name, n);
+BEGIN
+  RETURN (SELECT string_agg(format('%s%I %s %s%I', p_left, k.name, flowguard._equal(p_relation, k.name), p_right,
+                                   k.name), ' AND ' ORDER BY k.n)
+            FROM unnest(flowguard._row_key(p_relation)) WITH ORDINALITY AS k (name, n));
+END;
 $_same_row_sql$;
 COMMENT ON FUNCTION flowguard._same_row_sql(regclass, text, text) IS 'SQL text: two records are the same row.';
 
 CREATE OR REPLACE FUNCTION flowguard._unknown_tenant_sql(p_link flowguard.link, p_prefix text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_unknown_tenant_sql$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_unknown_tenant_sql$
 -- SQL text: the row does not know its tenant; NULL where the table makes that impossible.
-  SELECT string_agg(format('%s%I IS NULL', p_prefix, t.name), ' OR ' ORDER BY t.n)
-    FROM unnest(p_link.tenant_columns) WITH ORDINALITY AS t (name, n)
-   WHERE t.name IS NOT NULL AND NOT flowguard._is_not_null(p_link.relation, t.name);
+BEGIN
+  RETURN (SELECT string_agg(format('%s%I IS NULL', p_prefix, t.name), ' OR ' ORDER BY t.n)
+            FROM unnest(p_link.tenant_columns) WITH ORDINALITY AS t (name, n)
+           WHERE t.name IS NOT NULL AND NOT flowguard._is_not_null(p_link.relation, t.name));
+END;
 $_unknown_tenant_sql$;
 COMMENT ON FUNCTION flowguard._unknown_tenant_sql(flowguard.link, text) IS
   'SQL text: a tenant column of the row is NULL; NULL where none can be.';
@@ -662,28 +688,31 @@ COMMENT ON FUNCTION flowguard._paused_body(flowguard.link, text) IS
   'The body of a trigger function of a link that is paused.';
 
 CREATE OR REPLACE FUNCTION flowguard._names_check(p_link flowguard.link, p_result text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_names_check$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_names_check$
 -- PL/pgSQL text: no name in the function means another table or column by now. Looked at when the function is planned,
 -- in each session, and again when one of the tables is changed; run, it is a constant.
-  SELECT format(E'  IF NOT flowguard._names_hold(%L, ARRAY[%s],\n       %L, %L, ARRAY[%s], %L) THEN\n'
-                '    RETURN %s;  -- never: it is true or an error\n  END IF;\n',
-                p_link.stem,
-                (SELECT string_agg(format('%L::pg_catalog.regclass', t.id), ', ' ORDER BY t.n, t.id::text)
-                   FROM (SELECT 0 AS n, p_link.relation AS id
-                         UNION SELECT 1, r.source FROM flowguard._rules(p_link) r WHERE r.source IS NOT NULL) AS t),
-                flowguard._row_key(p_link.relation), w.own, w.targets, w.columns, p_result)
-    FROM (SELECT array_agg(x.own ORDER BY x.n, x.own) AS own, array_agg(x.other ORDER BY x.n, x.own) AS columns,
-                 string_agg(format('%L::pg_catalog.regclass', x.target), ', ' ORDER BY x.n, x.own) AS targets
-            FROM (SELECT 0 AS n, p_link.link_column AS own, m.relation AS target, m.key_column AS other
-                    FROM flowguard._master(p_link.master) m
-                  UNION ALL
-                  SELECT 1, t.own, m.relation, t.other
-                    FROM flowguard._master(p_link.master) m
-                   CROSS JOIN LATERAL unnest(p_link.tenant_columns, m.tenant_columns) AS t (own, other)
-                   WHERE t.own IS NOT NULL
-                  UNION ALL
-                  SELECT 2 + r."position", r.via_column, r.source, r.source_key
-                    FROM flowguard._rules(p_link) r WHERE r.agree) AS x) AS w;
+BEGIN
+  RETURN (SELECT format(E'  IF NOT flowguard._names_hold(%L, ARRAY[%s],\n       %L, %L, ARRAY[%s], %L) THEN\n'
+                        '    RETURN %s;  -- never: it is true or an error\n  END IF;\n',
+                        p_link.stem,
+                        (SELECT string_agg(format('%L::pg_catalog.regclass', t.id), ', ' ORDER BY t.n, t.id::text)
+                           FROM (SELECT 0 AS n, p_link.relation AS id
+                                 UNION SELECT 1, r.source FROM flowguard._rules(p_link) r
+                                        WHERE r.source IS NOT NULL) AS t),
+                        flowguard._row_key(p_link.relation), w.own, w.targets, w.columns, p_result)
+            FROM (SELECT array_agg(x.own ORDER BY x.n, x.own) AS own, array_agg(x.other ORDER BY x.n, x.own) AS columns,
+                         string_agg(format('%L::pg_catalog.regclass', x.target), ', ' ORDER BY x.n, x.own) AS targets
+                    FROM (SELECT 0 AS n, p_link.link_column AS own, m.relation AS target, m.key_column AS other
+                            FROM flowguard._master(p_link.master) m
+                          UNION ALL
+                          SELECT 1, t.own, m.relation, t.other
+                            FROM flowguard._master(p_link.master) m
+                           CROSS JOIN LATERAL unnest(p_link.tenant_columns, m.tenant_columns) AS t (own, other)
+                           WHERE t.own IS NOT NULL
+                          UNION ALL
+                          SELECT 2 + r."position", r.via_column, r.source, r.source_key
+                            FROM flowguard._rules(p_link) r WHERE r.agree) AS x) AS w);
+END;
 $_names_check$;
 COMMENT ON FUNCTION flowguard._names_check(flowguard.link, text) IS
   'PL/pgSQL text that fails where a name has passed on to another table or column.';
@@ -737,11 +766,13 @@ COMMENT ON FUNCTION flowguard._finder_body(flowguard.link) IS
   'The body of the function that finds a link for given columns.';
 
 CREATE OR REPLACE FUNCTION flowguard._finder_signature(p_link flowguard.link) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_finder_signature$
-  SELECT format('flowguard.%I(%s)', p_link.stem || '_find', string_agg(t.type_name, ', ' ORDER BY c.n))
-    FROM unnest(flowguard._read_columns(p_link)) WITH ORDINALITY AS c (name, n)
-   CROSS JOIN LATERAL (SELECT format_type(a.atttypid, NULL) AS type_name FROM pg_attribute a
-                        WHERE a.attrelid = p_link.relation AND a.attname = c.name) AS t;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_finder_signature$
+BEGIN
+  RETURN (SELECT format('flowguard.%I(%s)', p_link.stem || '_find', string_agg(t.type_name, ', ' ORDER BY c.n))
+            FROM unnest(flowguard._read_columns(p_link)) WITH ORDINALITY AS c (name, n)
+           CROSS JOIN LATERAL (SELECT format_type(a.atttypid, NULL) AS type_name FROM pg_attribute a
+                                WHERE a.attrelid = p_link.relation AND a.attname = c.name) AS t);
+END;
 $_finder_signature$;
 COMMENT ON FUNCTION flowguard._finder_signature(flowguard.link) IS 'Name and parameter types of a link''s finder.';
 

@@ -5,9 +5,11 @@ BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE OR REPLACE FUNCTION flowguard._all_known(p_relation regclass, p_columns name[]) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_all_known$
-  SELECT coalesce(bool_and(c.name IS NOT NULL AND flowguard._is_not_null(p_relation, c.name)), true)
-    FROM unnest(p_columns) AS c (name);
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_all_known$
+BEGIN
+  RETURN (SELECT coalesce(bool_and(c.name IS NOT NULL AND flowguard._is_not_null(p_relation, c.name)), true)
+            FROM unnest(p_columns) AS c (name));
+END;
 $_all_known$;
 COMMENT ON FUNCTION flowguard._all_known(regclass, name[]) IS
   'Whether the table has all these columns, declared NOT NULL.';
@@ -213,52 +215,59 @@ COMMENT ON FUNCTION flowguard._index_steps(regclass, name[], boolean, text, name
 
 CREATE OR REPLACE FUNCTION flowguard._wanted_statistics(p_link flowguard.link)
 RETURNS TABLE (relation regclass, name text, definition text, is_made boolean)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_statistics$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_statistics$
 -- A tenant of two columns and more, taken for independent of each other, seems to have hardly a row where tenants are
 -- many: the planner then reads and sorts all of a tenant's sources rather than take one step in the index by time.
 -- What lies on partitions counts for the plans, so that the statistic of a partitioned table would serve none.
-  WITH wanted AS (
-    SELECT DISTINCT r.source, t.columns,
-           (SELECT array_agg(a.attnum) FROM pg_attribute a
-             WHERE a.attrelid = r.source AND a.attname = ANY (t.columns)) AS numbers
-      FROM flowguard._rules(p_link) r
-      JOIN pg_class c ON c.oid = r.source AND c.relkind = 'r'
-     -- PostgreSQL takes eight columns at most (STATS_MAX_DIMENSIONS).
-     CROSS JOIN LATERAL (SELECT (array_remove(r.source_tenant_columns, NULL))[1:8]) AS t (columns)
-     WHERE r.kind = 'proximity' AND cardinality(t.columns) > 1
-  ), present AS (
-    SELECT x.stxrelid, x.stxnamespace, x.stxname, flowguard._is_ours(x.stxname) AS is_ours, x.stxkind,
-           x.stxkeys::int2[] AS numbers
-      FROM pg_statistic_ext x WHERE 'f' = ANY (x.stxkind) AND x.stxexprs IS NULL
-  )
-  SELECT w.source, n.name, format('%s.%I (dependencies) ON %s FROM %s', n.namespace, n.name,
-                                  flowguard._columns_sql(w.columns), w.source), o.stxname IS NOT NULL
-    FROM wanted w
-    JOIN pg_class c ON c.oid = w.source
-    LEFT JOIN LATERAL (SELECT p.stxname, p.stxnamespace::regnamespace::text FROM present p
-                        WHERE p.stxrelid = w.source AND p.is_ours AND p.numbers @> w.numbers AND p.numbers <@ w.numbers
-                        ORDER BY p.stxname LIMIT 1) AS o (stxname, namespace) ON true
-   CROSS JOIN LATERAL (SELECT flowguard._fit('flowguard_' || c.relname || '_' || array_to_string(w.columns, '_')
-                                             || '_stat')) AS f (name)
-   CROSS JOIN LATERAL (
-     SELECT coalesce(o.namespace, c.relnamespace::regnamespace::text),
-            CASE WHEN o.stxname IS NOT NULL THEN o.stxname
-                 WHEN EXISTS (SELECT FROM pg_statistic_ext x
-                               WHERE x.stxnamespace = c.relnamespace AND x.stxname = f.name)
-                 THEN flowguard._other_name(c.relname, f.name)
-                 ELSE f.name END) AS n (namespace, name)
-   WHERE NOT EXISTS (SELECT FROM present p
-                      WHERE p.stxrelid = w.source AND NOT p.is_ours AND p.numbers @> w.numbers);
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+    WITH wanted AS (
+      SELECT DISTINCT r.source, t.columns,
+             (SELECT array_agg(a.attnum) FROM pg_attribute a
+               WHERE a.attrelid = r.source AND a.attname = ANY (t.columns)) AS numbers
+        FROM flowguard._rules(p_link) r
+        JOIN pg_class c ON c.oid = r.source AND c.relkind = 'r'
+       -- PostgreSQL takes eight columns at most (STATS_MAX_DIMENSIONS).
+       CROSS JOIN LATERAL (SELECT (array_remove(r.source_tenant_columns, NULL))[1:8]) AS t (columns)
+       WHERE r.kind = 'proximity' AND cardinality(t.columns) > 1
+    ), present AS (
+      SELECT x.stxrelid, x.stxnamespace, x.stxname, flowguard._is_ours(x.stxname) AS is_ours, x.stxkind,
+             x.stxkeys::int2[] AS numbers
+        FROM pg_statistic_ext x WHERE 'f' = ANY (x.stxkind) AND x.stxexprs IS NULL
+    )
+    SELECT w.source, n.name, format('%s.%I (dependencies) ON %s FROM %s', n.namespace, n.name,
+                                    flowguard._columns_sql(w.columns), w.source), o.stxname IS NOT NULL
+      FROM wanted w
+      JOIN pg_class c ON c.oid = w.source
+      LEFT JOIN LATERAL (SELECT p.stxname, p.stxnamespace::regnamespace::text FROM present p
+                          WHERE p.stxrelid = w.source AND p.is_ours AND p.numbers @> w.numbers
+                            AND p.numbers <@ w.numbers
+                          ORDER BY p.stxname LIMIT 1) AS o (stxname, namespace) ON true
+     CROSS JOIN LATERAL (SELECT flowguard._fit('flowguard_' || c.relname || '_' || array_to_string(w.columns, '_')
+                                               || '_stat')) AS f (name)
+     CROSS JOIN LATERAL (
+       SELECT coalesce(o.namespace, c.relnamespace::regnamespace::text),
+              CASE WHEN o.stxname IS NOT NULL THEN o.stxname
+                   WHEN EXISTS (SELECT FROM pg_statistic_ext x
+                                 WHERE x.stxnamespace = c.relnamespace AND x.stxname = f.name)
+                   THEN flowguard._other_name(c.relname, f.name)
+                   ELSE f.name END) AS n (namespace, name)
+     WHERE NOT EXISTS (SELECT FROM present p
+                        WHERE p.stxrelid = w.source AND NOT p.is_ours AND p.numbers @> w.numbers);
+END;
 $_wanted_statistics$;
 COMMENT ON FUNCTION flowguard._wanted_statistics(flowguard.link) IS
   'Statistics of the tenant columns of sources in time, where the application has none.';
 
 CREATE OR REPLACE FUNCTION flowguard._by_tenant(p_link flowguard.link, p_rule flowguard.rule) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_by_tenant$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_by_tenant$
 -- Whether the key that proves agreement can name the tenant: MATCH SIMPLE would pass over a NULL.
-  SELECT cardinality(p_link.tenant_columns) > 0
+BEGIN
+  RETURN cardinality(p_link.tenant_columns) > 0
      AND flowguard._all_known(p_link.relation, p_link.tenant_columns)
      AND flowguard._all_known(p_rule.source, p_rule.source_tenant_columns);
+END;
 $_by_tenant$;
 COMMENT ON FUNCTION flowguard._by_tenant(flowguard.link, flowguard.rule) IS
   'Whether child and source of a rule both know their whole tenant.';
@@ -486,17 +495,20 @@ $_wanted_functions$;
 COMMENT ON FUNCTION flowguard._wanted_functions(flowguard.link) IS 'The functions generated for a link.';
 
 CREATE OR REPLACE FUNCTION flowguard._changed_sql(p_relation regclass, p_columns name[]) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_changed_sql$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_changed_sql$
 -- SQL text for WHEN: one of the columns changes. A type without equality is compared as text.
-  SELECT string_agg(format('OLD.%1$I%2$s IS DISTINCT FROM NEW.%1$I%2$s', a.attname,
-                           CASE WHEN EXISTS (SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod
-                                              WHERE m.amname = 'btree' AND o.opcdefault AND o.opcintype = a.atttypid)
-                                  OR t.typtype IN ('d', 'e', 'c') OR t.typcategory = 'A'
-                                    OR a.atttypid = 'varchar'::regtype
-                             THEN '' ELSE '::text' END), ' OR ' ORDER BY a.attnum)
-    FROM pg_attribute a
-    JOIN pg_type t ON t.oid = a.atttypid
-   WHERE a.attrelid = p_relation AND a.attname = ANY (p_columns);
+BEGIN
+  RETURN (SELECT string_agg(format('OLD.%1$I%2$s IS DISTINCT FROM NEW.%1$I%2$s', a.attname,
+                                   CASE WHEN EXISTS (SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod
+                                                      WHERE m.amname = 'btree' AND o.opcdefault
+                                                        AND o.opcintype = a.atttypid)
+                                          OR t.typtype IN ('d', 'e', 'c') OR t.typcategory = 'A'
+                                            OR a.atttypid = 'varchar'::regtype
+                                     THEN '' ELSE '::text' END), ' OR ' ORDER BY a.attnum)
+            FROM pg_attribute a
+            JOIN pg_type t ON t.oid = a.atttypid
+           WHERE a.attrelid = p_relation AND a.attname = ANY (p_columns));
+END;
 $_changed_sql$;
 COMMENT ON FUNCTION flowguard._changed_sql(regclass, name[]) IS
   'SQL text for a trigger''s WHEN: one of the columns changes.';
@@ -610,25 +622,29 @@ COMMENT ON FUNCTION flowguard._wanted_triggers(flowguard.link) IS
   'The triggers that call the functions generated for a link.';
 
 CREATE OR REPLACE FUNCTION flowguard._trigger_names(p_trigger oid) RETURNS jsonb
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_trigger_names$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_trigger_names$
 -- How the table that a trigger is on, and the columns that its WHEN reads, are called now.
-  SELECT jsonb_build_object('table', t.tgrelid::regclass::text,
-                            'columns', coalesce(jsonb_agg(a.attname ORDER BY a.attnum)
-                                                FILTER (WHERE a.attname IS NOT NULL), '[]'))
-    FROM pg_trigger t
-    LEFT JOIN pg_depend d ON d.classid = 'pg_trigger'::regclass AND d.objid = t.oid
-                         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.tgrelid
-    LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid AND a.attnum > 0
-   WHERE t.oid = p_trigger
-   GROUP BY t.oid, t.tgrelid;
+BEGIN
+  RETURN (SELECT jsonb_build_object('table', t.tgrelid::regclass::text,
+                                    'columns', coalesce(jsonb_agg(a.attname ORDER BY a.attnum)
+                                                        FILTER (WHERE a.attname IS NOT NULL), '[]'))
+            FROM pg_trigger t
+            LEFT JOIN pg_depend d ON d.classid = 'pg_trigger'::regclass AND d.objid = t.oid
+                                 AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.tgrelid
+            LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid AND a.attnum > 0
+           WHERE t.oid = p_trigger
+           GROUP BY t.oid, t.tgrelid);
+END;
 $_trigger_names$;
 COMMENT ON FUNCTION flowguard._trigger_names(oid) IS
   'How a trigger''s table and the columns that it reads are called.';
 
 CREATE OR REPLACE FUNCTION flowguard._trigger_stamp(p_trigger oid, p_hash text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_trigger_stamp$
-  SELECT format('Generated by PyFlowGuard %s %s %s', p_hash, md5(pg_get_triggerdef(p_trigger)),
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_trigger_stamp$
+BEGIN
+  RETURN format('Generated by PyFlowGuard %s %s %s', p_hash, md5(pg_get_triggerdef(p_trigger)),
                 flowguard._trigger_names(p_trigger));
+END;
 $_trigger_stamp$;
 COMMENT ON FUNCTION flowguard._trigger_stamp(oid, text) IS
   'The comment of a trigger: what it was made from, what PostgreSQL made of it, and what its table and columns were '
@@ -647,32 +663,35 @@ COMMENT ON FUNCTION flowguard._stamp_trigger(regclass, name, text) IS
   'Notes in a trigger''s comment what it was made from.';
 
 CREATE OR REPLACE FUNCTION flowguard._trigger_status(p_relation regclass, p_name name, p_statement text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_trigger_status$
-  WITH RECURSIVE clone (id, enabled) AS (
-    SELECT t.oid, t.tgenabled FROM pg_trigger t WHERE t.tgrelid = p_relation AND t.tgname = p_name
-    UNION ALL
-    SELECT t.oid, t.tgenabled FROM clone c JOIN pg_trigger t ON t.tgparentid = c.id
-  )
-  SELECT coalesce(
-    (SELECT CASE
-              -- A partition has its own copy, which can be disabled alone.
-              WHEN EXISTS (SELECT FROM clone c WHERE c.enabled = 'D') THEN 'disabled'
-              WHEN EXISTS (SELECT FROM clone c WHERE c.enabled <> 'O')
-                   OR obj_description(t.oid, 'pg_trigger')
-                      IS DISTINCT FROM flowguard._trigger_stamp(t.oid, md5(p_statement))
-              THEN 'outdated'
-              ELSE 'installed'
-            END
-       FROM pg_trigger t WHERE t.tgrelid = p_relation AND t.tgname = p_name), 'missing');
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_trigger_status$
+BEGIN
+  RETURN (WITH RECURSIVE clone (id, enabled) AS (
+            SELECT t.oid, t.tgenabled FROM pg_trigger t WHERE t.tgrelid = p_relation AND t.tgname = p_name
+            UNION ALL
+            SELECT t.oid, t.tgenabled FROM clone c JOIN pg_trigger t ON t.tgparentid = c.id
+          )
+          SELECT coalesce(
+            (SELECT CASE
+                      -- A partition has its own copy, which can be disabled alone.
+                      WHEN EXISTS (SELECT FROM clone c WHERE c.enabled = 'D') THEN 'disabled'
+                      WHEN EXISTS (SELECT FROM clone c WHERE c.enabled <> 'O')
+                           OR obj_description(t.oid, 'pg_trigger')
+                              IS DISTINCT FROM flowguard._trigger_stamp(t.oid, md5(p_statement))
+                      THEN 'outdated'
+                      ELSE 'installed'
+                    END
+               FROM pg_trigger t WHERE t.tgrelid = p_relation AND t.tgname = p_name), 'missing'));
+END;
 $_trigger_status$;
 COMMENT ON FUNCTION flowguard._trigger_status(regclass, name, text) IS 'installed, outdated, disabled or missing.';
 
 CREATE OR REPLACE FUNCTION flowguard._function_status(p_signature text, p_is_definer boolean, p_body text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_function_status$
-  SELECT coalesce(
-    (SELECT CASE WHEN p.prosrc = p_body AND p.prosecdef = p_is_definer AND p.proconfig IS NULL THEN 'installed'
-                 ELSE 'outdated' END
-       FROM pg_proc p WHERE p.oid = to_regprocedure(p_signature)), 'missing');
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_function_status$
+BEGIN
+  RETURN coalesce((SELECT CASE WHEN p.prosrc = p_body AND p.prosecdef = p_is_definer AND p.proconfig IS NULL
+                            THEN 'installed' ELSE 'outdated' END
+                     FROM pg_proc p WHERE p.oid = to_regprocedure(p_signature)), 'missing');
+END;
 $_function_status$;
 COMMENT ON FUNCTION flowguard._function_status(text, boolean, text) IS 'installed, outdated or missing.';
 
