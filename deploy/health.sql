@@ -571,9 +571,8 @@ BEGIN
              x.remedy, x.name || v_key, x.rows::bigint
         FROM (VALUES
           ('unlinked_rows', CASE r_link.mode WHEN 'enforce' THEN 'ERROR' ELSE 'WARN' END, 'unlinked', r_count.unlinked,
-           'are unlinked', format('CALL flowguard.repair(%L, link_column => %L); see flowguard.violation for the '
-             'reasons',
-                                  r_link.relation, r_link.link_column)),
+           'are unlinked', format('CALL flowguard.repair(%L, link_column => %L)', r_link.relation,
+                                  r_link.link_column)),
           ('dangling_links', 'ERROR', 'dangling', r_count.dangling, 'point to no master',
            format('CALL flowguard.repair(%L, link_column => %L)', r_link.relation, r_link.link_column)),
           ('mismatched_links', 'ERROR', 'mismatched', r_count.mismatched,

@@ -1,6 +1,6 @@
 -- Is all as it should be? The daily check: everything that is wrong with rows and with the guard, the worst first.
--- Reads the guarded tables, as pyflowguard check --doctor does, which lists the same. No row: all is well. What to do:
--- the remedy.
+-- Reads the guarded tables, as pyflowguard check --doctor does, which lists the same and, beside it, what is not well
+-- with the command itself. No row: all is well. What to do: the remedy.
 
 SELECT level, name, relation, description, detail, remedy, cache_key
 FROM (

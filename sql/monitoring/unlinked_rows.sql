@@ -1,18 +1,8 @@
--- Which tables hold rows without a link to a master flow, and how many?
--- Run it as the tables' owner: under row security another role counts its own tenant, or nothing.
+-- Which rows have no link, and why has none of the rules found one?
+-- Reads the guarded tables. What to do: pyflowguard repair --dry-run shows which of them a repair would link. Others
+-- wait for what their reason names; set the link by hand where the right master is known.
 
-SELECT 'data_imports' AS table_name, count(*) FILTER (WHERE master_flow_id IS NULL) AS unlinked, count(*) AS total
-FROM migration.data_imports
-UNION ALL
-SELECT 'raw_import_records', count(*) FILTER (WHERE master_flow_id IS NULL), count(*)
-FROM migration.raw_import_records
-UNION ALL
-SELECT 'import_field_mappings', count(*) FILTER (WHERE master_flow_id IS NULL), count(*)
-FROM migration.import_field_mappings
-UNION ALL
-SELECT 'discovery_flows', count(*) FILTER (WHERE master_flow_id IS NULL), count(*)
-FROM migration.discovery_flows
-UNION ALL
-SELECT 'assets', count(*) FILTER (WHERE master_flow_id IS NULL), count(*)
-FROM migration.assets
-ORDER BY unlinked DESC, table_name;
+SELECT relation, link_column, row_key, kind, reason, seen_at
+FROM flowguard.violation
+WHERE kind IN ('unlinked', 'ambiguous')
+ORDER BY relation::text, link_column, row_key;

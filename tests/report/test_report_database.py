@@ -642,8 +642,8 @@ def test_an_upload_as_it_arrives_links_the_import_and_its_flow_and_nothing_else(
     assert set(answers.values()) == {(label("arrival"), "nearest discovery flow")}
 
 
-def test_the_monitoring_queries_count_missing_and_dangling_links(db: Connection) -> None:
-    unlinked = db.execute((SQL / "monitoring" / "unlinked_rows.sql").read_bytes()).fetchall()
+def test_the_queries_count_missing_and_dangling_links(db: Connection) -> None:
+    unlinked = db.execute((SQL / "report" / "unlinked_rows.sql").read_bytes()).fetchall()
     assert unlinked == [
         ("import_field_mappings", 178, 178),
         ("assets", 29, 29),
@@ -651,7 +651,7 @@ def test_the_monitoring_queries_count_missing_and_dangling_links(db: Connection)
         ("data_imports", 0, 16),
         ("raw_import_records", 0, 265),
     ]
-    dangling = db.execute((SQL / "monitoring" / "dangling_links.sql").read_bytes()).fetchall()
+    dangling = db.execute((SQL / "report" / "dangling_links.sql").read_bytes()).fetchall()
     assert dangling == [
         ("discovery_flows", 11, 18),
         ("assets", 0, 0),
