@@ -174,7 +174,9 @@ def _what_is_missing(connection: Connection, role: str | None, message: str) -> 
     assert who is not None  # noqa: S101 - a SELECT without FROM has one row
     user, has_role = who
     if not has_role:
-        enough = "To read figures" if role == VIEWER else "Where the tables are not written, or the role may write them,"
+        enough = (
+            "To read figures" if role == VIEWER else "If only figures are written, or the role may write the tables,"
+        )
         return f"{hint} {enough} it is enough to be given a role: GRANT {role} TO {user};"
     schema = _OF_SCHEMA.search(message)
     if schema is None:

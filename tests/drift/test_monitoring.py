@@ -148,7 +148,16 @@ def test_psql_asks_them_for_whoever_has_the_role(
         try:
             run(admin, "GRANT flowguard_viewer TO onlooker; SELECT flowguard.grant_roles()")
             for file in sorted(MONITORING.glob("*.sql")):
-                command = [psql, "-qXAt", "-v", "ON_ERROR_STOP=1", "-d", as_role(report_db, "onlooker"), "-f", file]
+                command = [
+                    psql,
+                    "-qXAt",
+                    "-v",
+                    "ON_ERROR_STOP=1",
+                    "-d",
+                    as_role(report_db, "onlooker"),
+                    "-f",
+                    str(file),
+                ]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 assert (done.returncode, done.stderr) == (0, ""), file.name
                 assert "import_field_mappings" in done.stdout or file.name not in {"unlinked_rows.sql", "daily.sql"}
