@@ -40,7 +40,7 @@ bench-repair: $(VENV)/.dev
 	PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.bench_repair $(BENCH)
 
 # What it costs to ask for health, by proof, by counting and by the report's queries, from ten thousand rows to ten million:
-# 20 minutes. BENCH passes options on: make bench-health BENCH='--rows 10000 --rows 100000'.
+# five minutes, and some GB of disk. BENCH passes options on: make bench-health BENCH='--rows 10000 --rows 100000'.
 bench-health: $(VENV)/.dev
 	PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.bench_health $(BENCH)
 

@@ -184,7 +184,7 @@ def markdown(version: str, found: Sequence[Line], command: str) -> str:
     "--bindir", type=click.Path(exists=True, path_type=Path), help="Programs of a PostgreSQL; default: the wheel's."
 )
 @click.option("--rows", "sizes", type=click.IntRange(min=100), multiple=True, default=SIZES, show_default=True,
-              help="Rows of the two tables; may be repeated. 10000000 takes 15 minutes and 15 GB.")  # fmt: skip
+              help="Rows of the two tables; may be repeated. 10000000 takes some minutes and 15 GB.")  # fmt: skip
 @click.option("--quick", is_flag=True, help="Small sizes: shows that it runs; the figures mean nothing.")
 @click.option("--write", "document", type=click.Path(exists=True, path_type=Path), help="Document to update.")
 def main(bindir: Path | None, sizes: tuple[int, ...], *, quick: bool, document: Path | None) -> None:
