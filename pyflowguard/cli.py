@@ -1016,7 +1016,7 @@ def watch(context: click.Context, *, dsn: str, interval: float, as_json: bool) -
             for last in looks:
                 events.extend(last.events)
                 if live is not None and console is not None:
-                    live.update(present.watch_view(last, list(events), console.height), refresh=True)
+                    live.update(present.watch_view(console, last, list(events)), refresh=True)
                 else:
                     for event in last.events:
                         click.echo(_event_json(event) if as_json else present.event_line(event))
@@ -1024,7 +1024,7 @@ def watch(context: click.Context, *, dsn: str, interval: float, as_json: bool) -
         if last is None:
             raise
     if console is not None and last is not None:
-        console.print(present.watch_view(last, list(events), console.height))
+        console.print(present.watch_view(console, last, list(events)))
     if last is not None and last.is_wrong:
         context.exit(ExitCode.FINDINGS)
 
