@@ -1052,10 +1052,10 @@ def _event_json(event: watching.Event) -> str:
 @click.option(
     "--timeout",
     type=_Number(0.1, 3600),
-    default=10.0,
+    default=8.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long the database may take to answer.",
+    help="How long connecting and the answer may take; let it be less than Prometheus' scrape_timeout.",
 )
 def metrics(*, dsn: str, listen: tuple[str, int] | None, output: Path | None, exact: bool, timeout: float) -> None:
     """Tell Prometheus how true the links are, over HTTP or in a file. Each figure is read when it is asked for."""
