@@ -165,6 +165,15 @@ def test_panels_have_their_own_numbers_and_places() -> None:
     assert all(panel["targets"][0]["datasource"]["uid"] == "${datasource}" for panel in panels)
 
 
+def test_panels_ask_for_the_databases_that_are_chosen() -> None:
+    assert "database" in [variable["name"] for variable in DASHBOARD["templating"]["list"]]
+    for panel in DASHBOARD["panels"]:
+        for target in panel["targets"]:
+            metrics = re.findall(r"flowguard_\w+\{([^}]*)\}", target["expr"])
+            assert len(metrics) == target["expr"].count("flowguard_")
+            assert all('database=~"$database"' in labels for labels in metrics), target["expr"]
+
+
 # --- Each alert, by promtool
 
 LINK = 'schema="public", table="asset", link="job_id"'
