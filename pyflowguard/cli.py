@@ -1016,7 +1016,7 @@ def watch(context: click.Context, *, dsn: str, interval: float, as_json: bool) -
             for last in looks:
                 events.extend(last.events)
                 if live is not None and console is not None:
-                    live.update(present.watch_view(last, list(events), console.height), refresh=True)
+                    live.update(present.watch_view(console, last, list(events)), refresh=True)
                 else:
                     for event in last.events:
                         click.echo(_event_json(event) if as_json else present.event_line(event))
@@ -1024,7 +1024,7 @@ def watch(context: click.Context, *, dsn: str, interval: float, as_json: bool) -
         if last is None:
             raise
     if console is not None and last is not None:
-        console.print(present.watch_view(last, list(events), console.height))
+        console.print(present.watch_view(console, last, list(events)))
     if last is not None and last.is_wrong:
         context.exit(ExitCode.FINDINGS)
 
@@ -1052,10 +1052,10 @@ def _event_json(event: watching.Event) -> str:
 @click.option(
     "--timeout",
     type=_Number(0.1, 3600),
-    default=10.0,
+    default=8.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long the database may take to answer.",
+    help="How long connecting and the answer may take; let it be less than Prometheus' scrape_timeout.",
 )
 def metrics(*, dsn: str, listen: tuple[str, int] | None, output: Path | None, exact: bool, timeout: float) -> None:
     """Tell Prometheus how true the links are, over HTTP or in a file. Each figure is read when it is asked for."""

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import generators, pq
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import Diagnostic, error_from_result
 
 from pyflowguard.errors import CannotConnect, ConnectionLost, ScriptFailed, StatementFailed, UsageError
@@ -87,6 +87,22 @@ def connect(dsn: str = "", *, on_notice: NoticeHandler | None = None) -> Connect
     return connection
 
 
+def database_name(dsn: str = "") -> str:
+    """Give the name of the database that connect() opens, whether it can be reached or not; "" if there is no knowing.
+
+    libpq itself says so, by connection string, environment, service file and its defaults; it is led nowhere for that.
+    """
+    try:
+        _read_dsn(dsn)
+    except UsageError:
+        return ""
+    nowhere = pq.PGconn.connect_start(make_conninfo(dsn, host="/", hostaddr="", port="1").encode())
+    try:
+        return (nowhere.db or b"").decode(errors="replace")
+    finally:
+        nowhere.finish()
+
+
 @contextmanager
 def time_limit(connection: Connection, limit: timedelta | None) -> Iterator[None]:
     """Cut the connection if the block takes longer (None: never), though the server does not say a word.
@@ -110,13 +126,18 @@ def time_limit(connection: Connection, limit: timedelta | None) -> Iterator[None
         yield
     except psycopg.OperationalError as error:
         if is_over.is_set():
-            raise ConnectionLost(
-                f"The database did not answer within {limit.total_seconds():g} s.",
-                hint="See what it does, and what waits for what, in pg_stat_activity.",
-            ) from error
+            raise did_not_answer(limit) from error
         raise
     finally:
         timer.cancel()
+
+
+def did_not_answer(limit: timedelta) -> ConnectionLost:
+    """Say that the database took longer than it may."""
+    return ConnectionLost(
+        f"The database did not answer within {limit.total_seconds():g} s.",
+        hint="See what it does, and what waits for what, in pg_stat_activity.",
+    )
 
 
 @contextmanager

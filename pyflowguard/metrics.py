@@ -1,13 +1,16 @@
 """Tells Prometheus how true the links are: over HTTP, or in a file. Each figure is read when it is asked for.
 
-Labels are names of tables, columns and findings, never a row's key: there are as many series as there are links, and no
-more when a million rows are wrong.
+Labels are names of the database, of tables, columns and findings, never a row's key: there are as many series as there
+are links, and no more when a million rows are wrong.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TookTooLong
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -17,12 +20,15 @@ from prometheus_client import CollectorRegistry, start_http_server, write_to_tex
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pyflowguard.database import Connection, one_moment, time_limit
+from pyflowguard.database import Connection, database_name, did_not_answer, one_moment, time_limit
 from pyflowguard.engine import VIEWER, engine
 from pyflowguard.errors import FlowguardError, UsageError, writing
 
-TIMEOUT = timedelta(seconds=10)
-"""How long the database may take to answer, by default: as long as Prometheus waits for an answer."""
+TIMEOUT = timedelta(seconds=8)
+"""How long it may take to connect and to be answered, by default: less than the 10 s for which Prometheus waits."""
+
+_GRACE = timedelta(seconds=0.5)
+"""How much later it gives up itself, so that it is the server that ends what it does, if it can."""
 
 STATES = ("linked", "unlinked", "dangling", "mismatched", "tenantless")
 
@@ -54,6 +60,7 @@ class FlowguardCollector(Collector):
         self.dsn = dsn
         self.exact = exact
         self.timeout = timeout
+        self.database = ""
         self.failure: FlowguardError | None = None
 
     def describe(self) -> list[Metric]:
@@ -65,29 +72,51 @@ class FlowguardCollector(Collector):
         start = time.monotonic()
         families: list[Metric] = []
         try:
-            families = self._read()
+            families = self._read_in_time()
             self.failure = None
         except FlowguardError as error:
             self.failure = error
         up = GaugeMetricFamily("flowguard_up", "Whether the database told all there is to tell: 1, or 0 if it did not.")
         up.add_metric([], 0 if self.failure else 1)
-        yield up
-        yield from families
         took = GaugeMetricFamily(
             "flowguard_scrape_duration_seconds", "How long it took to ask the database.", unit="seconds"
         )
         took.add_metric([], time.monotonic() - start)
-        yield took
+        self.database = self.database or database_name(self.dsn)
+        for family in (up, *families, took):
+            family.samples = [
+                sample._replace(labels={"database": self.database, **sample.labels}) for sample in family.samples
+            ]
+            yield family
 
-    def _read(self) -> list[Metric]:
-        # Longer than the server keeps to, so that it is the server that ends what it does, if it can.
-        limit = self.timeout + timedelta(seconds=0.5)
+    def _read_in_time(self) -> list[Metric]:
+        """Read all figures in a thread that is left to itself when it is late, whatever it waits for.
+
+        That may be a name server, too, or one of several hosts; it ends by its own limits then.
+        """
+        answer: Future[list[Metric]] = Future()
+
+        def read() -> None:
+            try:
+                answer.set_result(self._read(time.monotonic()))
+            except BaseException as error:  # noqa: BLE001 - is raised by result()
+                answer.set_exception(error)
+
+        threading.Thread(target=read, daemon=True).start()
+        try:
+            return answer.result((self.timeout + _GRACE).total_seconds())
+        except TookTooLong:
+            raise did_not_answer(self.timeout) from None
+
+    def _read(self, start: float) -> list[Metric]:
+        limit = self.timeout + _GRACE
         with (
             engine(self.dsn, action="reading the health of links", role=VIEWER, limit=limit) as connection,
             time_limit(connection, limit),
             one_moment(connection),
         ):
-            milliseconds = max(1, round(self.timeout.total_seconds() * 1000))
+            left = self.timeout.total_seconds() - (time.monotonic() - start)
+            milliseconds = max(1, round(left * 1000))
             connection.execute("SELECT pg_catalog.set_config('statement_timeout', %s, true)", [f"{milliseconds}ms"])
             overview = connection.execute(_OVERVIEW, [self.exact]).fetchone()
             assert overview is not None  # noqa: S101 - the function gives one row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -445,8 +446,12 @@ def event_line(event: Event) -> str:
     return f"{event.at.isoformat(timespec='milliseconds')} {event.kind}: {' '.join(event.text.split())}"
 
 
-def watch_view(seen: Seen, events: Sequence[Event], height: int) -> RenderableType:
-    """Give what there is to be seen in so many lines: what happened last, what is found, and the links, worst first."""
+def watch_view(console: Console, seen: Seen, events: Sequence[Event]) -> RenderableType:
+    """Give what fits on the screen: what happened last, what is found, and the links, worst first.
+
+    What happened last has a third of the lines, if it needs them, and what the links leave. A line of the screen stays
+    free, for the prompt of the shell.
+    """
     parts: list[RenderableType] = [
         Text.assemble(
             (f"{seen.database}  {seen.at:%H:%M:%S} UTC  ", "bold"),
@@ -455,16 +460,23 @@ def watch_view(seen: Seen, events: Sequence[Event], height: int) -> RenderableTy
     ]
     if seen.problem is not None:
         parts.append(Text(f"Cannot look any more, and tries again: {seen.problem}", style="bold red"))
-    room = max(0, height - len(parts) - len(seen.links) - 5)
-    parts += [_one_line(Text(event_line(event), style=_EVENT_STYLES.get(event.kind, ""))) for event in events[-room:]]
-    parts += [
+    told = [_one_line(Text(event_line(event), style=_EVENT_STYLES.get(event.kind, ""))) for event in events]
+    found = [
         _one_line(
             Text(f"{finding.level:<5} {finding.relation or ''} {finding.description}", style=_STYLES[finding.level])
         )
-        for finding in seen.findings[: max(0, room - len(events))]
+        for finding in seen.findings
     ]
-    parts.append(_watch_table(seen.links))
-    return Group(*parts)
+    room = console.height - 1 - _lines_of(console, Group(*parts))
+    links = _watched_links(console, seen.links, room - min(len(told) + len(found), max(1, room // 3)))
+    room = max(0, room - _lines_of(console, links))
+    parts += told[max(0, len(told) - room) :]
+    parts += found[: max(0, room - len(told))]
+    return Group(*parts, links)
+
+
+def _lines_of(console: Console, shown: RenderableType) -> int:
+    return len(console.render_lines(shown, pad=False))
 
 
 def _one_line(text: Text) -> Text:
@@ -473,10 +485,27 @@ def _one_line(text: Text) -> Text:
     return text
 
 
+def _watched_links(console: Console, links: Sequence[Watched], room: int) -> Group:
+    """Give the table of the links; if it has more lines than there is room for, the worst, and how many more there are.
+
+    It is empty where there is no room for one.
+    """
+    worst = sorted(links, key=lambda link: (-link.wrong, link.coverage or 0, link.relation))
+
+    def lines_with(count: int) -> int:
+        return _lines_of(console, _watch_table(worst[:count]))
+
+    most = min(len(worst), max(0, room))  # for each has a line at least
+    if most == len(worst) and lines_with(most) <= room:
+        return Group(_watch_table(worst))
+    count = bisect_right(range(1, most), room - 1, key=lines_with)
+    return Group(_watch_table(worst[:count]), Text(f"and {len(worst) - count} more", style="dim")) if count else Group()
+
+
 def _watch_table(links: Sequence[Watched]) -> Table:
     figures = ("rows", "writes/s", "coverage", "wrong", "in 1 min")
     table = new_table("link", "mode", *figures, "guard", right=figures)
-    for link in sorted(links, key=lambda link: (-link.wrong, link.coverage or 0, link.relation)):
+    for link in links:
         about = "~" if link.estimated else ""
         table.add_row(
             link.relation if link.link_column == "master_flow_id" else f"{link.relation}.{link.link_column}",

@@ -245,7 +245,7 @@ class _Watcher:
         """Wait until the next look, at least as long as the last one took; a notification shortens the wait."""
         start = time.monotonic()
         for _ in connection.notifies(timeout=max(self.interval, self.took), stop_after=1):
-            self.figures.due = 0.0
+            self.figures.is_asked = True
         least = min(self.interval, max(_SHORTEST_WAIT, self.took))
         time.sleep(max(0.0, least - (time.monotonic() - start)))
 
@@ -324,6 +324,7 @@ class _Beside(Generic[_T]):
         self.times = rest
         self.pause = pause
         self.due = 0.0
+        self.is_asked = False  # to read as soon as it can: it may be at work, and rest then
         self.found: _T | None = None
         self.failure: FlowguardError | None = None
         self.thread: threading.Thread | None = None
@@ -334,8 +335,10 @@ class _Beside(Generic[_T]):
         self.due = time.monotonic() + max(self.pause, self.times * took)
 
     def begin_if_due(self) -> None:
-        """Begin to read if it is time, and what was found before is taken."""
-        if time.monotonic() >= self.due and not (self.thread and self.thread.is_alive()) and self.found is None:
+        """Begin to read if it is time, or it was asked to, and what was found before is taken."""
+        is_due = self.is_asked or time.monotonic() >= self.due
+        if is_due and not (self.thread and self.thread.is_alive()) and self.found is None:
+            self.is_asked = False
             self.thread = threading.Thread(target=self.run, daemon=True)
             self.thread.start()
 

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from acceptance.command import Run, failure
+from acceptance.command import Run, command_in, failure
 from alarms.serving import MONITORING, NAME, fetch, metrics_of, names_told, samples
+from conftest import Databases
 from engine.postgres import Connection, one, rows, run
+from engine.tables import create, register
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from ruamel.yaml import YAML
 
-OF_PARENT = (("link", "flow"), ("schema", "public"), ("table", "parent"))
+from pyflowguard import cli
+from pyflowguard.metrics import TIMEOUT, FlowguardCollector
+
 STATES = ("linked", "unlinked", "dangling", "mismatched", "tenantless")
+OF_PROMETHEUS = 10.0
+"""Seconds for which Prometheus waits for an answer, if its configuration does not say else."""
+
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
@@ -46,7 +55,7 @@ def test_figures_are_those_of_the_database(url: str, well: Connection, intruder:
     run(well, "INSERT INTO probe VALUES (1, 1, NULL, now()), (2, NULL, 1, now())")
     run(intruder, "UPDATE parent SET flow = 77 WHERE id = 10; UPDATE parent SET flow = 9 WHERE id = 19")
     found = samples(fetch(url))
-    assert found["flowguard_up"] == [("flowguard_up", (), 1)]
+    assert found["flowguard_up"] == [("flowguard_up", (("database", well.info.dbname),), 1)]
     told = {(dict(labels)["table"], dict(labels)["state"]): value for _, labels, value in found["flowguard_rows"]}
     wanted = {}
     for table, *counts in rows(
@@ -99,7 +108,7 @@ def test_what_repair_did_is_told(url: str, well: Connection, intruder: Connectio
 def test_openmetrics_is_given_where_it_is_asked_for(url: str) -> None:
     text = fetch(url, OPENMETRICS)
     assert text.endswith("# EOF\n")
-    assert "flowguard_up 1.0\n" in text
+    assert is_up(text)
     assert not fetch(url).endswith("# EOF\n")
 
 
@@ -111,33 +120,37 @@ def test_promtool_has_nothing_to_say(url: str, tool: Callable[[str], str]) -> No
 
 
 def test_a_thousand_wrong_rows_are_no_more_series(url: str, intruder: Connection) -> None:
+    of_parent = {"database": intruder.info.dbname, "link": "flow", "schema": "public", "table": "parent"}
     before = samples(fetch(url))
     run(intruder, "INSERT INTO parent SELECT n, 1, 77 FROM generate_series(100, 1100) n")
     after = samples(fetch(url))
-    assert ("flowguard_rows", (*OF_PARENT[:2], ("state", "dangling"), OF_PARENT[2]), 1001) in after["flowguard_rows"]
+    dangling = tuple(sorted({**of_parent, "state": "dangling"}.items()))
+    assert ("flowguard_rows", dangling, 1001) in after["flowguard_rows"]
     assert {name: len(found) for name, found in after.items() if name != "flowguard_findings"} == {
         name: len(found) for name, found in before.items() if name != "flowguard_findings"
     }
-    assert all(set(dict(labels)) <= {"name", "level"} for _, labels, _ in after["flowguard_findings"])
+    assert all(set(dict(labels)) <= {"database", "name", "level"} for _, labels, _ in after["flowguard_findings"])
 
 
 # --- Never a stale figure
 
 
+def is_up(text: str) -> bool:
+    return [value for *_, value in samples(text)["flowguard_up"]] == [1]
+
+
 def only_up(text: str) -> bool:
-    return (
-        set(samples(text)) == {"flowguard_up", "flowguard_scrape_duration_seconds"} and "\nflowguard_up 0.0\n" in text
-    )
+    return set(samples(text)) == {"flowguard_up", "flowguard_scrape_duration_seconds"} and not is_up(text)
 
 
 def test_nothing_is_told_of_a_database_that_cannot_be_reached(url: str, engine_db: str, intruder: Connection) -> None:
-    assert "\nflowguard_up 1.0\n" in fetch(url)
+    assert is_up(fetch(url))
     name = str(conninfo_to_dict(engine_db)["dbname"])
     with psycopg.connect(make_conninfo(intruder.info.dsn, dbname="postgres"), autocommit=True) as admin:
         run(admin, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         assert only_up(fetch(url))
         run(admin, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
-    assert "\nflowguard_up 1.0\n" in fetch(url)
+    assert is_up(fetch(url))
 
 
 def test_a_database_that_does_not_answer_in_time_is_given_up(hasty: str, well: Connection) -> None:
@@ -146,7 +159,7 @@ def test_a_database_that_does_not_answer_in_time_is_given_up(hasty: str, well: C
         start = time.monotonic()
         assert only_up(fetch(hasty))
         assert 2.5 < time.monotonic() - start < 20
-    assert any("\nflowguard_up 1.0\n" in fetch(hasty) for _ in range(20))
+    assert any(is_up(fetch(hasty)) for _ in range(20))
 
 
 def test_a_server_that_hangs_is_given_up(hasty: str, well: Connection) -> None:
@@ -168,6 +181,85 @@ def test_a_server_that_hangs_is_given_up(hasty: str, well: Connection) -> None:
             assert [only_up(text) for text in texts] == [True]
         finally:
             os.kill(backend[0], signal.SIGCONT)
+
+
+def test_it_answers_before_prometheus_gives_up(well: Connection, clean_environment: dict[str, str]) -> None:
+    """Else it knows nothing, and no alert on flowguard_up can fire. Both are left at what they do by themselves."""
+    with metrics_of(well.info.dsn, clean_environment) as url, well.transaction():
+        run(well, "LOCK TABLE parent IN ACCESS EXCLUSIVE MODE")
+        start = time.monotonic()
+        assert only_up(fetch(url))
+        assert time.monotonic() - start < OF_PROMETHEUS
+
+
+def test_the_time_it_takes_at_most_is_less_than_prometheus_waits() -> None:
+    (default,) = [option.default for option in cli.metrics.params if option.name == "timeout"]
+    assert default == TIMEOUT.total_seconds() <= OF_PROMETHEUS - 2
+
+
+@pytest.mark.parametrize("hosts", [1, 3])
+def test_connecting_is_given_up_in_time_too(hosts: int) -> None:
+    """A server that takes a connection and says nothing, or several; a connection has 10 s by itself, each."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        dsn = make_conninfo(host=",".join(["127.0.0.1"] * hosts), port=port, dbname="mute", user="joe")
+        collector = FlowguardCollector(dsn, timeout=timedelta(seconds=1))
+        start = time.monotonic()
+        up, *_ = collector.collect()
+        assert time.monotonic() - start < 5
+    assert [(sample.labels, sample.value) for sample in up.samples] == [({"database": "mute"}, 0)]
+    assert "did not answer within 1 s" in str(collector.failure)
+
+
+# --- Several databases
+
+
+def series(text: str) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
+    return {(name, labels) for found in samples(text).values() for name, labels, _ in found}
+
+
+def test_files_of_two_databases_have_no_series_in_common(
+    command: Run, well: Connection, databases: Databases, engine_template: str, tmp_path: Path
+) -> None:
+    """node_exporter tells one of two series that are the same, and no word of the other."""
+    target = tmp_path / "flowguard.prom"
+    told = []
+    with databases.new(engine_template) as other:
+        with psycopg.connect(other) as connection:
+            create(connection)
+            register(connection)
+        for dsn in (well.info.dsn, other):
+            assert command("metrics", "--dsn", dsn, "--timeout", "100", "-o", target).returncode == 0
+            told.append(series(target.read_text()))
+            assert {dict(labels)["database"] for _, labels in told[-1]} == {conninfo_to_dict(dsn)["dbname"]}
+    assert len(told[0]) > 60
+    assert {name for name, _ in told[0]} & {name for name, _ in told[1]}
+    assert not told[0] & told[1]
+
+
+@pytest.mark.parametrize(
+    ("dsn", "environment", "name"),
+    [
+        ("dbname=billing", {}, "billing"),
+        ("postgresql://joe:secret@db.invalid/billing?hostaddr=127.0.0.1&port=1", {}, "billing"),
+        ("user=joe", {}, "joe"),
+        ("", {"PGDATABASE": "billing"}, "billing"),
+        ("service=shop", {}, "of_the_shop"),
+        ("", {"PGSERVICE": "shop"}, "of_the_shop"),
+        ("service=unknown", {}, ""),
+    ],
+)
+def test_a_database_that_cannot_be_reached_is_named_as_well(
+    clean_environment: dict[str, str], tmp_path: Path, dsn: str, environment: dict[str, str], name: str
+) -> None:
+    target = tmp_path / "flowguard.prom"
+    services = tmp_path / "services.conf"
+    services.write_text("[shop]\nhost=127.0.0.1\nport=1\ndbname=of_the_shop\n")
+    unreachable = {"PGHOST": "127.0.0.1", "PGPORT": "1", "PGSERVICEFILE": str(services)}
+    run_it = command_in({**clean_environment, **unreachable, **environment}, timeout=120)
+    assert "Cannot connect" in failure(run_it("metrics", "--dsn", dsn, "-o", target), 3)
+    assert only_up(target.read_text())
+    assert {labels for _, labels in series(target.read_text())} == {(("database", name),)}
 
 
 # --- A file
@@ -193,7 +285,7 @@ def test_a_file_is_written_at_once_or_not_at_all(command: Run, well: Connection,
         is_over.set()
         reader.join()
     assert read
-    assert all("\nflowguard_up 1.0\n" in text and "\nflowguard_scrape_duration_seconds " in text for text in read)
+    assert all(is_up(text) and "flowguard_scrape_duration_seconds" in samples(text) for text in set(read))
     assert [path.name for path in tmp_path.iterdir()] == ["flowguard.prom"]
     assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~_umask()
 

@@ -41,7 +41,11 @@ def at_once(rules: str) -> str:
 def expressions() -> list[str]:
     """Give what the panels ask, with the variables as Grafana fills them in."""
     return [
-        target["expr"].replace("$job", ".*").replace("$instance", ".*").replace("$__rate_interval", "1m")
+        target["expr"]
+        .replace("$job", ".*")
+        .replace("$instance", ".*")
+        .replace("$database", ".*")
+        .replace("$__rate_interval", "1m")
         for panel in DASHBOARD["panels"]
         for target in panel["targets"]
     ]
@@ -96,7 +100,8 @@ def test_an_alert_fires_on_a_planted_violation(
         # On a machine that is busy with other tests it may be late; it is in time by itself.
         assert min(_seen_after(server, intruder) for _ in range(3)) < SOON
         (alert,) = [alert for alert in server.firing() if alert["alertname"] == "FlowguardWrongLinks"]
-        assert {name: alert[name] for name in ("schema", "table", "link", "state", "severity")} == {
+        assert {name: alert[name] for name in ("database", "schema", "table", "link", "state", "severity")} == {
+            "database": small.info.dbname,
             "schema": "public",
             "table": "parent",
             "link": "flow",
@@ -160,9 +165,19 @@ def test_panels_have_their_own_numbers_and_places() -> None:
     assert all(panel["targets"][0]["datasource"]["uid"] == "${datasource}" for panel in panels)
 
 
+def test_panels_ask_for_the_databases_that_are_chosen() -> None:
+    assert "database" in [variable["name"] for variable in DASHBOARD["templating"]["list"]]
+    for panel in DASHBOARD["panels"]:
+        for target in panel["targets"]:
+            metrics = re.findall(r"flowguard_\w+\{([^}]*)\}", target["expr"])
+            assert len(metrics) == target["expr"].count("flowguard_")
+            assert all('database=~"$database"' in labels for labels in metrics), target["expr"]
+
+
 # --- Each alert, by promtool
 
 LINK = 'schema="public", table="asset", link="job_id"'
+UP = 'up{{job="flowguard", instance="{}"}}'
 FOUND = 'flowguard_findings{{name="{name}", level="{level}"}}'
 
 
@@ -184,6 +199,19 @@ class Case:
 CASES = [
     Case("FlowguardCannotLook", {"flowguard_up": "0x20"}, {"flowguard_up": "1x20"}, 4),
     Case("FlowguardNotScraped", {"other": "1x20"}, {"flowguard_up": "1x20"}, 8),
+    Case(  # one of two targets does not answer
+        "FlowguardNotScraped",
+        {UP.format("a"): "1x20", UP.format("b"): "0x20", 'flowguard_up{job="flowguard", instance="a"}': "1x20"},
+        {UP.format("a"): "1x20", 'up{job="node", instance="b"}': "0x20", "flowguard_up": "0x20"},
+        8,
+    ),
+    Case(  # neither does: each is told, and not that there is none
+        "FlowguardNotScraped",
+        {UP.format("a"): "0x20", UP.format("b"): "0x20"},
+        {UP.format("a"): "1x20", "flowguard_up": "1x20"},
+        8,
+        fires=2,
+    ),
     Case(
         "FlowguardTextfileOld",
         {'node_textfile_mtime_seconds{file="/var/lib/flowguard.prom"}': "0x60"},
@@ -207,6 +235,20 @@ CASES = [
         "FlowguardIncompleteLink",
         {f'flowguard_rows{{{LINK}, state="unlinked"}}': "1x10", f"flowguard_link_enforced{{{LINK}}}": "1x10"},
         {f'flowguard_rows{{{LINK}, state="unlinked"}}': "1x10", f"flowguard_link_enforced{{{LINK}}}": "0x10"},
+        3,
+    ),
+    Case(  # one of two databases of an instance
+        "FlowguardIncompleteLink",
+        {
+            f'flowguard_rows{{database="a", {LINK}, state="unlinked"}}': "1x10",
+            f'flowguard_rows{{database="b", {LINK}, state="unlinked"}}': "1x10",
+            f'flowguard_link_enforced{{database="a", {LINK}}}': "0x10",
+            f'flowguard_link_enforced{{database="b", {LINK}}}': "1x10",
+        },
+        {
+            f'flowguard_rows{{database="a", {LINK}, state="unlinked"}}': "1x10",
+            f'flowguard_link_enforced{{database="b", {LINK}}}': "1x10",
+        },
         3,
     ),
     Case(
@@ -278,7 +320,7 @@ CASES = [
 
 def test_every_alert_has_a_case() -> None:
     (group,) = YAML(typ="safe").load(ALERTS.read_text())["groups"]
-    assert [rule["alert"] for rule in group["rules"]] == [case.alert for case in CASES]
+    assert [rule["alert"] for rule in group["rules"]] == list(dict.fromkeys(case.alert for case in CASES))
     for rule in group["rules"]:
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
         assert set(rule["annotations"]) == {"summary", "description"}
@@ -308,6 +350,38 @@ def test_an_alert_fires_on_what_it_is_for(case: Case, tool: Callable[[str], str]
                     expected(case.wrong, case.minutes, case.fires),
                     expected(case.right, case.minutes, 0),
                     expected(case.wrong, 0, 0),
+                ],
+            }
+        )
+    )
+    check(tool, "test", "rules", str(script))
+
+
+def test_an_alert_says_which_target_does_not_answer(tool: Callable[[str], str], tmp_path: Path) -> None:
+    (group,) = YAML(typ="safe").load(ALERTS.read_text())["groups"]
+    (rule,) = [rule for rule in group["rules"] if rule["alert"] == "FlowguardNotScraped"]
+
+    def told(series: dict[str, str], labels: dict[str, str], summary: str) -> dict[str, Any]:
+        annotations = {"summary": summary, "description": rule["annotations"]["description"]}
+        alert = {"exp_labels": {"severity": "critical", **labels}, "exp_annotations": annotations}
+        return {
+            "interval": "1m",
+            "input_series": [{"series": name, "values": values} for name, values in series.items()],
+            "alert_rule_test": [{"eval_time": "8m", "alertname": rule["alert"], "exp_alerts": [alert]}],
+        }
+
+    script = tmp_path / "test.yml"
+    script.write_text(
+        json.dumps(
+            {
+                "rule_files": [str(ALERTS)],
+                "tests": [
+                    told(
+                        {UP.format("a"): "1x20", UP.format("b"): "0x20", "flowguard_up": "1x20"},
+                        {"job": "flowguard", "instance": "b"},
+                        "b does not tell how true its links are.",
+                    ),
+                    told({"other": "1x20"}, {}, "Nobody tells how true any link is."),
                 ],
             }
         )

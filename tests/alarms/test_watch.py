@@ -8,6 +8,7 @@ import pty
 import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -102,6 +103,40 @@ def test_a_notification_lets_it_look_at_once(start_watch: Start, engine_db: str,
     told = time.monotonic()
     at, _ = watching.wait_for("violation: public.parent.flow")
     assert at - told < SOON
+
+
+@pytest.mark.usefixtures("well")
+def test_a_notification_that_comes_while_figures_are_read_lets_them_be_read_again(
+    engine_db: str, intruder: Connection
+) -> None:
+    """They are those of the moment before, and it would rest for long."""
+    begun, may_end = threading.Event(), threading.Event()
+    reads: list[float] = []
+
+    def read(_: Connection) -> watch._Figures:
+        reads.append(time.monotonic())
+        begun.set()
+        may_end.wait(60)
+        return watch._Figures(reads[-1], 100.0, {}, {}, {})  # noqa: SLF001
+
+    watcher = watch._Watcher(engine_db, timedelta(seconds=30))  # noqa: SLF001
+    watcher.figures = figures = watch._Beside(engine_db, "reading", read, rest=10, pause=3600)  # noqa: SLF001
+    with psycopg.connect(engine_db, autocommit=True) as connection:
+        run(connection, "LISTEN flowguard")
+        figures.begin_if_due()
+        assert begun.wait(60)
+        run(intruder, "NOTIFY flowguard")
+        watcher.wait(connection)
+    figures.begin_if_due()
+    assert len(reads) == 1, "it is still at work"
+    may_end.set()
+    for number in (2, 2):
+        assert figures.thread is not None
+        figures.thread.join(60)
+        figures.take([])
+        figures.begin_if_due()
+        figures.thread.join(60)
+        assert len(reads) == number
 
 
 @pytest.mark.usefixtures("well")
