@@ -645,8 +645,8 @@ PARTITIONED = [
         breaks="guard() and check look at the triggers of the whole table only.",
         design="3.8, 9",
         file="guard.sql",
-        find="WHEN EXISTS (SELECT FROM clone c WHERE c.enabled = 'D')",
-        replace="WHEN t.tgenabled = 'D'",
+        find="FROM clone c JOIN pg_trigger t ON t.tgparentid = c.id",
+        replace="FROM clone c JOIN pg_trigger t ON t.tgparentid = c.id AND false",
         tests=(PARTITIONS,),
     ),
     Fault(
@@ -1005,7 +1005,7 @@ DRIFTING = [
         file="doctor.sql",
         find="CROSS JOIN LATERAL flowguard._rights(p_link, o.id) r",
         replace="CROSS JOIN LATERAL flowguard._rights(p_link, quote_ident(current_user)::regrole) r",
-        tests=(f"{DOCTOR}::test_a_schema_that_the_owner_of_the_functions_may_not_use",),
+        tests=(f"{DOCTOR}::test_a_guard_that_belongs_to_another_role_than_the_engine",),
     ),
     Fault(
         name="doctor: row security that binds the owner is not found",
