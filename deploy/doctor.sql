@@ -127,8 +127,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_index_findings$
   UNION ALL
   SELECT 'view_changed', 'ERROR', r.source, n.name,
          format('view %s, which a rule reads its source by, %s', n.name,
-                CASE WHEN to_regclass(n.name) IS NULL THEN 'is not there' ELSE 'does not read all that it has to' END),
-         NULL, NULL
+                CASE WHEN to_regclass(n.name) IS NULL THEN 'is not there' ELSE 'was changed since it was made' END),
+         pg_get_viewdef(to_regclass(n.name)), NULL
     FROM flowguard._rules(p_link) r
    CROSS JOIN LATERAL flowguard._source_view(p_link, r) AS n (name)
    WHERE flowguard._view_sql(p_link, r) IS NOT NULL;

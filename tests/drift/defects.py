@@ -30,6 +30,15 @@ class Defect:
     mend: str | None = None
 
 
+def to_the_view(statement: str) -> str:
+    """Give the SQL that does something to the view of the filter: %1$s, of which %2$s is the opposite."""
+    return (
+        f"DO $$BEGIN EXECUTE (SELECT format('{statement}', "  # noqa: S608  ours
+        "c.oid::regclass, replace(pg_get_viewdef(c.oid), '<>', '=')) FROM pg_class c "
+        "WHERE c.relkind = 'v' AND c.relname LIKE 'probe_flow_source_%'); END$$"
+    )
+
+
 FILL = "child_flow_fill"
 INSERT = '"~flowguard_child_flow_insert"'
 TENANT_KEY = "flowguard_child_flow_tenant_fkey"
@@ -112,11 +121,13 @@ DEFECTS: dict[str, Defect] = {
         by_superuser=True,
         is_ddl=False,
     ),
-    "a view is dropped": Defect(
-        "view_changed",
-        "DO $$BEGIN EXECUTE (SELECT format('DROP VIEW %s', c.oid::regclass) FROM pg_class c WHERE c.relkind = 'v' "
-        "AND c.relname LIKE 'probe_flow_source_%'); END$$",
+    "a view is dropped": Defect("view_changed", to_the_view("DROP VIEW %1$s")),
+    "a view lets other rows through": Defect("view_changed", to_the_view("CREATE OR REPLACE VIEW %1$s AS %2$s")),
+    "a view is renamed": Defect(
+        "view_changed", to_the_view("ALTER VIEW %1$s RENAME TO mine"), beside=frozenset({"leftover"})
     ),
+    "a view is moved": Defect("view_changed", to_the_view("ALTER VIEW %1$s SET SCHEMA public")),
+    "a view has an option": Defect("view_changed", to_the_view("ALTER VIEW %1$s SET (security_barrier = true)")),
     "an index of ours is not needed": Defect("leftover", "CREATE INDEX flowguard_mine ON child (note)", level="WARN"),
     "a trigger has no link": Defect(
         "leftover",

@@ -889,8 +889,8 @@ SURVIVING = [
         breaks="A filter goes on to read the column that had the name before.",
         design="5",
         file="compiler.sql",
-        find="          OR NOT flowguard._reads(",
-        replace="          OR false AND flowguard._reads(",
+        find="             AND right(obj_description(to_regclass(v.name), 'pg_class'), 32)\n",
+        replace="             AND to_regclass(v.name) IS NULL AND right(obj_description(to_regclass(v.name)), 32)\n",
         tests=(f"{RENAMES}::test_guard_takes_the_column_of_a_filter_that_has_the_name_now",),
     ),
     Fault(
