@@ -156,6 +156,12 @@ DEFECTS: dict[str, Defect] = {
         level="WARN",
         safe=False,
     ),
+    "a new table comes with its schema": Defect(
+        "unguarded_column",
+        "CREATE SCHEMA side CREATE TABLE late (id integer PRIMARY KEY, tenant integer NOT NULL, flow integer)",
+        level="WARN",
+        safe=False,
+    ),
     "a table gets a link column": Defect(
         "unguarded_column",
         "CREATE TABLE late (id integer PRIMARY KEY, tenant integer NOT NULL); ALTER TABLE late ADD COLUMN flow integer",
@@ -163,11 +169,30 @@ DEFECTS: dict[str, Defect] = {
         safe=False,
     ),
     "a right is revoked": Defect("rights_missing", "REVOKE SELECT ON parent FROM app_owner", safe=False),
+    "the owner of a function may not call it": Defect(
+        "rights_missing",
+        "REVOKE ALL ON FUNCTION flowguard.child_flow_find FROM app_owner",
+        safe=False,
+    ),
     "row security is forced": Defect(
         "rows_hidden", "ALTER TABLE parent ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY", safe=False
     ),
     "a table changes hands": Defect(
         "owner_changed", "ALTER TABLE child OWNER TO postgres", safe=False, by_superuser=True, mended_by_superuser=True
+    ),
+    "a function changes hands": Defect(
+        "owner_changed",
+        "ALTER FUNCTION flowguard.child_flow_find OWNER TO pg_monitor",
+        safe=False,
+        by_superuser=True,
+        mended_by_superuser=True,
+    ),
+    "a function changes hands and runs for another": Defect(
+        "owner_changed",
+        f"ALTER FUNCTION flowguard.{FILL} OWNER TO pg_monitor",
+        safe=False,
+        by_superuser=True,
+        mended_by_superuser=True,
     ),
     "everybody may bypass": Defect("open_to_public", "GRANT EXECUTE ON FUNCTION flowguard.bypass TO PUBLIC"),
     "everybody may see the registry": Defect("open_to_public", "GRANT SELECT ON flowguard.link TO PUBLIC"),
