@@ -183,6 +183,14 @@ def test_a_transaction_with_ddl_can_be_prepared(owner: Connection) -> None:
     assert heard(owner) == {"index_missing"}
 
 
+def test_a_view_of_the_application_asks_nobody(owner: Connection) -> None:
+    """Even if it has a column that is called like a link."""
+    asked = "SELECT coalesce(last_value, 0) FROM pg_sequences WHERE sequencename = 'drift_event_event_id_seq'"
+    before = one(owner, asked)
+    run(owner, "CREATE VIEW seen AS SELECT * FROM child; ALTER VIEW seen RENAME TO watched")
+    assert one(owner, asked) == before
+
+
 # --- They are in nobody's way
 
 
