@@ -1,6 +1,6 @@
 -- Deploy pyflowguard_events:drift_events to pg
--- Optional, and for a superuser: DDL that lets a guard drift is written down when it is committed, with who did it and
--- what flowguard.doctor() says of it. Nothing else needs it.
+-- Optional, and for who may make event triggers: DDL that lets a guard drift is written down when it is committed, with
+-- who did it and what flowguard.doctor() says of it. Nothing else needs it.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -229,10 +229,27 @@ GRANT EXECUTE ON FUNCTION flowguard._diagnose() TO flowguard_witness;
 REVOKE ALL ON SCHEMA flowguard_events FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA flowguard_events FROM PUBLIC;
 REVOKE ALL ON flowguard.drift_event FROM PUBLIC;
-ALTER FUNCTION flowguard_events.is_watched(oid) OWNER TO flowguard_witness;
-ALTER FUNCTION flowguard_events.note(text, text, text, oid, text) OWNER TO flowguard_witness;
-ALTER FUNCTION flowguard_events.note_ddl() OWNER TO flowguard_witness;
-ALTER FUNCTION flowguard_events.judge_ddl() OWNER TO flowguard_witness;
+-- Who is no superuser can give something only to a role that it is a member of, and that may create there: for a moment.
+DO $witness$
+DECLARE
+  v_is_superuser boolean := (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user);
+BEGIN
+  IF NOT v_is_superuser THEN
+    EXECUTE 'GRANT flowguard_witness TO CURRENT_USER'
+            || CASE WHEN current_setting('server_version_num')::integer >= 160000
+                 THEN ' WITH INHERIT FALSE, SET TRUE' ELSE '' END;
+    GRANT CREATE ON SCHEMA flowguard_events TO flowguard_witness;
+  END IF;
+  ALTER FUNCTION flowguard_events.is_watched(oid) OWNER TO flowguard_witness;
+  ALTER FUNCTION flowguard_events.note(text, text, text, oid, text) OWNER TO flowguard_witness;
+  ALTER FUNCTION flowguard_events.note_ddl() OWNER TO flowguard_witness;
+  ALTER FUNCTION flowguard_events.judge_ddl() OWNER TO flowguard_witness;
+  IF NOT v_is_superuser THEN
+    REVOKE CREATE ON SCHEMA flowguard_events FROM flowguard_witness;
+    REVOKE flowguard_witness FROM CURRENT_USER;
+  END IF;
+END;
+$witness$;
 SELECT flowguard.grant_roles();
 
 CREATE EVENT TRIGGER flowguard_ddl ON ddl_command_end
