@@ -200,7 +200,7 @@ COMMENT ON FUNCTION flowguard._source_view(flowguard.link, flowguard.rule) IS
 
 CREATE OR REPLACE FUNCTION flowguard._view_stamp(p_view regclass) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-SET standard_conforming_strings = on SET timezone = 'UTC' SET datestyle = 'ISO'
+SET standard_conforming_strings = ON SET timezone = 'UTC' SET datestyle = 'ISO'
 SET intervalstyle = 'postgres' SET extra_float_digits = 3 SET bytea_output = 'hex' SET lc_monetary = 'C'
 AS $_view_stamp$
 -- What PostgreSQL understood of a view, and its options, hashed. It writes tables and columns by what they are called

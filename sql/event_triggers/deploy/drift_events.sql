@@ -229,7 +229,8 @@ GRANT EXECUTE ON FUNCTION flowguard._diagnose() TO flowguard_witness;
 REVOKE ALL ON SCHEMA flowguard_events FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA flowguard_events FROM PUBLIC;
 REVOKE ALL ON flowguard.drift_event FROM PUBLIC;
--- Who is no superuser can give something only to a role that it is a member of, and that may create there: for a moment.
+-- Who is no superuser can give something only to a role of which it is a member, and that may create there: for a
+-- moment.
 DO $witness$
 DECLARE
   v_is_superuser boolean := (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user);

@@ -19,7 +19,8 @@ BEGIN
     -- Its rights in this database; who is no superuser has to be a member for it.
     IF NOT v_is_superuser THEN
       EXECUTE 'GRANT flowguard_witness TO CURRENT_USER'
-              || CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN ' WITH INHERIT TRUE' ELSE '' END;
+              || CASE WHEN current_setting('server_version_num')::integer >= 160000
+                   THEN ' WITH INHERIT TRUE' ELSE '' END;
     END IF;
     DROP OWNED BY flowguard_witness;
     IF NOT v_is_superuser THEN
