@@ -127,8 +127,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_index_findings$
   UNION ALL
   SELECT 'view_changed', 'ERROR', r.source, n.name,
          format('view %s, which a rule reads its source by, %s', n.name,
-                CASE WHEN to_regclass(n.name) IS NULL THEN 'is not there' ELSE 'does not read all that it has to' END),
-         NULL, NULL
+                CASE WHEN to_regclass(n.name) IS NULL THEN 'is not there' ELSE 'was changed since it was made' END),
+         pg_get_viewdef(to_regclass(n.name)), NULL
     FROM flowguard._rules(p_link) r
    CROSS JOIN LATERAL flowguard._source_view(p_link, r) AS n (name)
    WHERE flowguard._view_sql(p_link, r) IS NOT NULL;
@@ -139,12 +139,20 @@ COMMENT ON FUNCTION flowguard._index_findings(flowguard.link) IS
 CREATE OR REPLACE FUNCTION flowguard._rights_findings(p_link flowguard.link)
 RETURNS TABLE (name text, level text, relation regclass, object text, description text, detail text, remedy text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_rights_findings$
--- What the owner of the generated functions, as whom they run, may not do any more.
-  WITH owner AS (
-    SELECT DISTINCT p.proowner AS id, u.rolname AS name
+-- What the owner of the generated functions, as whom they run, may not do any more. They are one role's: the table's
+-- owner, or whoever called guard(), who owns most. A function that is another's runs with the rights of that one, or
+-- may not be called by the others.
+  WITH made AS (
+    SELECT p.oid AS id, p.proowner AS owner, p.prosecdef AS is_definer, f.signature
       FROM flowguard._wanted_functions(p_link) f
-      JOIN pg_proc p ON p.oid = to_regprocedure(f.signature) AND p.prosecdef
-      JOIN pg_roles u ON u.oid = p.proowner
+      JOIN pg_proc p ON p.oid = to_regprocedure(f.signature)
+  ), owner AS (
+    SELECT u.oid AS id, u.rolname AS name
+      FROM made m
+      JOIN pg_roles u ON u.oid = m.owner
+      JOIN pg_class c ON c.oid = p_link.relation
+     GROUP BY u.oid, u.rolname, c.relowner
+     ORDER BY u.oid = c.relowner DESC, count(*) DESC, u.rolname LIMIT 1
   )
   SELECT x.name, x.level, r.relation, o.name || CASE x.name WHEN 'rights_missing' THEN ':' || x.what ELSE '' END,
          format('%s, as whom the functions of the guard run, %s', quote_ident(o.name), x.what), NULL::text, x.remedy
@@ -174,7 +182,21 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_rights_findings$
   SELECT 'rights_missing', 'ERROR', p_link.relation, o.name || ':flowguard',
          format('%s, as whom the functions of the guard run, may not use schema flowguard', quote_ident(o.name)), NULL,
          format('GRANT USAGE ON SCHEMA flowguard TO %I', o.name)
-    FROM owner o WHERE NOT has_schema_privilege(o.id, 'flowguard', 'USAGE');
+    FROM owner o WHERE NOT has_schema_privilege(o.id, 'flowguard', 'USAGE')
+  UNION ALL
+  SELECT 'rights_missing', 'ERROR', p_link.relation, o.name || ':' || m.signature,
+         format('%s, as whom the functions of the guard run, may not call function %s', quote_ident(o.name),
+                m.signature), NULL,
+         format('GRANT EXECUTE ON FUNCTION %s TO %I', m.signature, o.name)
+    FROM owner o JOIN made m ON m.owner = o.id AND NOT has_function_privilege(o.id, m.id, 'EXECUTE')
+  UNION ALL
+  SELECT 'owner_changed', CASE WHEN has_function_privilege(o.id, m.id, 'EXECUTE') AND NOT (m.is_definer AND EXISTS (
+           SELECT FROM flowguard._rights(p_link, m.owner) r WHERE NOT r.is_allowed OR r.is_hidden))
+           THEN 'WARN' ELSE 'ERROR' END,
+         p_link.relation, m.signature,
+         format('function %s belongs to %I, not to %I as the others', m.signature, pg_get_userbyid(m.owner), o.name),
+         NULL, format('ALTER FUNCTION %s OWNER TO %I', m.signature, o.name)
+    FROM owner o JOIN made m ON m.owner <> o.id;
 $_rights_findings$;
 COMMENT ON FUNCTION flowguard._rights_findings(flowguard.link) IS
   'What the owner of the generated functions may not do any more.';

@@ -44,7 +44,7 @@ KINDS: Mapping[str, str] = {
     "unguarded_column": "A column that looks like a registered link and is none",
     "rights_missing": "A right that the functions of a guard need and have not",
     "rows_hidden": "Row security that hides rows from the functions of a guard",
-    "owner_changed": "A table that does not belong to the owner of its guard's functions",
+    "owner_changed": "A table or a function that does not belong to the owner of its guard's functions",
     "open_to_public": "A right of everybody in schema flowguard",
     "viewer_may_write": "A right of flowguard_viewer to write",
     "schema_open": "A right to create in schema flowguard that no guard needs",

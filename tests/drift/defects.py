@@ -30,6 +30,15 @@ class Defect:
     mend: str | None = None
 
 
+def to_the_view(statement: str) -> str:
+    """Give the SQL that does something to the view of the filter: %1$s, of which %2$s is the opposite."""
+    return (
+        f"DO $$BEGIN EXECUTE (SELECT format('{statement}', "  # noqa: S608  ours
+        "c.oid::regclass, replace(pg_get_viewdef(c.oid), '<>', '=')) FROM pg_class c "
+        "WHERE c.relkind = 'v' AND c.relname LIKE 'probe_flow_source_%'); END$$"
+    )
+
+
 FILL = "child_flow_fill"
 INSERT = '"~flowguard_child_flow_insert"'
 TENANT_KEY = "flowguard_child_flow_tenant_fkey"
@@ -112,11 +121,13 @@ DEFECTS: dict[str, Defect] = {
         by_superuser=True,
         is_ddl=False,
     ),
-    "a view is dropped": Defect(
-        "view_changed",
-        "DO $$BEGIN EXECUTE (SELECT format('DROP VIEW %s', c.oid::regclass) FROM pg_class c WHERE c.relkind = 'v' "
-        "AND c.relname LIKE 'probe_flow_source_%'); END$$",
+    "a view is dropped": Defect("view_changed", to_the_view("DROP VIEW %1$s")),
+    "a view lets other rows through": Defect("view_changed", to_the_view("CREATE OR REPLACE VIEW %1$s AS %2$s")),
+    "a view is renamed": Defect(
+        "view_changed", to_the_view("ALTER VIEW %1$s RENAME TO mine"), beside=frozenset({"leftover"})
     ),
+    "a view is moved": Defect("view_changed", to_the_view("ALTER VIEW %1$s SET SCHEMA public")),
+    "a view has an option": Defect("view_changed", to_the_view("ALTER VIEW %1$s SET (security_barrier = true)")),
     "an index of ours is not needed": Defect("leftover", "CREATE INDEX flowguard_mine ON child (note)", level="WARN"),
     "a trigger has no link": Defect(
         "leftover",
@@ -145,6 +156,12 @@ DEFECTS: dict[str, Defect] = {
         level="WARN",
         safe=False,
     ),
+    "a new table comes with its schema": Defect(
+        "unguarded_column",
+        "CREATE SCHEMA side CREATE TABLE late (id integer PRIMARY KEY, tenant integer NOT NULL, flow integer)",
+        level="WARN",
+        safe=False,
+    ),
     "a table gets a link column": Defect(
         "unguarded_column",
         "CREATE TABLE late (id integer PRIMARY KEY, tenant integer NOT NULL); ALTER TABLE late ADD COLUMN flow integer",
@@ -152,11 +169,30 @@ DEFECTS: dict[str, Defect] = {
         safe=False,
     ),
     "a right is revoked": Defect("rights_missing", "REVOKE SELECT ON parent FROM app_owner", safe=False),
+    "the owner of a function may not call it": Defect(
+        "rights_missing",
+        "REVOKE ALL ON FUNCTION flowguard.child_flow_find FROM app_owner",
+        safe=False,
+    ),
     "row security is forced": Defect(
         "rows_hidden", "ALTER TABLE parent ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY", safe=False
     ),
     "a table changes hands": Defect(
         "owner_changed", "ALTER TABLE child OWNER TO postgres", safe=False, by_superuser=True, mended_by_superuser=True
+    ),
+    "a function changes hands": Defect(
+        "owner_changed",
+        "ALTER FUNCTION flowguard.child_flow_find OWNER TO pg_monitor",
+        safe=False,
+        by_superuser=True,
+        mended_by_superuser=True,
+    ),
+    "a function changes hands and runs for another": Defect(
+        "owner_changed",
+        f"ALTER FUNCTION flowguard.{FILL} OWNER TO pg_monitor",
+        safe=False,
+        by_superuser=True,
+        mended_by_superuser=True,
     ),
     "everybody may bypass": Defect("open_to_public", "GRANT EXECUTE ON FUNCTION flowguard.bypass TO PUBLIC"),
     "everybody may see the registry": Defect("open_to_public", "GRANT SELECT ON flowguard.link TO PUBLIC"),

@@ -113,6 +113,33 @@ def test_the_name_that_a_later_trigger_is_to_have_may_be_taken(well: Connection)
     assert findings(well) == []
 
 
+# --- Views
+
+
+def test_a_view_is_the_same_under_other_settings(well: Connection) -> None:
+    """What PostgreSQL writes of the constants of a view depends on settings."""
+    run(well, "SELECT flowguard.add_proximity_rule('probe', 'event', '1 hour', 'at', 'at', 'flow', source_filter => "
+              "$$at > '2020-01-01 00:00+00' AND interval '25:00:01' > '1 day' "
+              "AND note <> E'a\\\\b'$$, link_column => 'flow'); SELECT flowguard.guard('probe', 'flow')")  # fmt: skip
+    for setting in (
+        "timezone = 'Asia/Tokyo'", "datestyle = 'German'", "intervalstyle = 'sql_standard'", "search_path = ''",
+        "standard_conforming_strings = off",
+    ):  # fmt: skip
+        run(well, f"SET {setting}")
+        assert named(well, "view_changed") == [], setting
+        run(well, f"RESET {setting.split()[0]}")
+
+
+def test_a_view_that_lets_other_rows_through_links_them_until_its_remedy(well: Connection) -> None:
+    run(well, DEFECTS["a view lets other rows through"].plant)
+    insert = "INSERT INTO probe (id, tenant, at) VALUES (%s, 1, now()) RETURNING flow"
+    assert one(well, insert, 70) is None
+    [finding] = findings(well)
+    assert "status = 'deleted'" in finding["detail"]
+    follow(well, finding["remedy"])
+    assert one(well, insert, 71) == 1
+
+
 # --- Columns that nobody guards
 
 

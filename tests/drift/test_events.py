@@ -183,6 +183,14 @@ def test_a_transaction_with_ddl_can_be_prepared(owner: Connection) -> None:
     assert heard(owner) == {"index_missing"}
 
 
+def test_a_view_of_the_application_asks_nobody(owner: Connection) -> None:
+    """Even if it has a column that is called like a link."""
+    asked = "SELECT coalesce(last_value, 0) FROM pg_sequences WHERE sequencename = 'drift_event_event_id_seq'"
+    before = one(owner, asked)
+    run(owner, "CREATE VIEW seen AS SELECT * FROM child; ALTER VIEW seen RENAME TO watched")
+    assert one(owner, asked) == before
+
+
 # --- They are in nobody's way
 
 
@@ -380,6 +388,43 @@ def test_they_are_refused_to_whoever_is_no_superuser(engine_db: str) -> None:
         changes.deploy(engine_db, directory=EVENTS)
     with psycopg.connect(engine_db) as connection:
         assert one(connection, "SELECT to_regclass('flowguard.drift_event')") is None
+
+
+def test_an_administrator_who_is_no_superuser_is_refused_nothing_but_event_triggers(
+    engine_db: str, well: Connection, superuser: Connection
+) -> None:
+    """As a managed service has it: one who may make roles, and is a member of the owner."""
+    deploy, revert = ((EVENTS / way / "drift_events.sql").read_text() for way in ("deploy", "revert"))
+    rename = "DO $$BEGIN ALTER ROLE {} RENAME TO {}; EXCEPTION WHEN undefined_object THEN NULL; END$$"
+    run(superuser, rename.format("flowguard_witness", "u_witness"))  # that of other databases
+    run(superuser, "CREATE ROLE u_admin LOGIN CREATEROLE IN ROLE app_owner; GRANT CREATE ON DATABASE "
+                   f'"{well.info.dbname}" TO u_admin')  # fmt: skip
+    try:
+        with psycopg.connect(make_conninfo(engine_db, user="u_admin"), autocommit=True) as admin:
+            with refused("42501") as refusal:
+                run(admin, deploy)
+            assert refusal.message == 'permission denied to create event trigger "flowguard_ddl"'
+            run(admin, "ROLLBACK")
+            run(admin, deploy.partition("CREATE EVENT TRIGGER")[0] + "COMMIT")
+            owners = (
+                "SELECT DISTINCT proowner::regrole::text FROM pg_proc "
+                "WHERE pronamespace = 'flowguard_events'::regnamespace"
+            )
+            assert rows(well, owners) == [("flowguard_witness",)]
+            assert one(well, "SELECT has_schema_privilege('flowguard_witness', 'flowguard_events', 'CREATE')") is False
+            # Since 16 who makes a role may grant it; that alone gives none of its rights.
+            members = "SELECT member::regrole::text, admin_option FROM pg_auth_members WHERE roleid = %s::regrole"
+            maker = [("u_admin", True)] if well.info.server_version >= 160000 else []
+            assert rows(well, members, "flowguard_witness") == maker
+            for right in ("USAGE", "SET") if maker else ("USAGE", "MEMBER"):
+                assert one(well, "SELECT pg_has_role('u_admin', 'flowguard_witness', %s)", right) is False
+            assert findings(well) == []
+            run(admin, revert)
+            left = "SELECT to_regrole('flowguard_witness'), to_regclass('flowguard.drift_event')"
+            assert rows(well, left) == [(None, None)]
+    finally:
+        run(superuser, "DROP OWNED BY u_admin CASCADE; DROP ROLE u_admin; DROP ROLE IF EXISTS flowguard_witness")
+        run(superuser, rename.format("u_witness", "flowguard_witness"))
 
 
 def test_the_way_by_sqitch(

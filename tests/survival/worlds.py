@@ -45,7 +45,8 @@ SELECT flowguard.add_reference_rule('"Fälle"."Blatt"', 'Akte', '"Fälle"."Akte"
                                     link_column => 'Vorgang Nr');
 SELECT flowguard.add_link('"Fälle"."Blatt"', 'zweiter Vorgang', on_orphan => 'unlink');
 SELECT flowguard.add_proximity_rule('"Fälle"."Blatt"', '"Fälle"."Ereignis ""roh"" 1"', '1 hour', 'am', 'am',
-                                    'Vorgang Nr', '"Zustand" <> ''gelöscht''', link_column => 'zweiter Vorgang');
+                                    'Vorgang Nr', '"Zustand" <> ''gelöscht'' AND am > ''2000-01-01 00:00+00'' AND '
+                                    '"Zustand"::varchar NOT IN (''s.x'', ''y'')', link_column => 'zweiter Vorgang');
 """
 ODD_LINKS = (
     ('"Fälle"."Akte"', "Vorgang Nr"),

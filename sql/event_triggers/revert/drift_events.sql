@@ -12,9 +12,20 @@ DROP FUNCTION IF EXISTS flowguard_events.is_watched(oid);
 DROP SCHEMA IF EXISTS flowguard_events;
 
 DO $role$
+DECLARE
+  v_is_superuser boolean := (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user);
 BEGIN
   IF to_regrole('flowguard_witness') IS NOT NULL THEN
-    DROP OWNED BY flowguard_witness;  -- its rights in this database
+    -- Its rights in this database; who is no superuser has to be a member for it.
+    IF NOT v_is_superuser THEN
+      EXECUTE 'GRANT flowguard_witness TO CURRENT_USER'
+              || CASE WHEN current_setting('server_version_num')::integer >= 160000
+                   THEN ' WITH INHERIT TRUE' ELSE '' END;
+    END IF;
+    DROP OWNED BY flowguard_witness;
+    IF NOT v_is_superuser THEN
+      REVOKE flowguard_witness FROM CURRENT_USER;
+    END IF;
     IF shobj_description(to_regrole('flowguard_witness'), 'pg_authid')
        = format('created by pyflowguard in database %s', current_database()) THEN
       DROP ROLE flowguard_witness;
