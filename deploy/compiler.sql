@@ -249,8 +249,9 @@ CREATE OR REPLACE FUNCTION flowguard._unread_views() RETURNS SETOF regclass
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_unread_views$
 DECLARE
   v_read regclass[] := ARRAY(SELECT to_regclass(flowguard._source_view(l, r))
-                               FROM flowguard.link l CROSS JOIN LATERAL flowguard._rules(l) r
-                              WHERE r.source_filter IS NOT NULL AND flowguard._is_alive(l));
+                               FROM flowguard.link l JOIN flowguard.rule r USING (relation, link_column)
+                              -- In this order, for what is gone is asked of each.
+                              WHERE CASE WHEN r.source_filter IS NOT NULL THEN flowguard._is_alive(l) END);
 BEGIN
   RETURN QUERY
     SELECT v.oid::regclass

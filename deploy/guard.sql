@@ -1088,7 +1088,7 @@ COMMENT ON FUNCTION flowguard._check_columns(flowguard.link) IS
 
 CREATE OR REPLACE FUNCTION flowguard._plan(p_link flowguard.link, p_online boolean, p_whole boolean DEFAULT true)
 RETURNS TABLE (step integer, statement text, lock text, in_transaction boolean)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_plan$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $_plan$
 -- What is missing, in order: indexes and statistics, keys, views and functions, triggers; then what has become
 -- superfluous; p_whole as for _obsolete().
 -- Online: indexes are built CONCURRENTLY, so that their statements cannot run in a transaction.
