@@ -24,6 +24,7 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TimeRemainingColumn
+from rich.spinner import Spinner
 from rich.text import Text
 
 from pyflowguard import __version__, changes, changeset, formats, gate, history, online, present
@@ -1141,7 +1142,8 @@ class _Progress:
         self.quiet = quiet
         self.indent = "    " if within_changes else "  "  # of the steps of a guard
         console = _terminal(quiet=quiet)
-        self.live = console.status("") if console else None
+        self.spinner = Spinner("dots", style="status.spinner")
+        self.live = Live(self.spinner, console=console, refresh_per_second=12, transient=True) if console else None
 
     @contextmanager
     def shown(self) -> Iterator[_Progress]:
@@ -1152,8 +1154,7 @@ class _Progress:
         if isinstance(event, changes.Waiting):
             click.echo(f"Waiting for another deployer ({event.holder}).", err=True)
         elif event.seconds is None:
-            if self.live:
-                self.live.update(f"{event.action} {event.number}/{event.total} {event.change.name}")
+            self._begin(f"{event.action} {event.number}/{event.total} {event.change.name}")
         elif not self.quiet:
             how = " (recorded)" if event.action == "record" else ""
             click.echo(f"  {self.SIGNS[event.action]} {event.change.label} .. ok{how}")
@@ -1165,14 +1166,19 @@ class _Progress:
                 lock = present.lock_of(event.step.planned)
                 click.echo(f"{self.indent}. {event.step.link}: no {lock} yet{by}; trying again.", err=True)
         elif event.seconds is None:
-            if self.live:
-                self.live.update(f"{event.link}: {present.headline(event.planned.statement)}")
+            self._begin(f"{event.link}: {present.headline(event.planned.statement)}")
         elif not self.quiet:
             tries = f", {event.tries} tries" if event.tries > 1 else ""
             click.echo(f"{self.indent}+ {event.link}: {present.headline(event.planned.statement)}")
             click.echo(f"{self.indent}    {event.seconds:.1f} s{tries}; {present.lock_of(event.planned)}")
 
     notice = staticmethod(_show_notice)
+
+    def _begin(self, step: str) -> None:
+        """Name the step that begins; at once, for it may be over before the line is drawn again by itself."""
+        if self.live:
+            self.spinner.update(text=Text(step))
+            self.live.refresh()
 
 
 class _Rate(ProgressColumn):
