@@ -7,20 +7,22 @@ import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pyflowguard.discover import Link, Master, Proposal, counted, links_of, quoted
-from pyflowguard.gate import Verdict
-from pyflowguard.health import Estimate, Finding, Health, Level, LinkEstimate, LinkStatus, Violation
-from pyflowguard.history import Snapshot
-from pyflowguard.online import Guarded, ModeSet, Planned
-from pyflowguard.repair import Outcome, Part, Preview, Run, Undone
-from pyflowguard.watch import Event, Kind, Seen, Watched
+from pyflowguard.health import LinkEstimate
+
+if TYPE_CHECKING:  # what is shown comes from there; a command that shows something else need not read them
+    from pyflowguard.gate import Verdict
+    from pyflowguard.health import Estimate, Finding, Health, Level, LinkStatus, Violation
+    from pyflowguard.history import Snapshot
+    from pyflowguard.online import Guarded, ModeSet, Planned
+    from pyflowguard.repair import Outcome, Part, Preview, Run, Undone
+    from pyflowguard.watch import Event, Kind, Seen, Watched
 
 WIDTH = 100
 """Columns at most, and where the output is no terminal."""
@@ -210,7 +212,7 @@ def _show_each(console: Console, findings: Sequence[Finding]) -> None:
         console.print(heading)
         for label, text in (("detail:", finding.detail), ("remedy:", finding.remedy), ("key:", finding.cache_key)):
             if text:
-                console.print(_indented(label, text))
+                console.print(indented(label, text))
 
 
 def headline(statement: str) -> str:
@@ -286,7 +288,7 @@ def show_preview(console: Console, preview: Preview) -> None:
                 by = f" by {_rule_of(outcome)}" if outcome.rule is not None else ""
                 console.print(f"{_name_of(outcome)}, {outcome.outcome}{by}:")
                 for example in outcome.examples:
-                    console.print(_indented("", _example_of(example)))
+                    console.print(indented("", _example_of(example)))
 
 
 def _name_of(outcome: Outcome) -> str:
@@ -304,7 +306,7 @@ def _show_distances(console: Console, outcome: Outcome, distances: Mapping[str, 
             f"{label} {distances[name]}"
             for label, name in (("min", "min"), ("median", "median"), ("90 %", "p90"), ("99 %", "p99"), ("max", "max"))
         )
-        console.print(_indented("", figures))
+        console.print(indented("", figures))
     table = new_table("up to", "rows", "", right=["up to", "rows"])
     for bucket in distances["inside"]:
         table.add_row(bucket["to"], str(bucket["amount"]), "the window" if bucket is distances["inside"][-1] else "")
@@ -312,7 +314,7 @@ def _show_distances(console: Console, outcome: Outcome, distances: Mapping[str, 
         table.add_row(bucket["to"], str(bucket["amount"]), "outside: these are left")
     console.print(table)
     if distances["nearest"] is not None:
-        console.print(_indented("", f"The nearest that is left is {distances['nearest']} away."))
+        console.print(indented("", f"The nearest that is left is {distances['nearest']} away."))
 
 
 def _example_of(example: Mapping[str, Any]) -> str:
@@ -336,7 +338,7 @@ def _key_of(key: Mapping[str, Any]) -> str:
 def show_explanation(console: Console, parts: Sequence[Part]) -> None:
     """Show how a row came by its link, or why it has none."""
     for part in parts:
-        console.print(_indented(f"{part.part}:", part.summary))
+        console.print(indented(f"{part.part}:", part.summary))
 
 
 def counts_of(run: Run) -> str:
@@ -372,56 +374,7 @@ def show_undone(console: Console, run_id: int, undone: Undone) -> None:
         console.print(f"To go on: pyflowguard undo {run_id}")
 
 
-def show_proposal(console: Console, proposal: Proposal) -> None:
-    """Show what is proposed, with evidence and locks, and what is not, with the reason."""
-    for table in proposal.unreadable:
-        console.print(f"{table} was not looked at: the role may not read it.")
-    for master in proposal.masters:
-        _show_master(console, master)
-        for link in master.links:
-            _show_link(console, link)
-    if not proposal.masters:
-        console.print(f"Nothing to guard was found in {proposal.tables} tables of database {proposal.database}.")
-        console.print(
-            "Looked for: columns that hold the key of another table, by a foreign key or by their names, in rows that "
-            "are unlinked or wrong. If you know of one, register it: see flowguard.add_master() and add_link() in "
-            "docs/sql.md. Another schema or database is meant? Name it by --schema or --dsn."
-        )
-    if proposal.passed:
-        console.print()
-        console.print(Text("Not proposed", style="bold"))
-        for passed in proposal.passed:
-            console.print(_indented("", f"{passed.what}: {passed.reason}"))
-
-
-def _show_master(console: Console, master: Master) -> None:
-    console.print(Text(f"Master {master.relation}, key {quoted(master.key_column)}", style="bold"))
-    for evidence in master.evidence:
-        console.print(_indented("", evidence))
-
-
-def _show_link(console: Console, link: Link) -> None:
-    console.print()
-    console.print(Text(f"  Link {link.relation}.{quoted(link.column)}", style="bold"))
-    console.print(_indented("", counted(link)))
-    console.print(_indented("why:", "; ".join(link.evidence)))
-    for rule in link.rules:
-        label = "rule:" if rule.proposed else "thought:"
-        if rule.kind == "reference":
-            text = f"reference by {quoted(rule.via_column or '')}{'' if rule.agree else ', need not agree'}"
-        elif rule.kind == "proximity":
-            text = f"proximity to {rule.source} within {rule.within}"
-        else:
-            text = "session"
-        console.print(_indented(label, "; ".join([text, *filter(None, [links_of(rule)]), *rule.evidence])))
-    locks: dict[str, list[str]] = {}
-    for step in link.steps:
-        locks.setdefault(step.lock, []).append(step.action)
-    for number, (lock, actions) in enumerate(locks.items()):
-        console.print(_indented("" if number else "locks:", f"{lock}: {'; '.join(actions)}"))
-
-
-def _indented(label: str, text: str) -> Table:
+def indented(label: str, text: str) -> Table:
     """Set a text with a label in front, its later lines below its first."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=6 + len("remedy:"), justify="right", style="dim")

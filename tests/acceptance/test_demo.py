@@ -18,7 +18,7 @@ from acceptance.command import COMMAND, Run
 from rich.console import Console
 
 from pyflowguard import demo
-from pyflowguard.cli import _Progress
+from pyflowguard.commands.progress import Progress
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -124,7 +124,7 @@ def test_a_figure_that_is_not_as_required_is_named_and_fails(monkeypatch: pytest
     monkeypatch.setitem(demo.JOBS, "orphaned", replace(demo.JOBS["orphaned"], flows_linked=8))
     console = Console(record=True, width=100, file=Path(os.devnull).open("w"))  # noqa: SIM115 - closed below
     try:
-        assert not demo.run(console, "orphaned", lambda: _Progress(quiet=True).shown())
+        assert not demo.run(console, "orphaned", lambda: Progress(quiet=True).shown())
     finally:
         console.file.close()
     text = " ".join(console.export_text().split())

@@ -26,7 +26,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from ruamel.yaml import YAML
 
-from pyflowguard import cli
+from pyflowguard.commands import monitoring
 from pyflowguard.metrics import TIMEOUT, FlowguardCollector
 
 STATES = ("linked", "unlinked", "dangling", "mismatched", "tenantless")
@@ -193,7 +193,7 @@ def test_it_answers_before_prometheus_gives_up(well: Connection, clean_environme
 
 
 def test_the_time_it_takes_at_most_is_less_than_prometheus_waits() -> None:
-    (default,) = [option.default for option in cli.metrics.params if option.name == "timeout"]
+    (default,) = [option.default for option in monitoring.metrics.params if option.name == "timeout"]
     assert default == TIMEOUT.total_seconds() <= OF_PROMETHEUS - 2
 
 

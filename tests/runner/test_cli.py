@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import psycopg
 import pytest
 from acceptance.command import COMMAND, on_terminal
 from changesets import ChangeSets
 
 from pyflowguard import __version__, changes
+from pyflowguard.cli import COMMANDS, cli
 from pyflowguard.server import Server, throwaway_server
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -354,6 +357,39 @@ def test_help(command: Run, arguments: list[str]) -> None:
     result = command(*arguments)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("Usage: pyflowguard")
+
+
+def test_every_command_is_where_it_is_looked_for() -> None:
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        assert command.name == name
+        assert command.help
+    assert cli.get_command(click.Context(cli), "heal") is None
+
+
+def test_a_command_reads_what_it_needs_alone(clean_environment: dict[str, str], engine_db: str) -> None:
+    """Health would take twice as long if the package were read whole."""
+    script = (
+        "import sys; from pyflowguard.cli import cli; cli.main(sys.argv[1:], standalone_mode=False); "
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, "health", "--dsn", engine_db],
+        env=clean_environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    read = set(result.stderr.split())
+    assert {"pyflowguard.health", "pyflowguard.present"} < read
+    assert not read & {"yoyo", "sqlparse", "jinja2", *(f"pyflowguard.{name}" for name in NOT_FOR_HEALTH)}
+
+
+NOT_FOR_HEALTH = (
+    "bundle", "changes", "changeset", "demo", "discover", "doctor", "formats", "gate", "metrics", "online", "plan",
+    "repair", "report", "watch",
+)  # fmt: skip
 
 
 def test_version(command: Run) -> None:
