@@ -192,8 +192,8 @@ def markdown(version: str, found: Sequence[Line], command: str) -> str:
         [
             f"`{command}`, PostgreSQL {version}:",
             "the time that passes while a client on the same machine connects, asks and leaves, in times of one that",
-            f"asks for nothing (`SELECT 1`); by proof {BUDGET:.0f} at most. Last, the command `pyflowguard health` as a whole,",
-            f"Python and all, in times of the command `psql -c 'SELECT 1'`; {BUDGET:.0f} at most.",
+            f"asks for nothing (`SELECT 1`); by proof {BUDGET:.0f} at most. Last, the command `pyflowguard health` as",
+            f"a whole, Python and all, in times of the command `psql -c 'SELECT 1'`; {BUDGET:.0f} at most.",
             "",
             bench.as_markdown(HEADINGS, [cells(line) for line in found], HEADINGS),
         ]

@@ -120,8 +120,8 @@ def test_the_benchmark_of_health_runs_and_writes_its_table(tmp_path: Path) -> No
     text = document.read_text()
     assert text.startswith("before\n<!-- bench-health:begin -->\n`make bench-health`, PostgreSQL ")
     assert text.endswith("<!-- bench-health:end -->\nafter\n")
-    [figures] = re.findall(r"^\| 3,000 \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", text, re.MULTILINE)
-    assert int(figures[0].replace(",", "")) > 0
+    [figures] = re.findall(r"^\| 3,000((?: \| [\d,]+){5}) \|$", text, re.MULTILINE)
+    assert min(int(figure.replace(",", "")) for figure in figures.split(" | ")[1:]) > 0
 
 
 def test_health_told_otherwise_than_counted_is_not_timed() -> None:
