@@ -226,9 +226,22 @@ def readable_errors(action: str) -> Iterator[None]:
             raise _connection_lost(action, error) from error
         message = f"{error.diag.severity} {error.diag.sqlstate}: {error.diag.message_primary}"
         hint = error.diag.message_hint or (_WHERE_TO_WRITE if error.diag.sqlstate == _READ_ONLY else None)
-        raise StatementFailed(
-            message, detail=error.diag.message_detail, hint=hint, context=error.diag.context
-        ) from error
+        context = error.diag.context and _STATEMENT_IN_CONTEXT.sub(_brief_statement, error.diag.context)
+        raise StatementFailed(message, detail=error.diag.message_detail, hint=hint, context=context) from error
+
+
+_STATEMENT_IN_CONTEXT = re.compile(
+    r"""^ (SQL[ ](?:statement|expression)[ ]") (.*?) " $ (?= \n (?:PL/pgSQL|SQL)[ ] | \Z)""",
+    re.VERBOSE | re.MULTILINE | re.DOTALL,
+)
+_BRIEF = 100
+"""So many characters of a statement say which it is; those that the engine writes have thousands."""
+
+
+def _brief_statement(found: re.Match[str]) -> str:
+    """Give a statement of a CONTEXT in one line, and no more than its beginning."""
+    text = " ".join(found[2].split())
+    return f'{found[1]}{text if len(text) <= _BRIEF else text[:_BRIEF] + " [...]"}"'
 
 
 def statement_offsets(text: str) -> list[int]:

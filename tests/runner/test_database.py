@@ -67,6 +67,22 @@ def test_an_error_of_a_statement_is_worded_with_all_its_parts(empty_db: str) -> 
     )
 
 
+def test_of_a_long_statement_the_context_shows_the_beginning(empty_db: str) -> None:
+    """The engine writes statements of sixty lines; a condition of the user's that fails stands in one."""
+    long = "SELECT '\nSQL statement \"x\"', 1,\n" + ",\n".join(f"        {number}" for number in range(99)) + ", 1 / 0"
+    nested = f"DO $$ BEGIN EXECUTE $long${long}$long$; END $$"
+    with connect(empty_db) as connection, pytest.raises(StatementFailed) as caught, readable_errors("testing"):
+        connection.execute(f"DO $outer$ BEGIN EXECUTE $nested${nested}$nested$; END $outer$".encode())
+    assert caught.value.message == "ERROR 22012: division by zero"
+    assert caught.value.context is not None
+    assert caught.value.context.splitlines() == [
+        f'SQL statement "{" ".join(long.split())[:100]} [...]"',
+        "PL/pgSQL function inline_code_block line 1 at EXECUTE",
+        f'SQL statement "{" ".join(nested.split())[:100]} [...]"',
+        "PL/pgSQL function inline_code_block line 1 at EXECUTE",
+    ]
+
+
 def test_a_session_that_is_ended_is_told_apart_from_a_statement_that_fails(empty_db: str) -> None:
     lost = pytest.raises(ConnectionLost, match="lost while testing")
     with connect(empty_db) as connection, lost, readable_errors("testing"):
