@@ -172,7 +172,7 @@ COMMENT ON FUNCTION flowguard._setting_name(name) IS
   'plain name.';
 
 CREATE OR REPLACE FUNCTION flowguard._source_view_query(p_rule flowguard.rule) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_source_view_query$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $_source_view_query$
 BEGIN
   RETURN format('SELECT %s FROM %s s WHERE %s',
                 flowguard._columns_sql((SELECT array_agg(DISTINCT c ORDER BY c) FROM unnest(
@@ -202,7 +202,7 @@ CREATE OR REPLACE FUNCTION flowguard._view_stamp(p_view regclass) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 SET standard_conforming_strings = ON SET timezone = 'UTC' SET datestyle = 'ISO'
 SET intervalstyle = 'postgres' SET extra_float_digits = 3 SET bytea_output = 'hex' SET lc_monetary = 'C'
-AS $_view_stamp$
+SET quote_all_identifiers = off AS $_view_stamp$
 -- What PostgreSQL understood of a view, and its options, hashed. It writes tables and columns by what they are called
 -- now, and constants by settings. Before 16 it writes "s." before each column, since then before none, and a dump may
 -- be restored by another release.

@@ -123,11 +123,25 @@ def test_a_view_is_the_same_under_other_settings(well: Connection) -> None:
               "AND note <> E'a\\\\b'$$, link_column => 'flow'); SELECT flowguard.guard('probe', 'flow')")  # fmt: skip
     for setting in (
         "timezone = 'Asia/Tokyo'", "datestyle = 'German'", "intervalstyle = 'sql_standard'", "search_path = ''",
-        "standard_conforming_strings = off",
+        "standard_conforming_strings = off", "quote_all_identifiers = on",
     ):  # fmt: skip
         run(well, f"SET {setting}")
         assert named(well, "view_changed") == [], setting
         run(well, f"RESET {setting.split()[0]}")
+
+
+def test_names_that_are_quoted_are_the_same_names(well: Connection) -> None:
+    run(well, "SET quote_all_identifiers = on")
+    assert findings(well) == []
+    assert rows(well, "SELECT * FROM flowguard.check_all() WHERE level <> 'INFO'") == []
+    for (table,) in rows(well, "SELECT relation::text FROM flowguard.link_status"):
+        assert rows(well, "SELECT * FROM flowguard.guard_plan(%s, 'flow')", table) == []
+        run(well, "SELECT flowguard.unguard(%s, 'flow')", table)
+        run(well, "SELECT flowguard.guard(%s, 'flow')", table)
+    run(well, "CALL flowguard.repair()")
+    run(well, "RESET quote_all_identifiers")
+    assert findings(well) == []
+    assert rows(well, "SELECT relation, link_column FROM flowguard.link_status WHERE NOT guarded") == []
 
 
 def test_a_view_that_lets_other_rows_through_links_them_until_its_remedy(well: Connection) -> None:
