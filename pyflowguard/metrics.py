@@ -39,7 +39,7 @@ SELECT score::pg_catalog.float8, categories, links, findings, flowguard.version(
 """
 
 _LEDGER = """
-SELECT (SELECT pg_catalog.count(*) FROM flowguard.quarantine),
+SELECT (SELECT pg_catalog.count(*) FROM flowguard.quarantine WHERE action = 'deleted'),
        pg_catalog.count(*) FILTER (WHERE r.status = 'running'),
        pg_catalog.count(*) FILTER (WHERE r.status = 'stopped'),
        EXTRACT(epoch FROM pg_catalog.max(r.finished_at) FILTER (WHERE r.status = 'finished'))::pg_catalog.float8,

@@ -93,6 +93,8 @@ def test_figures_are_those_of_the_database(url: str, well: Connection, intruder:
 
 
 def test_what_repair_did_is_told(url: str, well: Connection, intruder: Connection) -> None:
+    run(well, "CREATE TABLE note (id integer PRIMARY KEY, parent integer REFERENCES parent ON DELETE SET NULL)")
+    run(well, "INSERT INTO note VALUES (1, 10)")
     run(intruder, "UPDATE parent SET flow = 77 WHERE id = 10")
     assert "flowguard_last_finished_run_timestamp_seconds" not in samples(fetch(url))
     run(well, "CALL flowguard.repair()")
@@ -100,7 +102,8 @@ def test_what_repair_did_is_told(url: str, well: Connection, intruder: Connectio
     found = samples(fetch(url))
     finished = one(well, "SELECT extract(epoch FROM max(finished_at))::float8 FROM flowguard.run")
     assert found["flowguard_last_finished_run_timestamp_seconds"][0][2] == pytest.approx(finished)
-    assert found["flowguard_quarantined_rows"][0][2] == 1
+    assert one(well, "SELECT array_agg(action ORDER BY action)::text FROM flowguard.quarantine") == "{deleted,set}"
+    assert found["flowguard_quarantined_rows"][0][2] == 1  # the note is where it was
     assert found["flowguard_bypassed_transactions_total"][0][2] == 1
     assert [value for *_, value in found["flowguard_unfinished_runs"]] == [0, 0]
 
