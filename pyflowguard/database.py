@@ -226,14 +226,11 @@ def readable_errors(action: str) -> Iterator[None]:
             raise _connection_lost(action, error) from error
         message = f"{error.diag.severity} {error.diag.sqlstate}: {error.diag.message_primary}"
         hint = error.diag.message_hint or (_WHERE_TO_WRITE if error.diag.sqlstate == _READ_ONLY else None)
-        context = error.diag.context and _STATEMENT_IN_CONTEXT.sub(_brief_statement, error.diag.context)
+        context = error.diag.context and re.sub(_STATEMENT_IN_CONTEXT, _brief_statement, error.diag.context)
         raise StatementFailed(message, detail=error.diag.message_detail, hint=hint, context=context) from error
 
 
-_STATEMENT_IN_CONTEXT = re.compile(
-    r"""^ (SQL[ ](?:statement|expression)[ ]") (.*?) " $ (?= \n (?:PL/pgSQL|SQL)[ ] | \Z)""",
-    re.VERBOSE | re.MULTILINE | re.DOTALL,
-)
+_STATEMENT_IN_CONTEXT = r"""(?msx) ^ (SQL[ ](?:statement|expression)[ ]") (.*?) " $ (?= \n (?:PL/pgSQL|SQL)[ ] | \Z)"""
 _BRIEF = 100
 """So many characters of a statement say which it is; those that the engine writes have thousands."""
 

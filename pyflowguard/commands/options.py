@@ -11,6 +11,14 @@ from typing import Any, TypeVar, cast
 import click
 from click.core import ParameterSource
 
+F = TypeVar("F", bound=Callable[..., Any])
+"""A command."""
+
+A_YEAR = 366 * 24 * 3600.0
+"""Seconds; more cannot be meant."""
+
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
 
 class Number(click.FloatRange):
     """A number in a range; nan, which click lets pass, is none."""
@@ -21,15 +29,6 @@ class Number(click.FloatRange):
         if math.isnan(number):
             self.fail(f"{value!r} is not a valid number.", param, ctx)
         return number
-
-
-A_YEAR = 366 * 24 * 3600.0  # seconds; more cannot be meant
-
-
-EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def dsn_option(command: F) -> F:
