@@ -6,8 +6,8 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE OR REPLACE FUNCTION flowguard._look(p_exact boolean DEFAULT false, p_limit bigint DEFAULT 10000)
 RETURNS TABLE (relation text, link_column text, covers text, row_key jsonb, kind text)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off SET jit = off
-AS $_look$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
+SET jit = off SET plan_cache_mode = force_generic_plan AS $_look$
 -- Of each link a row without a row_key that says which of its wrong rows follow: all; those that are unlinked, where
 -- the table is too large to be read in no time and an index leads to them; or none. Without reasons, which take long.
 -- SECURITY DEFINER: for flowguard_viewer, without rights on the tables.
@@ -62,8 +62,8 @@ COMMENT ON FUNCTION flowguard._told_findings(jsonb) IS 'What check_all() and doc
 
 CREATE OR REPLACE FUNCTION flowguard._overview(
   p_exact boolean DEFAULT false, OUT score numeric, OUT categories jsonb, OUT links jsonb, OUT findings jsonb
-) LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off SET jit = off
-AS $_overview$
+) LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
+SET jit = off SET plan_cache_mode = force_generic_plan AS $_overview$
 -- What score_estimate(), category_estimate, link_estimate and finding_estimate tell, or, exact, what counting tells,
 -- of each link measured once. SECURITY DEFINER: for flowguard_viewer, without rights on the tables.
   SELECT g.score, g.categories, g.links,
@@ -78,8 +78,8 @@ COMMENT ON FUNCTION flowguard._overview(boolean) IS
 CREATE OR REPLACE FUNCTION flowguard._finding_estimate()
 RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text,
                amount bigint)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off SET jit = off
-AS $_finding_estimate$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
+SET jit = off SET plan_cache_mode = force_generic_plan AS $_finding_estimate$
 -- SECURITY DEFINER: for flowguard_viewer, without rights on the tables.
   SELECT f.*
     FROM flowguard._told_findings((SELECT coalesce(jsonb_agg(to_jsonb(m)), '[]') FROM flowguard._measure() m)) f;

@@ -355,8 +355,8 @@ COMMENT ON FUNCTION flowguard._server_findings(integer) IS 'What is known of a r
 CREATE OR REPLACE FUNCTION flowguard._diagnose()
 RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text,
                amount bigint, safe boolean)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
-SET quote_all_identifiers = off AS $_diagnose$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET jit = off SET plan_cache_mode = force_generic_plan SET quote_all_identifiers = off AS $_diagnose$
 -- All findings of doctor(), each once. SECURITY DEFINER: for flowguard_viewer, who may call none of what it calls.
 #variable_conflict use_column
 DECLARE

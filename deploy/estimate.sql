@@ -235,8 +235,8 @@ RETURNS TABLE (relation regclass, link_column name, mode text, total bigint, lin
                dangling bigint, mismatched bigint, tenantless bigint, coverage numeric, validated boolean,
                indexed boolean, guarded boolean, estimated boolean, unproved text[], categories text[],
                scores numeric[], details text[])
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off SET jit = off
-AS $_measure$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
+SET jit = off SET plan_cache_mode = force_generic_plan AS $_measure$
 -- Each link with its figures and categories. A table of up to so many bytes is counted, which takes no longer; of a
 -- larger one is told what the catalog proves and an index leads to. SECURITY DEFINER: figures without rights on the
 -- tables.

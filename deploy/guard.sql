@@ -1088,11 +1088,13 @@ COMMENT ON FUNCTION flowguard._check_columns(flowguard.link) IS
 
 CREATE OR REPLACE FUNCTION flowguard._plan(p_link flowguard.link, p_online boolean, p_whole boolean DEFAULT true)
 RETURNS TABLE (step integer, statement text, lock text, in_transaction boolean)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
-SET quote_all_identifiers = off AS $_plan$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET jit = off SET plan_cache_mode = force_generic_plan SET quote_all_identifiers = off AS $_plan$
 -- What is missing, in order: indexes and statistics, keys, views and functions, triggers; then what has become
 -- superfluous; p_whole as for _obsolete().
 -- Online: indexes are built CONCURRENTLY, so that their statements cannot run in a transaction.
+-- The catalog is asked by keys, in very many functions: a plan that is made once serves every key, and PostgreSQL would
+-- make five before it thinks of that. So it is wherever a link is looked at as a whole.
 #variable_conflict use_column
 BEGIN
   PERFORM flowguard._check_columns(p_link);

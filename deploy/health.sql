@@ -523,8 +523,8 @@ COMMENT ON FUNCTION flowguard._registry_findings() IS
 CREATE OR REPLACE FUNCTION flowguard._findings(p_told jsonb DEFAULT NULL)
 RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text,
                amount bigint)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off SET jit = off
-AS $_findings$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
+SET jit = off SET plan_cache_mode = force_generic_plan AS $_findings$
 -- Everything that is not as it should be. Rows are counted, or as told: by oid of the table and link column what
 -- flowguard._measure() gives, of which figures that are NULL are left out. SECURITY DEFINER: for flowguard_viewer,
 -- without rights on the tables.
