@@ -27,7 +27,8 @@ CREATE TABLE IF NOT EXISTS flowguard.repair_run (
   restored    bigint      NOT NULL DEFAULT 0,
   skipped     bigint      NOT NULL DEFAULT 0,
   undone_from bigint,
-  undo_left   bigint
+  undo_left   bigint,
+  count_candidates boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE flowguard.repair_run IS 'Runs of flowguard.repair(); read it through the view flowguard.run.';
 
@@ -134,6 +135,7 @@ COMMENT ON COLUMN flowguard.repair_run.skipped IS
 COMMENT ON COLUMN flowguard.repair_run.undone_from IS 'undo() has been at the changes from this one on; NULL: at none.';
 COMMENT ON COLUMN flowguard.repair_run.undo_left IS
   'Changes and rows that undo() has yet to come to, once it has begun.';
+COMMENT ON COLUMN flowguard.repair_run.count_candidates IS 'Whether run_change.candidates is counted to the end.';
 COMMENT ON COLUMN flowguard.repair_link.run_id IS 'The run.';
 COMMENT ON COLUMN flowguard.repair_link.schema_name IS 'Schema of the table at that time.';
 COMMENT ON COLUMN flowguard.repair_link.table_name IS 'Name of the table at that time.';
@@ -168,8 +170,8 @@ COMMENT ON COLUMN flowguard.repair_change.distance IS
   'How far in time the source row was from which a proximity rule took the link; NULL for all else.';
 COMMENT ON COLUMN flowguard.repair_change.candidates IS
   'How many rows of the source lay within the window of a proximity rule, of the row''s tenant and with a link, '
-  'whether or not its master is there: 1 for that one alone, 2 for two or more, for they are not counted further. NULL '
-  'for all else.';
+  'whether or not its master is there. 2 stands for two or more, for they are not counted further, unless the run was '
+  'called with count_candidates. NULL for all else.';
 COMMENT ON COLUMN flowguard.repair_change.old_link IS 'The link before, as text.';
 COMMENT ON COLUMN flowguard.repair_change.new_link IS 'The link that was written, as text.';
 COMMENT ON COLUMN flowguard.repair_change.changed_at IS 'When it was written.';
@@ -217,7 +219,8 @@ CREATE OR REPLACE VIEW flowguard.run AS
   SELECT r.run_id, r.started_at, r.finished_at,
          CASE WHEN r.status = 'running' AND NOT flowguard._is_running(r) THEN 'stopped' ELSE r.status END AS status,
          r.linked, r.translated, r.quarantined, r.unlinked, r.followed,
-         r.remaining, r.restored, r.skipped, r.relation, r.link_column, r.note, r.started_by, r.row_filter
+         r.remaining, r.restored, r.skipped, r.relation, r.link_column, r.note, r.started_by, r.row_filter,
+         r.count_candidates
     FROM flowguard.repair_run r;
 COMMENT ON VIEW flowguard.run IS 'Runs of flowguard.repair() with what each did.';
 
@@ -271,6 +274,7 @@ COMMENT ON COLUMN flowguard.run.note IS 'What the caller said it was for.';
 COMMENT ON COLUMN flowguard.run.started_by IS 'The session''s user.';
 COMMENT ON COLUMN flowguard.run.row_filter IS
   'The condition on rows of the table that was asked for; NULL for all rows.';
+COMMENT ON COLUMN flowguard.run.count_candidates IS 'Whether run_change.candidates is counted to the end.';
 COMMENT ON COLUMN flowguard.repair_progress.run_id IS 'The run.';
 COMMENT ON COLUMN flowguard.repair_progress.status IS 'As flowguard.run shows it.';
 COMMENT ON COLUMN flowguard.repair_progress.relation IS 'The table.';
@@ -304,8 +308,8 @@ COMMENT ON COLUMN flowguard.run_change.distance IS
   'How far in time the source row was from which a proximity rule took the link; NULL for all else.';
 COMMENT ON COLUMN flowguard.run_change.candidates IS
   'How many rows of the source lay within the window of a proximity rule, of the row''s tenant and with a link, '
-  'whether or not its master is there: 1 for that one alone, 2 for two or more, for they are not counted further. NULL '
-  'for all else.';
+  'whether or not its master is there. 2 stands for two or more, for they are not counted further, unless the run was '
+  'called with count_candidates. NULL for all else.';
 COMMENT ON COLUMN flowguard.quarantine.quarantine_id IS 'Order in which rows are put back.';
 COMMENT ON COLUMN flowguard.quarantine.run_id IS 'The run that took it out.';
 COMMENT ON COLUMN flowguard.quarantine.schema_name IS 'Schema of the table at that time.';

@@ -265,7 +265,7 @@ COMMENT ON FUNCTION flowguard._preview_followed(bigint, integer) IS 'Links that 
 
 CREATE OR REPLACE FUNCTION flowguard.preview(
   relation regclass DEFAULT NULL, link_column name DEFAULT 'master_flow_id', row_filter text DEFAULT NULL,
-  samples integer DEFAULT 3
+  samples integer DEFAULT 3, count_candidates boolean DEFAULT false
 ) RETURNS TABLE (child regclass, link name, outcome text, rule integer, rule_kind text, source regclass, amount bigint,
                  examples jsonb, distances jsonb)
 LANGUAGE plpgsql AS $preview$
@@ -277,6 +277,7 @@ DECLARE
   p_link_column ALIAS FOR $2;
   p_row_filter  ALIAS FOR $3;
   p_samples     ALIAS FOR $4;
+  p_count_candidates ALIAS FOR $5;
   v_links       flowguard.link[];
   v_run         bigint;
   v_found       pg_catalog.jsonb;
@@ -286,15 +287,19 @@ BEGIN
       pg_catalog.format('samples %s is negative', coalesce(p_samples::pg_catalog.text, 'NULL')),
       'It is the number of examples for each outcome.', 'Leave it out for 3, or pass samples => 0.');
   END IF;
+  IF p_count_candidates IS NULL THEN
+    PERFORM flowguard._refuse_argument('count_candidates NULL says neither', 'true counts all candidates of each link.',
+                                       'Pass count_candidates => true or false.');
+  END IF;
   v_links := flowguard._links_to_repair(p_relation, p_link_column);
   PERFORM flowguard._check_row_filter(p_relation, p_row_filter);
   PERFORM flowguard._tell_missing_indexes(v_links);
   BEGIN
-    v_run := flowguard._begin_run(p_relation, p_link_column, NULL, p_row_filter);
+    v_run := flowguard._begin_run(p_relation, p_link_column, NULL, p_row_filter, p_count_candidates);
     PERFORM flowguard._begin_links(v_run, v_links,
       ARRAY(SELECT flowguard._estimate_rows(l.relation, p_row_filter) FROM pg_catalog.unnest(v_links) l),
-      p_row_filter);
-    CALL flowguard._repair_links(v_run, v_links, p_row_filter, 5000, true, NULL, NULL);
+      p_row_filter, p_count_candidates);
+    CALL flowguard._repair_links(v_run, v_links, p_row_filter, 5000, true, NULL, NULL, p_count_candidates);
     SELECT pg_catalog.jsonb_agg(x.found ORDER BY x.n, x.m) INTO v_found
       FROM (SELECT l.n, f.m, f.found
               FROM pg_catalog.unnest(v_links)
@@ -321,7 +326,7 @@ BEGIN
      ORDER BY x.n;
 END;
 $preview$;
-COMMENT ON FUNCTION flowguard.preview(regclass, name, text, integer) IS
+COMMENT ON FUNCTION flowguard.preview(regclass, name, text, integer, boolean) IS
 'What repair() would do, by link, outcome and rule: it repairs and takes that back, as a dry run does, but may be called
 inside a transaction. A rule is shown with 0, too. It needs the rights that repair() needs, and locks what that would
 write until it is done.
@@ -329,6 +334,7 @@ relation: the child table; NULL for every link.
 link_column: the column that holds the link; not asked where relation is NULL.
 row_filter: as for repair().
 samples: how many examples each outcome is shown with.
+count_candidates: as for repair(): candidates of the examples are then counted to the end.
 child: the child table.
 link: the column that holds the link.
 outcome: linked (by a rule), translated (from an alternate key), quarantined, taken along (what the delete of a
@@ -496,6 +502,7 @@ DECLARE
   v_computed bigint;
   v_written  boolean := false;
   v_known    boolean := false;
+  v_counted  boolean;
   r_reason   record;
   r_part     record;
   r_change   flowguard.repair_change;
@@ -540,6 +547,7 @@ BEGIN
   LOOP
     v_known := true;
     v_written := r_change.new_link IS NOT DISTINCT FROM v_now AND r_change.undone IS DISTINCT FROM 'restored';
+    v_counted := (SELECT r.count_candidates FROM flowguard.repair_run r WHERE r.run_id = r_change.run_id);
     part := 'run';
     "position" := r_change.run_id;
     summary := format('run %s, %s: %s became %s', r_change.run_id, r_change.kind, coalesce(r_change.old_link, 'NULL'),
@@ -548,10 +556,12 @@ BEGIN
               ELSE format(' by rule %s%s', r_change.rule, ', ' || r_change.rule_kind) END
       || CASE WHEN r_change.distance IS NULL THEN ''
               ELSE format(', %s away, candidates: %s%s', r_change.distance, r_change.candidates,
-                          CASE WHEN r_change.candidates = 2 THEN ' or more' ELSE '' END) END
+                          CASE WHEN r_change.candidates = 2 AND v_counted IS NOT TRUE THEN ' or more'
+                               ELSE '' END) END
       || CASE r_change.undone WHEN 'restored' THEN '; taken back'
               WHEN 'skipped' THEN '; not taken back, for the link was another by then' ELSE '' END;
-    detail := jsonb_strip_nulls(to_jsonb(r_change) - '{schema_name,table_name,link_column,row_key}'::text[]);
+    detail := jsonb_strip_nulls(to_jsonb(r_change) - '{schema_name,table_name,link_column,row_key}'::text[]
+      || jsonb_build_object('count_candidates', CASE WHEN r_change.candidates IS NOT NULL THEN v_counted END));
     RETURN NEXT;
   END LOOP;
   IF v_now IS NOT NULL AND NOT v_written THEN
@@ -605,7 +615,7 @@ summary: what there is to say.
 detail: the same by name: of a row link, kind (linked, or as in violation) and reason; of a rule kind, source, outcome
   (found, nothing, ambiguous, waits for a row that it must agree with, or not asked), and if found link, source_key,
   source_time, distance, candidates (rows of the source within the window that have a link) and masters (to which they
-  lead); of a run as in run_change.
+  lead); of a run as in run_change, and with candidates count_candidates, as in run.
 Errors: FG101 a table that the link speaks of is gone; FG104 no key, or no such row; FG105 the table has no key; FG107
   no such link; 42501 row security would hide rows.';
 

@@ -78,8 +78,9 @@ $_may_write$;
 COMMENT ON FUNCTION flowguard._may_write(flowguard.link, text) IS
   'SQL text: the deferred checks of an enforced link let a value pass for a row of a batch.';
 
-CREATE OR REPLACE FUNCTION flowguard._repair_query(p_link flowguard.link, p_row_filter text DEFAULT NULL)
-RETURNS text
+CREATE OR REPLACE FUNCTION flowguard._repair_query(
+  p_link flowguard.link, p_row_filter text DEFAULT NULL, p_count_candidates boolean DEFAULT false
+) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_repair_query$
 -- One batch of a link as one statement. Parameters: $1 run, $2 key after which to begin (NULL: the start), $3 last key,
 -- $4 rows to look at, $5 schema, $6 table. Result: last_key, scanned, linked, translated, unlinked, and the orphans'
@@ -179,10 +180,13 @@ BEGIN
       v_earlier := v_earlier || format(' AND %s IS NULL', v_row);
       v_distance := v_distance || format(' WHEN n.rule OPERATOR(pg_catalog.=) %1$s THEN m%1$s.distance',
                                          r_rule."position");
-      -- Whether there was another candidate. As a rule the nearest before and after tell; else it costs a look.
+      -- Whether there was another candidate. As a rule the nearest before and after tell; else it costs a look. To
+      -- count them all is to read them all, for each row that is linked.
       v_near := v_near || format(E'\n             WHEN n.rule OPERATOR(pg_catalog.=) %1$s THEN '
-                                 'CASE WHEN m%1$s.is_between THEN 2 ELSE (%2$s) END',
-                                 r_rule."position", flowguard._candidate_count(p_link, r_rule, 'b', 2));
+                                 || CASE WHEN p_count_candidates THEN '(%2$s)'
+                                         ELSE 'CASE WHEN m%1$s.is_between THEN 2 ELSE (%2$s) END' END,
+                                 r_rule."position", flowguard._candidate_count(p_link, r_rule, 'b',
+                                   CASE WHEN NOT p_count_candidates THEN 2 END));
     END IF;
   END LOOP;
   SELECT string_agg(format('a.%I %s b.%I', k.name, flowguard._equal(v_master.relation, k.name), p_link.link_column),
@@ -283,7 +287,7 @@ $query$,
     CASE WHEN v_near <> '' THEN ', w.distance, w.candidates' ELSE '' END);
 END;
 $_repair_query$;
-COMMENT ON FUNCTION flowguard._repair_query(flowguard.link, text) IS
+COMMENT ON FUNCTION flowguard._repair_query(flowguard.link, text, boolean) IS
   'SQL text that repairs one batch of a link, of all rows or of those that meet a condition.';
 
 CREATE OR REPLACE FUNCTION flowguard._row_values(p_relation regclass, p_row_key jsonb, p_columns text[],
@@ -570,28 +574,31 @@ COMMENT ON FUNCTION flowguard._check_row_filter(regclass, text) IS
   'Raises FG104 unless a text is a condition on the rows of a table.';
 
 CREATE OR REPLACE FUNCTION flowguard._begin_run(
-  p_relation regclass, p_link_column name, p_note text, p_row_filter text
+  p_relation regclass, p_link_column name, p_note text, p_row_filter text, p_count_candidates boolean
 ) RETURNS bigint
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_begin_run$
-  INSERT INTO flowguard.repair_run (relation, link_column, note, row_filter)
-  VALUES (p_relation::text, CASE WHEN p_relation IS NOT NULL THEN p_link_column END, p_note, p_row_filter)
+  INSERT INTO flowguard.repair_run (relation, link_column, note, row_filter, count_candidates)
+  VALUES (p_relation::text, CASE WHEN p_relation IS NOT NULL THEN p_link_column END, p_note, p_row_filter,
+          p_count_candidates)
   RETURNING run_id;
 $_begin_run$;
-COMMENT ON FUNCTION flowguard._begin_run(regclass, name, text, text) IS 'Writes a new run into the ledger.';
+COMMENT ON FUNCTION flowguard._begin_run(regclass, name, text, text, boolean) IS 'Writes a new run into the ledger.';
 
 CREATE OR REPLACE FUNCTION flowguard._repair_call(p_run flowguard.repair_run, p_more text DEFAULT NULL) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_repair_call$
--- Note and condition are a part of it: a run is gone on with by the arguments that it was called with.
+-- Note, condition and counting are a part of it: a run is gone on with by the arguments that it was called with.
   SELECT format('CALL flowguard.repair(%s)',
                 concat_ws(', ', quote_literal(p_run.relation), 'link_column => ' || quote_literal(p_run.link_column),
                           'row_filter => ' || quote_literal(p_run.row_filter),
-                          'note => ' || quote_literal(p_run.note), p_more));
+                          'note => ' || quote_literal(p_run.note),
+                          CASE WHEN p_run.count_candidates THEN 'count_candidates => true' END, p_more));
 $_repair_call$;
 COMMENT ON FUNCTION flowguard._repair_call(flowguard.repair_run, text) IS
   'The statement that goes on with a stopped run, or one with more arguments.';
 
 CREATE OR REPLACE FUNCTION flowguard._resume_run(
-  p_relation regclass, p_link_column name, p_note text, p_links flowguard.link[], p_resume boolean, p_row_filter text
+  p_relation regclass, p_link_column name, p_note text, p_links flowguard.link[], p_resume boolean, p_row_filter text,
+  p_count_candidates boolean
 ) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_resume_run$
 -- Marks runs whose call is gone as stopped; takes up the last one with these arguments, if no later run came to all its
@@ -612,8 +619,9 @@ BEGIN
         WHERE e.relation IS NULL
            OR (e.relation, e.link_column) = (p_relation::text, p_link_column::text)
               AND (e.row_filter IS NULL OR e.row_filter = p_row_filter))
-     AND (r.relation, r.link_column, r.note, r.row_filter) IS NOT DISTINCT FROM
-         (p_relation::text, CASE WHEN p_relation IS NOT NULL THEN p_link_column::text END, p_note, p_row_filter)
+     AND (r.relation, r.link_column, r.note, r.row_filter, r.count_candidates) IS NOT DISTINCT FROM
+         (p_relation::text, CASE WHEN p_relation IS NOT NULL THEN p_link_column::text END, p_note, p_row_filter,
+          p_count_candidates)
      AND (SELECT count(*) FROM flowguard.repair_link k WHERE k.run_id = r.run_id) = cardinality(p_links)
      AND NOT EXISTS (
        SELECT FROM unnest(p_links) AS l
@@ -623,7 +631,7 @@ BEGIN
           SELECT FROM flowguard.repair_link k
            WHERE (k.run_id, k.schema_name, k.table_name, k.link_column)
                  = (r.run_id, n.nspname::text, c.relname::text, l.link_column::text)
-             AND k.query_hash = md5(flowguard._repair_query(l, p_row_filter))))
+             AND k.query_hash = md5(flowguard._repair_query(l, p_row_filter, p_count_candidates))))
   RETURNING r.* INTO v_run;
   IF v_run.run_id IS NULL THEN
     RETURN NULL;
@@ -637,7 +645,7 @@ BEGIN
   RETURN v_run.run_id;
 END;
 $_resume_run$;
-COMMENT ON FUNCTION flowguard._resume_run(regclass, name, text, flowguard.link[], boolean, text) IS
+COMMENT ON FUNCTION flowguard._resume_run(regclass, name, text, flowguard.link[], boolean, text, boolean) IS
   'Takes up a stopped run with the same arguments; NULL where there is none.';
 
 CREATE OR REPLACE FUNCTION flowguard._estimate_rows(p_relation regclass, p_row_filter text DEFAULT NULL)
@@ -657,15 +665,16 @@ COMMENT ON FUNCTION flowguard._estimate_rows(regclass, text) IS
   'About how many rows a table has, or of them meet a condition.';
 
 CREATE OR REPLACE FUNCTION flowguard._begin_links(
-  p_run bigint, p_links flowguard.link[], p_estimated bigint[], p_row_filter text
+  p_run bigint, p_links flowguard.link[], p_estimated bigint[], p_row_filter text, p_count_candidates boolean
 ) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_begin_links$
 -- Fixes the last key of each table: rows that come later are the guard's, or the next call's. A run that goes on keeps
 -- its place.
   INSERT INTO flowguard.repair_link AS k (run_id, schema_name, table_name, link_column, "position", query_hash,
                                           last_key, estimated)
-  SELECT p_run, n.nspname, c.relname, l.link_column, l."position", md5(flowguard._repair_query(l.link, p_row_filter)),
-         flowguard._last_key(l.link), p_estimated[l."position"]
+  SELECT p_run, n.nspname, c.relname, l.link_column, l."position",
+         md5(flowguard._repair_query(l.link, p_row_filter, p_count_candidates)), flowguard._last_key(l.link),
+         p_estimated[l."position"]
     FROM (SELECT u AS link, u.relation, u.link_column, row_number() OVER () AS "position"
             FROM unnest(p_links) AS u) AS l
     JOIN pg_class c ON c.oid = l.relation
@@ -674,7 +683,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_begin_links$
      SET "position" = excluded."position", last_key = excluded.last_key, estimated = excluded.estimated,
          scanned_before = k.scanned, started_at = NULL;
 $_begin_links$;
-COMMENT ON FUNCTION flowguard._begin_links(bigint, flowguard.link[], bigint[], text) IS
+COMMENT ON FUNCTION flowguard._begin_links(bigint, flowguard.link[], bigint[], text, boolean) IS
   'Writes down what a run is to look at.';
 
 CREATE OR REPLACE FUNCTION flowguard._link_place(p_run bigint, p_position integer, OUT after_key jsonb,
@@ -901,7 +910,7 @@ COMMENT ON FUNCTION flowguard._links_to_repair(regclass, name) IS 'The links tha
 
 CREATE OR REPLACE PROCEDURE flowguard._repair_links(
   p_run bigint, p_links flowguard.link[], p_row_filter text, p_batch_size integer, p_dry_run boolean,
-  p_max_rate integer, p_max_lag interval
+  p_max_rate integer, p_max_lag interval, p_count_candidates boolean
 )
 LANGUAGE plpgsql AS $_repair_links$
 -- Repairs the links of a run, batch by batch; dry, all in one transaction. No SET clause: a procedure that commits may
@@ -925,7 +934,7 @@ BEGIN
       SELECT p.after_key, p.last_key INTO v_after, v_last FROM flowguard._link_place(p_run, v_position) p;
       CONTINUE WHEN v_last IS NULL;
       PERFORM flowguard._refuse_gone(p_run, v_position, v_link);
-      v_query := flowguard._repair_query(v_link, p_row_filter);
+      v_query := flowguard._repair_query(v_link, p_row_filter, p_count_candidates);
       v_size := p_batch_size;
       LOOP
         IF NOT p_dry_run THEN
@@ -941,7 +950,7 @@ BEGIN
             WHEN deadlock_detected OR serialization_failure OR undefined_table THEN
               -- A table that is not there was dropped, or renamed.
               PERFORM flowguard._refuse_gone(p_run, v_position, p_link => v_link);
-              v_query := flowguard._repair_query(v_link, p_row_filter);
+              v_query := flowguard._repair_query(v_link, p_row_filter, p_count_candidates);
               v_tries := v_tries OPERATOR(pg_catalog.+) 1;
               IF v_tries OPERATOR(pg_catalog.>=) 10 THEN
                 RAISE;
@@ -989,12 +998,13 @@ BEGIN
 END;
 $_repair_links$;
 COMMENT ON PROCEDURE flowguard._repair_links(
-  bigint, flowguard.link[], text, integer, boolean, integer, interval) IS 'Repairs the links of a run.';
+  bigint, flowguard.link[], text, integer, boolean, integer, interval, boolean) IS 'Repairs the links of a run.';
 
 CREATE OR REPLACE PROCEDURE flowguard.repair(
   relation regclass DEFAULT NULL, batch_size integer DEFAULT 5000, dry_run boolean DEFAULT false,
   link_column name DEFAULT 'master_flow_id', note text DEFAULT NULL, max_rate integer DEFAULT NULL,
   max_lag interval DEFAULT NULL, resume boolean DEFAULT true, row_filter text DEFAULT NULL,
+  count_candidates boolean DEFAULT false,
   INOUT run_id bigint DEFAULT NULL, INOUT linked bigint DEFAULT NULL, INOUT translated bigint DEFAULT NULL,
   INOUT quarantined bigint DEFAULT NULL, INOUT unlinked bigint DEFAULT NULL, INOUT remaining bigint DEFAULT NULL
 )
@@ -1011,6 +1021,7 @@ DECLARE
   p_max_lag     ALIAS FOR $7;
   p_resume      ALIAS FOR $8;
   p_row_filter  ALIAS FOR $9;
+  p_count_candidates ALIAS FOR $10;
   v_links       flowguard.link[];
   v_batch_size  integer;
 BEGIN
@@ -1026,6 +1037,10 @@ BEGIN
   IF p_resume IS NULL THEN
     PERFORM flowguard._refuse_argument('resume NULL says neither', 'true goes on with a run that was stopped.',
                                        'Pass resume => true or false.');
+  END IF;
+  IF p_count_candidates IS NULL THEN
+    PERFORM flowguard._refuse_argument('count_candidates NULL says neither', 'true counts all candidates of each link.',
+                                       'Pass count_candidates => true or false.');
   END IF;
   p_max_rate := coalesce(p_max_rate, flowguard._pace_setting('flowguard.repair_max_rate', 'integer')::pg_catalog.int4);
   p_max_lag := coalesce(p_max_lag,
@@ -1051,20 +1066,23 @@ BEGIN
   v_batch_size := least(p_batch_size,
     (p_max_rate OPERATOR(pg_catalog.-) 1) OPERATOR(pg_catalog./) 10 OPERATOR(pg_catalog.+) 1);
   IF NOT p_dry_run THEN
-    run_id := flowguard._resume_run(p_relation, p_link_column, p_note, v_links, p_resume, p_row_filter);
+    run_id := flowguard._resume_run(p_relation, p_link_column, p_note, v_links, p_resume, p_row_filter,
+      p_count_candidates);
   ELSE
     run_id := NULL;
   END IF;
   IF run_id IS NULL THEN
-    run_id := flowguard._begin_run(p_relation, p_link_column, p_note, p_row_filter);
+    run_id := flowguard._begin_run(p_relation, p_link_column, p_note, p_row_filter, p_count_candidates);
   END IF;
   PERFORM flowguard._begin_links(run_id, v_links,
-    ARRAY(SELECT flowguard._estimate_rows(l.relation, p_row_filter) FROM pg_catalog.unnest(v_links) l), p_row_filter);
+    ARRAY(SELECT flowguard._estimate_rows(l.relation, p_row_filter) FROM pg_catalog.unnest(v_links) l), p_row_filter,
+    p_count_candidates);
   IF NOT p_dry_run THEN
     COMMIT;
   END IF;
 
-  CALL flowguard._repair_links(run_id, v_links, p_row_filter, v_batch_size, p_dry_run, p_max_rate, p_max_lag);
+  CALL flowguard._repair_links(run_id, v_links, p_row_filter, v_batch_size, p_dry_run, p_max_rate, p_max_lag,
+    p_count_candidates);
   PERFORM flowguard._end_run(run_id);
   v_links := ARRAY(SELECT l FROM pg_catalog.unnest(v_links) l WHERE flowguard._is_alive(l));
   PERFORM flowguard._count_remaining(run_id, v_links, p_row_filter);
@@ -1082,14 +1100,14 @@ BEGIN
 END;
 $repair$;
 COMMENT ON PROCEDURE flowguard.repair(
-  regclass, integer, boolean, name, text, integer, interval, boolean, text, bigint, bigint, bigint, bigint, bigint,
-  bigint) IS
+  regclass, integer, boolean, name, text, integer, interval, boolean, text, boolean, bigint, bigint, bigint, bigint,
+  bigint, bigint) IS
 'Links rows that are unlinked or dangling: translates alternate keys, asks the rules but the session''s, sources before
 what takes a link from them, and treats orphans as on_orphan says. Each batch is a transaction of its own, so it
 cannot be called inside one. Rows beyond the last key that is there when it is called are not looked at. Stopped, it
-keeps what was committed; called again with the same relation, link_column, row_filter and note, the same run goes on
-after the last row that it came to. Every value that it writes is in flowguard.run_change; how far it is, in
-flowguard.repair_progress.
+keeps what was committed; called again with the same relation, link_column, row_filter, note and count_candidates, the
+same run goes on after the last row that it came to. Every value that it writes is in flowguard.run_change; how far it
+is, in flowguard.repair_progress.
 relation: the child table; NULL for every link.
 batch_size: rows looked at in one transaction.
 dry_run: true does it all in one transaction and takes it back; preview() does so, too, and tells more.
@@ -1103,6 +1121,10 @@ resume: false begins a new run, though one with the same arguments was stopped.
 row_filter: a condition on columns of the table, as in WHERE, read under the caller''s search_path, with the caller''s
   rights: no other row is looked at or counted. What goes with a row that meets it may be another: rows that refer to
   an orphan, by their own ON DELETE, and links that follow by late linking. It needs relation. NULL: all rows.
+count_candidates: true counts, for each link that a rule by time gives, all rows of the source that it was chosen from;
+  without it run_change says only whether there were others. They are all read for each row that is linked, which may
+  take a repair past its budget: where each row has ten, it was measured once at 2.76 times the ideal UPDATE, of 2.5
+  allowed. The more rows of the source lie in the window, the more it costs.
 run_id: number of the run, for undo(); NULL for a dry run. Its argument, as of those below, is not read.
 linked: rows that a rule linked.
 translated: links that held an alternate key and now hold the key.

@@ -28,7 +28,7 @@ WIDTH = 100
 """Columns at most, and where the output is no terminal."""
 
 CANDIDATES = 2
-"""So many candidates, or more: repair counts no further."""
+"""So many candidates, or more: a repair that is not asked to count them looks no further."""
 
 _QUOTED = r""" "(?:[^"]|"")*" | '(?:[^']|'')*' """
 """A name or a string; what stands in it is not looked at."""
@@ -288,7 +288,7 @@ def show_preview(console: Console, preview: Preview) -> None:
                 by = f" by {_rule_of(outcome)}" if outcome.rule is not None else ""
                 console.print(f"{_name_of(outcome)}, {outcome.outcome}{by}:")
                 for example in outcome.examples:
-                    console.print(indented("", _example_of(example)))
+                    console.print(indented("", _example_of(example, counted=preview.count_candidates)))
 
 
 def _name_of(outcome: Outcome) -> str:
@@ -317,7 +317,7 @@ def _show_distances(console: Console, outcome: Outcome, distances: Mapping[str, 
         console.print(indented("", f"The nearest that is left is {distances['nearest']} away."))
 
 
-def _example_of(example: Mapping[str, Any]) -> str:
+def _example_of(example: Mapping[str, Any], *, counted: bool) -> str:
     key = _key_of(example["row_key"])
     if "reason" in example:
         where = f"{example['relation']} " if "relation" in example else ""
@@ -327,7 +327,8 @@ def _example_of(example: Mapping[str, Any]) -> str:
         text += f", from {_key_of(example['source_key'])}"
     if "distance" in example:
         count = example["candidates"]
-        text += f", {example['distance']} away, candidates: {count}{' or more' if count == CANDIDATES else ''}"
+        more = " or more" if count == CANDIDATES and not counted else ""
+        text += f", {example['distance']} away, candidates: {count}{more}"
     return text
 
 

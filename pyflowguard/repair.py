@@ -75,10 +75,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a repair would do: the counts of its run, and all outcomes, by link and rule."""
+    """What a repair would do: the counts of its run, and all outcomes, by link and rule.
+
+    With `count_candidates` those of the examples are counted to the end; else 2 is two or more.
+    """
 
     run: Run
     outcomes: tuple[Outcome, ...]
+    count_candidates: bool
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,8 @@ UndoHandler: TypeAlias = Callable[[Undone], None]
 _REPAIR = """
 CALL flowguard.repair(%(table)s::pg_catalog.regclass, batch_size => %(batch_size)s, dry_run => %(dry_run)s,
                       link_column => %(link_column)s, note => %(note)s, max_rate => %(max_rate)s,
-                      max_lag => %(max_lag)s, resume => %(resume)s, row_filter => %(where)s)
+                      max_lag => %(max_lag)s, resume => %(resume)s, row_filter => %(where)s,
+                      count_candidates => %(count_candidates)s)
 """
 
 _BESIDES = """
@@ -137,7 +142,8 @@ SELECT r.followed, count(q) FILTER (WHERE q.action = 'deleted'), count(q) FILTER
 
 _PREVIEW = """
 SELECT child::text, link::text, outcome, rule, rule_kind, source::text, amount, examples, distances
-  FROM flowguard.preview(%s::pg_catalog.regclass, link_column => %s, row_filter => %s, samples => %s)
+  FROM flowguard.preview(%s::pg_catalog.regclass, link_column => %s, row_filter => %s, samples => %s,
+                         count_candidates => %s)
 """
 
 # As flowguard._row_key() chooses them, which a flowguard_viewer may not call.
@@ -176,6 +182,7 @@ def repair(
     max_rate: int | None = None,
     max_lag: timedelta | None = None,
     resume: bool = True,
+    count_candidates: bool = False,
     on_progress: ProgressHandler | None = None,
     on_notice: NoticeHandler | None = None,
 ) -> Run:
@@ -183,9 +190,11 @@ def repair(
 
     Of one table `where`, an SQL condition, says which rows. At most `max_rate` rows are looked at in a second; no batch
     begins while a standby or subscriber is more than `max_lag` behind. Interrupted, what was committed stays and is in
-    the ledger; called again for the same table with the same condition and note, the same run goes on, unless `resume`
-    is False. `dry_run` does it all in one transaction, as fast as it can, and takes it back. Raises UsageError for a
-    table or a link that is not there, or no condition, EngineMissing, StatementFailed, and what connecting raises.
+    the ledger; called again for the same table with the same condition, note and `count_candidates`, the same run goes
+    on, unless `resume` is False. `count_candidates` counts of each link that a rule by time gives all rows of the
+    source that it was chosen from, which reads them all. `dry_run` does it all in one transaction, as fast as it can,
+    and takes it back. Raises UsageError for a table or a link that is not there, or no condition, EngineMissing,
+    StatementFailed, and what connecting raises.
     """
     with engine(dsn, action="repairing links", role=ADMIN, on_notice=on_notice) as connection:
         arguments = {
@@ -198,6 +207,7 @@ def repair(
             "max_rate": max_rate,
             "max_lag": max_lag,
             "resume": resume,
+            "count_candidates": count_candidates,
         }
         if table is None:
             notice_no_link(connection, on_notice)
@@ -224,6 +234,7 @@ def preview(
     link_column: str = "master_flow_id",
     where: str | None = None,
     samples: int = SAMPLES,
+    count_candidates: bool = False,
     on_notice: NoticeHandler | None = None,
 ) -> Preview:
     """Say what repair() would do, with up to `samples` examples of each outcome, and leave nothing behind.
@@ -235,7 +246,7 @@ def preview(
         if table is None:
             notice_no_link(connection, on_notice)
         with connection.cursor(row_factory=class_row(Outcome)) as cursor:
-            outcomes = cursor.execute(_PREVIEW, [found, link_column, where, samples]).fetchall()
+            outcomes = cursor.execute(_PREVIEW, [found, link_column, where, samples, count_candidates]).fetchall()
 
     def count(*wanted: str) -> int:
         return sum(outcome.amount for outcome in outcomes if outcome.outcome in wanted)
@@ -248,7 +259,7 @@ def preview(
         unlinked=count("unlinked"),
         remaining=count("left unlinked", "left dangling"),
     )
-    return Preview(run, tuple(outcomes))
+    return Preview(run, tuple(outcomes), count_candidates)
 
 
 def explain(table: str, key: Sequence[str], dsn: str = "", *, link_column: str = "master_flow_id") -> tuple[Part, ...]:

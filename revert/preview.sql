@@ -7,7 +7,7 @@ DROP FUNCTION IF EXISTS flowguard._explain_remedy(flowguard.link, jsonb, text, b
 DROP FUNCTION IF EXISTS flowguard._explain_rules(flowguard.link, jsonb, text);
 DROP FUNCTION IF EXISTS flowguard._in_ledger(regclass, text);
 DROP FUNCTION IF EXISTS flowguard._read_key(regclass, jsonb);
-DROP FUNCTION IF EXISTS flowguard.preview(regclass, name, text, integer);
+DROP FUNCTION IF EXISTS flowguard.preview(regclass, name, text, integer, boolean);
 DROP FUNCTION IF EXISTS flowguard._preview_followed(bigint, integer);
 DROP FUNCTION IF EXISTS flowguard._preview_link(bigint, flowguard.link, text, integer, text);
 DROP FUNCTION IF EXISTS flowguard._outside(flowguard.link, flowguard.rule, text, text);

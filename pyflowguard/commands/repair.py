@@ -43,6 +43,11 @@ _TOLD_BY_OUTCOMES = {"followed", "taken_along", "set_along"}
 @click.option("--where", metavar="CONDITION", help="Only rows of TABLE that meet this SQL condition.")
 @click.option("--note", metavar="TEXT", help="What the run is for; kept with it.")
 @click.option("--restart", is_flag=True, help="Look at all rows, though a run with the same arguments was stopped.")
+@click.option(
+    "--count-candidates",
+    is_flag=True,
+    help="Count all source rows that each link by time was chosen from. It takes longer.",
+)
 @dry_run_option
 @click.option(
     "--samples",
@@ -62,6 +67,7 @@ def repair(
     where: str | None,
     note: str | None,
     restart: bool,
+    count_candidates: bool,
     dry_run: bool,
     samples: int | None,
     as_json: bool,
@@ -85,12 +91,13 @@ def repair(
                 link_column=link_column,
                 where=where,
                 samples=repairs.SAMPLES if samples is None else samples,
+                count_candidates=count_candidates,
                 on_notice=show_notice,
             )
         if as_json:
             outcomes = [asdict(outcome) for outcome in found.outcomes]
             counts = {name: count for name, count in asdict(found.run).items() if name not in _TOLD_BY_OUTCOMES}
-            print_json({**counts, "dry_run": True, "outcomes": outcomes})
+            print_json({**counts, "dry_run": True, "count_candidates": count_candidates, "outcomes": outcomes})
         else:
             present.show_preview(present.new_console(), found)
         return
@@ -106,11 +113,12 @@ def repair(
             max_rate=max_rate,
             max_lag=None if max_lag is None else timedelta(seconds=max_lag),
             resume=not restart,
+            count_candidates=count_candidates,
             on_progress=bar.show_repair if bar.live else None,
             on_notice=bar.notice,
         )
     if as_json:
-        print_json({**asdict(result), "dry_run": False})
+        print_json({**asdict(result), "dry_run": False, "count_candidates": count_candidates})
     else:
         present.show_run(present.new_console(), result)
 

@@ -202,6 +202,7 @@ def test_a_dry_run_counts_and_changes_nothing(command: Run, registered_db: str, 
         "unlinked": 0,
         "remaining": 2,
         "dry_run": True,
+        "count_candidates": False,
     }
 
 

@@ -84,6 +84,18 @@ CASES = [
         then="CALL flowguard.repair({hint})",
     ),
     Case(
+        name="a repair is neither to count candidates nor not",
+        reaches=(("repair", "count_candidates NULL"),),
+        call="CALL flowguard.repair(count_candidates => NULL)",
+        says="""
+            ERROR: FG104: flowguard: count_candidates NULL says neither
+            DETAIL: true counts all candidates of each link.
+            HINT: Pass count_candidates => true or false.
+        """,
+        argument=0,
+        then="CALL flowguard.repair({hint})",
+    ),
+    Case(
         name="a repair is to look at no rows",
         reaches=(("repair", "max_rate %s is not positive"),),
         call="CALL flowguard.repair(max_rate => 0)",
@@ -304,6 +316,18 @@ CASES = [
             ERROR: FG104: flowguard: samples -1 is negative
             DETAIL: It is the number of examples for each outcome.
             HINT: Leave it out for 3, or pass samples => 0.
+        """,
+        argument=0,
+        then="SELECT * FROM flowguard.preview({hint})",
+    ),
+    Case(
+        name="a preview is neither to count candidates nor not",
+        reaches=(("preview", "count_candidates NULL"),),
+        call="SELECT * FROM flowguard.preview(count_candidates => NULL)",
+        says="""
+            ERROR: FG104: flowguard: count_candidates NULL says neither
+            DETAIL: true counts all candidates of each link.
+            HINT: Pass count_candidates => true or false.
         """,
         argument=0,
         then="SELECT * FROM flowguard.preview({hint})",

@@ -21,6 +21,7 @@ RESUMING = "tests/repair/test_resuming.py"
 EXPLAIN = "tests/repair/test_explain.py"
 PREVIEW = "tests/repair/test_preview.py"
 ROW_FILTER = "tests/repair/test_row_filter.py"
+COUNT_CANDIDATES = "tests/repair/test_count_candidates.py"
 POLICIES = "tests/repair/test_policies.py"
 QUARANTINE = "tests/repair/test_quarantine.py"
 PARTITIONS = "tests/engine/test_partitions.py"
@@ -753,6 +754,24 @@ REPAIRING = [
         tests=(EXPLAIN,),
     ),
     Fault(
+        name="repair: a run that is to count candidates stops at two",
+        breaks="A link that was chosen from many is told as one that was chosen from two.",
+        design="5 repair",
+        file="repair.sql",
+        find="CASE WHEN NOT p_count_candidates THEN 2 END",
+        replace="2",
+        tests=(COUNT_CANDIDATES,),
+    ),
+    Fault(
+        name="explain: a run that counted is told as one that did not",
+        breaks="Two candidates are told as two or more by a run that knows better.",
+        design="5 repair",
+        file="preview.sql",
+        find="r_change.candidates = 2 AND v_counted IS NOT TRUE THEN",
+        replace="r_change.candidates = 2 THEN",
+        tests=(COUNT_CANDIDATES,),
+    ),
+    Fault(
         name="repair: a condition may close the brackets around it",
         breaks="A run that is to be of some rows is of all.",
         design="5 repair",
@@ -814,7 +833,7 @@ REPAIRING = [
         breaks="Rows that it came to before are not looked at by the new rules.",
         design="5 resumable",
         file="repair.sql",
-        find="             AND k.query_hash = md5(flowguard._repair_query(l, p_row_filter))))\n",
+        find="             AND k.query_hash = md5(flowguard._repair_query(l, p_row_filter, p_count_candidates))))\n",
         replace="))\n",
         tests=(RESUMING,),
     ),

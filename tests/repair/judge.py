@@ -43,7 +43,7 @@ class Counts:
 class Provenance:
     """By which rule a row was linked and, by time, how many microseconds away its source was, of how many candidates.
 
-    Candidates are source rows in the window that have a link, whether or not its master is there: 2 is two or more.
+    Candidates are source rows in the window that have a link, whether or not its master is there.
     """
 
     rule: int
@@ -157,7 +157,7 @@ class Judge:
             if isinstance(rule, Proximity) and self.oracle.by_proximity(link, rule, row)[0] is not None:
                 near = [away for away, _ in self.sources(link, rule, row) if away <= rule.within]
                 valid = [away for away, has_master in self.sources(link, rule, row) if has_master]
-                return Provenance(position, "proximity", min(valid), min(len(near), 2))
+                return Provenance(position, "proximity", min(valid), len(near))
         raise AssertionError("no rule links it")
 
     def sources(self, link: Link, rule: Proximity, row: Row) -> Iterator[tuple[int, bool]]:

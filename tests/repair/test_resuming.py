@@ -350,7 +350,10 @@ def test_a_table_that_is_done_with_is_dropped(db: Connection) -> None:
 
 @pytest.mark.parametrize("table", ["event", "probe"])
 def test_a_table_is_renamed(db: Connection, table: str) -> None:
+    """The run goes on as it was asked to."""
     by_time(db)
+    run(db, "INSERT INTO event SELECT n, 1, 1, 'live', '2025-01-01' FROM generate_series(2, 4) n")
     midway(db, f"ALTER TABLE {table} RENAME TO other")
-    done = repair(db, batch_size=10)
+    done = repair(db, batch_size=10, count_candidates=True)
     assert (done.linked, done.remaining) == (COUNT, 0)
+    assert rows(db, "SELECT DISTINCT candidates FROM flowguard.run_change") == [(4,)]
