@@ -19,6 +19,7 @@ from pyflowguard.commands.options import (
     dry_run_option,
     dsn_option,
     json_option,
+    output_option,
     to_option,
 )
 from pyflowguard.commands.output import print_json, write_text
@@ -155,9 +156,7 @@ def adopt(
 @click.option("--from", "since", metavar="CHANGE|@TAG", help="How far the database is; what follows is in the file.")
 @click.option("--to", metavar="CHANGE|@TAG", help="How far it is to be: up to CHANGE, or back to it with --revert.")
 @click.option("--revert", "backwards", is_flag=True, help="Write the way back.")
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Default: standard output."
-)
+@output_option
 def bundle(*, directory: Path | None, since: str | None, to: str | None, backwards: bool, output: Path | None) -> None:
     """Write the whole roll-out, or the way back, as one .sql file to be reviewed and run by psql."""
     write = bundles.bundle_revert if backwards else bundles.bundle_deploy

@@ -13,7 +13,7 @@ from pyflowguard import doctor as drift
 from pyflowguard import formats, gate, present
 from pyflowguard import health as links
 from pyflowguard.commands.guard import guard_deadline_option, guard_lock_timeout_option
-from pyflowguard.commands.options import EXISTING_FILE, Number, dsn_option
+from pyflowguard.commands.options import EXISTING_FILE, Number, dsn_option, form_of
 from pyflowguard.commands.output import print_json, show_notice
 from pyflowguard.commands.progress import Progress
 from pyflowguard.errors import ExitCode
@@ -90,7 +90,7 @@ def check(
     as_json: bool,
 ) -> None:
     """List what is not as it should be, with the remedy. Exit code 1 for findings."""
-    form = _form(form, as_json=as_json)
+    form = form_of(form, as_json=as_json, default="text")
     if baseline is not None and write_baseline is not None:
         raise click.UsageError("Give --baseline to compare with a baseline, or --write-baseline to make one, not both.")
     kinds = gate.KINDS if with_doctor else links.KINDS
@@ -145,7 +145,7 @@ def doctor(
 
     Exit code 1 for findings. No row of a guarded table is read: whether rows are wrong says check.
     """
-    form = _form(form, as_json=as_json)
+    form = form_of(form, as_json=as_json, default="text")
     entries = _ignored(ignore, ignore_file, drift.KINDS)
     findings = drift.doctor(dsn, on_notice=show_notice)
     verdict = _judged(findings, fail_on, entries)
@@ -170,12 +170,6 @@ def doctor(
         click.echo(f"Of these `pyflowguard doctor --fix` mends {len(safe)}.")
     if verdict.failing:
         context.exit(ExitCode.FINDINGS)
-
-
-def _form(form: str | None, *, as_json: bool) -> str:
-    if as_json and form not in {None, "json"}:
-        raise click.UsageError("--json is short for --format json; give one of the two.")
-    return "json" if as_json else form or "text"
 
 
 def _ignored(keys: tuple[str, ...], file: Path | None, kinds: Mapping[str, str]) -> list[gate.Ignored]:

@@ -46,7 +46,18 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")(command)
 
 
+def form_of(form: str | None, *, as_json: bool, default: str) -> str:
+    """Give the form that --format and --json, which is short for one, ask for; click's usage error if for two."""
+    if as_json and form not in {None, "json"}:
+        raise click.UsageError("--json is short for --format json; give one of the two.")
+    return "json" if as_json else form or default
+
+
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+
+output_option = click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Default: standard output."
+)
 
 
 def link_column_option(command: F) -> F:

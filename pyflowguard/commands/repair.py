@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import timedelta
@@ -13,24 +13,29 @@ from rich.text import Text
 
 from pyflowguard import present
 from pyflowguard import repair as repairs
-from pyflowguard.commands.options import A_YEAR, Number, dry_run_option, dsn_option, json_option, link_column_option
+from pyflowguard.commands.options import A_YEAR, F, Number, dry_run_option, dsn_option, json_option, link_column_option
 from pyflowguard.commands.output import print_json, saying_when_interrupted, show_notice, terminal
 
 _TOLD_BY_OUTCOMES = {"followed", "taken_along", "set_along"}
+
+
+def batch_size_option(what: str) -> Callable[[F], F]:
+    """Add --batch-size to a command; `what` one transaction does with so many."""
+    return click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=repairs.BATCH_SIZE,
+        show_default=True,
+        metavar="ROWS",
+        help=what,
+    )
 
 
 @click.command()
 @dsn_option
 @click.argument("table", required=False)
 @link_column_option
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=repairs.BATCH_SIZE,
-    show_default=True,
-    metavar="ROWS",
-    help="Rows looked at in one transaction.",
-)
+@batch_size_option("Rows looked at in one transaction.")
 @click.option(
     "--max-rate", type=click.IntRange(1, 2**31 - 1), metavar="ROWS", help="Rows looked at in a second at most."
 )
@@ -148,14 +153,7 @@ def explain(*, dsn: str, table: str, key: tuple[str, ...], link_column: str, as_
 @click.option(
     "--max-rows", type=click.IntRange(min=1), metavar="ROWS", help="At most so many; called again, it goes on."
 )
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=repairs.BATCH_SIZE,
-    show_default=True,
-    metavar="ROWS",
-    help="Links and rows put back in one transaction.",
-)
+@batch_size_option("Links and rows put back in one transaction.")
 @json_option
 def undo(*, dsn: str, run_id: int, max_rows: int | None, batch_size: int, as_json: bool) -> None:
     """Take back what the repair RUN_ID did: its links, and the rows that it quarantined."""

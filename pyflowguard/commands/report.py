@@ -9,16 +9,14 @@ from pathlib import Path
 import click
 
 from pyflowguard import report as reports
-from pyflowguard.commands.options import dsn_option
+from pyflowguard.commands.options import dsn_option, form_of, output_option
 from pyflowguard.commands.output import json_text, show_notice, write_text
 from pyflowguard.errors import ExtraMissing
 
 
 @click.command()
 @dsn_option
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Default: standard output."
-)
+@output_option
 @click.option("--format", "form", type=click.Choice(["html", "markdown", "json"]), help="Default: html.")
 @click.option(
     "--violations",
@@ -31,9 +29,7 @@ from pyflowguard.errors import ExtraMissing
 @click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
 def report(*, dsn: str, output: Path | None, form: str | None, violations: int, as_json: bool) -> None:
     """Write one page about all links: score, coverage, trend, violations, runs, drift, costs, and what to do next."""
-    if as_json and form not in {None, "json"}:
-        raise click.UsageError("--json is short for --format json; give one of the two.")
-    write = writer_of_reports("json" if as_json else form or "html")
+    write = writer_of_reports(form_of(form, as_json=as_json, default="html"))
     write_text(write(reports.read_report(dsn, violations=violations, on_notice=show_notice)), output)
 
 
