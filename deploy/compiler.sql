@@ -1,4 +1,5 @@
 -- Deploy pyflowguard:compiler to pg
+-- Since 1.1.0 a trigger keeps how it found a link by time, where it is to.
 -- Turns a link and its rules into static PL/pgSQL: the function that fills and checks the link at write time, the one
 -- that finds a link for a row that is there already, and those that let links follow when a source gets its own.
 -- Generated text qualifies everything, operators too, since it runs under whatever search_path the application has.

@@ -1,4 +1,5 @@
 -- Deploy pyflowguard:preview to pg
+-- Since 1.1.0 explain() tells what a trigger kept.
 -- What a repair would do, rule by rule, with examples and distances in time; and how one row came by its link, or why
 -- it has none.
 

@@ -1,4 +1,5 @@
 -- Deploy pyflowguard:repair to pg
+-- Since 1.1.0 small batches are planned once, and are shorter at a given pace.
 -- Links what is already there: batch by batch, each in a transaction of its own, each value written down before and
 -- after. Functions here that write application tables set no search_path: the application's own triggers would
 -- inherit it.

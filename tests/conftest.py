@@ -131,9 +131,9 @@ def empty_db(databases: Databases) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def engine_template(databases: Databases) -> Iterator[str]:
-    """Name of a database in which the plan is deployed up to @engine, by the plain owner."""
+    """Name of a database in which the whole plan is deployed by the plain owner; the profile does nothing there."""
     with databases.new() as dsn:
-        changes.deploy(dsn, to="@engine")
+        changes.deploy(dsn)
         yield str(conninfo_to_dict(dsn)["dbname"])
 
 

@@ -1,0 +1,5 @@
+-- Revert pyflowguard:provenance from pg
+
+BEGIN;
+
+COMMIT;

@@ -1,0 +1,5 @@
+-- Verify pyflowguard:provenance on pg
+
+BEGIN;
+
+ROLLBACK;
