@@ -3,8 +3,8 @@
 `make bench-rollout` runs it. The report's tables are filled, some of their links missing; pgbench writes and reads at
 a steady rate, and each of its transactions is timed from the moment at which it was due. First it is alone; then rows
 of a table that it does not touch are updated by plain statements, which is the limit for what a repair may be noticed;
-then the engine is installed, and the links are guarded, repaired, validated and enforced by what the commands call. What
-the application notices of that as a whole is compared with what it noticed of nothing.
+then the engine is installed, and the links are guarded, repaired, validated and enforced by what the commands call.
+What the application notices of that as a whole is compared with what it noticed of nothing.
 """
 
 from __future__ import annotations
