@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -11,6 +11,7 @@ import pytest
 from acceptance.command import COMMAND, in_migration
 from changesets import PROFILE
 from engine.postgres import Connection, one, rows, run
+from psycopg.conninfo import conninfo_to_dict
 from releases.stay import schema
 from repair.calls import dump
 from runner.conftest import Sqitch
@@ -23,9 +24,10 @@ from pyflowguard.errors import ExitCode, ScriptFailed
 from pyflowguard.plan import read_plan
 
 if TYPE_CHECKING:
-    from conftest import TestPostgresql
+    from conftest import Databases, TestPostgresql
 
-Deploy = Callable[[str], None]
+Deploy = Callable[..., None]
+LAST = f"report/{PROFILE[-1]}"
 
 # Tables of another application that are called as the report's are; one link is complete and in observe, one dangles.
 NAMESAKES = """
@@ -40,20 +42,36 @@ SELECT flowguard.add_master('job', 'id', '{}', created_at_column => NULL);
 SELECT flowguard.add_link('discovery_flows'), flowguard.add_link('assets');
 SELECT flowguard.add_reference_rule('assets', 'flow', 'discovery_flows');
 """
-STATE = ("job", "discovery_flows", "assets", "data_import_sessions", "flowguard.link_status", "flowguard.link")
+TABLES = ("job", "discovery_flows", "assets", "data_import_sessions")
+STATE = (*TABLES, "flowguard.link_status", "flowguard.link")
+
+
+@pytest.fixture(scope="module")
+def template(databases: Databases) -> Iterator[str]:
+    """Name of a database with the engine up to the profile."""
+    with databases.new() as dsn:
+        changes.deploy(dsn, to="@engine")
+        yield str(conninfo_to_dict(dsn)["dbname"])
+
+
+@pytest.fixture
+def engine_db(databases: Databases, template: str) -> Iterator[str]:
+    """Give a new database with the engine in it up to the profile, of which nothing is deployed."""
+    with databases.new(template) as dsn:
+        yield dsn
 
 
 @pytest.fixture(params=["pyflowguard", "sqitch", "bundle"])
 def deploy(request: pytest.FixtureRequest, sqitch: Sqitch, postgresql: TestPostgresql) -> Deploy:
-    """Deploy the whole shipped plan, by each runner; psql alone runs a bundle."""
+    """Deploy the shipped plan up to a change, by each runner; psql alone runs a bundle."""
     if request.param == "pyflowguard":
-        return lambda dsn: [changes.deploy(dsn)].clear()
+        return lambda dsn, to: [changes.deploy(dsn, to=to)].clear()
     if request.param == "sqitch":
-        return lambda dsn: [sqitch(dsn, read_plan().directory, "deploy", "--verify")].clear()
+        return lambda dsn, to: [sqitch(dsn, read_plan().directory, "deploy", "--verify", "--to", to)].clear()
 
-    def by_psql(dsn: str) -> None:
+    def by_psql(dsn: str, to: str) -> None:
         subprocess.run(
-            [postgresql.bin / "psql", "-qX", "-v", "ON_ERROR_STOP=1", dsn], input=bundle_deploy(),
+            [postgresql.bin / "psql", "-qX", "-v", "ON_ERROR_STOP=1", dsn], input=bundle_deploy(to=to),
             text=True, check=True, capture_output=True,
         )  # fmt: skip
 
@@ -66,9 +84,11 @@ def test_the_profile_makes_nothing_and_touches_no_namesake(
     with psycopg.connect(engine_db, autocommit=True) as connection:
         run(connection, NAMESAKES)
         before, defined = dump(connection, *STATE), schema(postgresql, engine_db)
-        deploy(engine_db)
+        deploy(engine_db, LAST)
         assert dump(connection, *STATE) == before
         assert schema(postgresql, engine_db) == defined
+        deploy(engine_db, "@HEAD")  # what later releases add to the engine
+        assert dump(connection, *TABLES) == {name: before[name] for name in TABLES}
         assert rows(connection, "SELECT FROM flowguard.run") == []
         assert {entry.state for entry in changes.status(engine_db).changes} == {"deployed"}
         assert [outcome for outcome in changes.verify(engine_db) if outcome.failure] == []
@@ -89,7 +109,8 @@ def test_each_change_says_once_that_it_does_nothing(engine_db: str) -> None:
 def test_what_is_called_so_and_is_no_table_of_the_application(engine_db: str, what: str) -> None:
     with psycopg.connect(engine_db, autocommit=True) as connection:
         run(connection, f"CREATE {what.format('crewai_flow_state_extensions')}")
-        assert [change.name for change in changes.deploy(engine_db).deployed] == [f"report/{name}" for name in PROFILE]
+        deployed = changes.deploy(engine_db, to=LAST).deployed
+        assert [change.name for change in deployed] == [f"report/{name}" for name in PROFILE]
 
 
 def test_a_table_in_any_schema_counts_so_that_a_wrong_search_path_guards_nothing_silently(engine_db: str) -> None:
