@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -17,7 +19,7 @@ from repair.calls import dump
 from runner.conftest import Sqitch
 from waiting import wait_until
 
-from pyflowguard import changes
+from pyflowguard import __version__, changes
 from pyflowguard.bundle import bundle_deploy
 from pyflowguard.database import Notice
 from pyflowguard.errors import ExitCode, ScriptFailed
@@ -69,13 +71,14 @@ def deploy(request: pytest.FixtureRequest, sqitch: Sqitch, postgresql: TestPostg
     if request.param == "sqitch":
         return lambda dsn, to: [sqitch(dsn, read_plan().directory, "deploy", "--verify", "--to", to)].clear()
 
-    def by_psql(dsn: str, to: str) -> None:
-        subprocess.run(
-            [postgresql.bin / "psql", "-qX", "-v", "ON_ERROR_STOP=1", dsn], input=bundle_deploy(to=to),
-            text=True, check=True, capture_output=True,
-        )  # fmt: skip
+    return lambda dsn, to: by_psql(postgresql, dsn, bundle_deploy(to=to))
 
-    return by_psql
+
+def by_psql(postgresql: TestPostgresql, dsn: str, bundle: str) -> None:
+    subprocess.run(
+        [postgresql.bin / "psql", "-qX", "-v", "ON_ERROR_STOP=1", dsn], input=bundle,
+        text=True, check=True, capture_output=True,
+    )  # fmt: skip
 
 
 def test_the_profile_makes_nothing_and_touches_no_namesake(
@@ -138,6 +141,32 @@ def test_tables_that_came_since_are_told_by_verify_and_its_hint_helps(report_db:
 
 
 # --- Where the report's tables are
+
+
+@pytest.mark.parametrize("runner", ["pyflowguard", "sqitch", "bundle"])
+def test_a_plan_without_the_profile_goes_on_where_it_was_left_out(
+    report_db: str, runner: str, sqitch: Sqitch, postgresql: TestPostgresql, tmp_path: Path
+) -> None:
+    """As docs/upgrade.md says; nothing of the report is registered or guarded."""
+    shipped = read_plan().directory
+    for name in ("deploy", "revert", "verify"):
+        shutil.copytree(shipped / name, tmp_path / name)
+    lines = (shipped / "sqitch.plan").read_text().splitlines(keepends=True)
+    (tmp_path / "sqitch.plan").write_text("".join(line for line in lines if not line.startswith("report/")))
+    shutil.copy(shipped / "sqitch.conf", tmp_path)
+    changes.deploy(report_db, to="@engine")
+    if runner == "pyflowguard":
+        changes.deploy(report_db, directory=tmp_path)
+    elif runner == "sqitch":
+        sqitch(report_db, tmp_path, "deploy", "--verify")
+    else:
+        by_psql(postgresql, report_db, bundle_deploy(directory=tmp_path))
+    assert {entry.state for entry in changes.status(report_db, directory=tmp_path).changes} == {"deployed"}
+    assert [outcome for outcome in changes.verify(report_db, directory=tmp_path) if outcome.failure] == []
+    sqitch(report_db, tmp_path, "verify")
+    with psycopg.connect(report_db) as connection:
+        assert one(connection, "SELECT flowguard.version()") == __version__
+        assert one(connection, "SELECT count(*) FROM flowguard.link") == 0
 
 
 OTHER = """
