@@ -22,10 +22,11 @@ from pathlib import Path
 import click
 import psycopg
 from benchmarks import bench
+from changesets import deploy_profile_last
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from rich.console import Console
 
-from pyflowguard import changes, online
+from pyflowguard import online
 from pyflowguard.database import connect, run_script
 from pyflowguard.plan import changeset_directory
 from pyflowguard.present import new_console, new_table
@@ -233,9 +234,9 @@ def roll_out(dsn: str, size: Size, console: Console) -> list[Phase]:
 
     phase("alone", lambda: time.sleep(size.alone))
     phase("plain updates", lambda: update_plainly(dsn, size))
-    phase("deploy the engine and register", lambda: changes.deploy(dsn, to="report/links"))
-    phase("clean up and back-fill", lambda: changes.deploy(dsn, to="report/data_import_sessions"))
-    phase("guard and validate", lambda: changes.deploy(dsn, to="report/guard"))
+    phase("deploy the engine and register", lambda: deploy_profile_last(dsn, "report/links"))
+    phase("clean up and back-fill", lambda: deploy_profile_last(dsn, "report/data_import_sessions"))
+    phase("guard and validate", lambda: deploy_profile_last(dsn, "report/guard"))
     # What was written between back-fill and guard has no link yet.
     phase("repair", lambda: repair(dsn))
     phase("enforce", lambda: online.set_mode("enforce", dsn))

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from acceptance.command import Run, failure, in_migration
 
-from pyflowguard import __version__, changes
+from pyflowguard import __version__
 from pyflowguard.engine import OLDEST_ENGINE
 
 AsRole = Callable[[str, str], str]
