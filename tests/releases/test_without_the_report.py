@@ -235,7 +235,9 @@ def test_a_back_fill_that_was_stopped_goes_on_with_the_run_that_it_was_at(report
                 _, errors = deployer.communicate(timeout=60)
                 assert deployer.returncode == ExitCode.FAILED
                 assert "deploy/report/back_fill.sql:5: ERROR 57014" in errors
-            wait_until(lambda: not rows(watcher, waiting), "the repair to end")
+            # Until then its run counts as running, whether it still waits or not.
+            session = "SELECT FROM pg_stat_activity WHERE pid = %s"
+            wait_until(lambda: not rows(watcher, session, pid), "the session of the repair to end")
         before = stopped_at(watcher)
         assert [row[1:] for row in before] == [
             ("migration.data_imports", "finished"),
