@@ -362,7 +362,7 @@ def _item(text: str) -> str:
 def write() -> None:
     """Deploy the engine on a throw-away server and write the page."""
     with throwaway_server() as server:
-        changes.deploy(server.dsn(), to="@engine")
+        changes.deploy(server.dsn())
         with psycopg.connect(server.dsn(), autocommit=True) as connection:
             FILE.write_text(Reference(connection).text(), encoding="utf-8")
 

@@ -19,11 +19,11 @@ from typing import Any, TypeAlias
 
 import click
 import psycopg
+from changesets import deploy_profile_last
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from rich.console import Console
 
-from pyflowguard import changes
 from pyflowguard.database import connect, run_script
 from pyflowguard.plan import changeset_directory
 from pyflowguard.present import new_console, new_table
@@ -199,7 +199,7 @@ def build(lab: Laboratory, name: str, tenants: int, sources: int, rows: int, *, 
         run_script(connection, directory / "benchmark" / "load.sql", action="loading the benchmark")
         connection.execute("SELECT benchmark.load_sources(%s, %s)", (tenants, sources))
         connection.execute("SELECT benchmark.load_rows(%s, %s, %s)", (tenants, sources, rows))
-        changes.deploy(dsn, to="report/links")
+        deploy_profile_last(dsn, "report/links")
         for table in PROFILE:
             connection.execute("SELECT count(*) FROM flowguard.guard(%s)", (table,))
         if narrow:
