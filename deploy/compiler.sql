@@ -156,11 +156,11 @@ COMMENT ON FUNCTION flowguard._read_columns(flowguard.link) IS
 
 CREATE OR REPLACE FUNCTION flowguard._row_refs(p_link flowguard.link, p_columns name[], p_style text) RETURNS text[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_row_refs$
--- How generated code names columns of the row that it works for: a trigger by NEW, the finder by parameters.
+-- How generated code names columns of the row that it works for: a trigger by NEW, the finders by parameters.
 BEGIN
   RETURN (SELECT coalesce(array_agg(CASE
                                       WHEN c.name IS NULL THEN NULL
-                                      WHEN p_style = 'finder'
+                                      WHEN p_style IN ('finder', 'kept finder')
                                       THEN '$' || array_position(flowguard._read_columns(p_link), c.name)
                                       ELSE p_style || '.' || quote_ident(c.name)
                                     END ORDER BY c.ordinality), '{}')
@@ -168,7 +168,7 @@ BEGIN
 END;
 $_row_refs$;
 COMMENT ON FUNCTION flowguard._row_refs(flowguard.link, name[], text) IS
-  'How generated code names columns of its row: by parameter in the style "finder", else by the given record.';
+  'How generated code names columns of its row: by parameter in the style of a finder, else by the given record.';
 
 CREATE OR REPLACE FUNCTION flowguard._master_match(p_link flowguard.link, p_style text, p_strict boolean) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_master_match$
@@ -320,8 +320,8 @@ COMMENT ON FUNCTION flowguard._time_is_usable(text) IS
 
 CREATE OR REPLACE FUNCTION flowguard._row_time(p_link flowguard.link, p_rule flowguard.rule, p_style text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_row_time$
--- SQL text: the time of the row. A trigger and the finder look before they ask; a query over many rows cannot.
-  SELECT CASE WHEN p_style IN ('NEW', 'finder') THEN t.ref
+-- SQL text: the time of the row. A trigger and the finders look before they ask; a query over many rows cannot.
+  SELECT CASE WHEN p_style IN ('NEW', 'finder', 'kept finder') THEN t.ref
               ELSE format('CASE WHEN %s THEN %s END', flowguard._time_is_usable(t.ref), t.ref) END
     FROM (SELECT (flowguard._row_refs(p_link, ARRAY[p_rule.time_column], p_style))[1]) AS t (ref);
 $_row_time$;
@@ -504,7 +504,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_nearest_looku
 DECLARE
   v_time  text := (flowguard._row_refs(p_link, ARRAY[p_rule.time_column], p_style))[1];
   v_from  text := flowguard._candidates(p_link, p_rule, p_style);
-  v_keeps boolean := flowguard._keeps_provenance(p_link);
+  v_keeps boolean := p_style <> 'finder' AND flowguard._keeps_provenance(p_link);
 BEGIN
   RETURN format($text$    %2$s
     IF %3$s THEN
@@ -560,12 +560,10 @@ COMMENT ON FUNCTION flowguard._nearest_lookup(flowguard.link, flowguard.rule, te
 
 CREATE OR REPLACE FUNCTION flowguard._lookup_variables(p_link flowguard.link) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_lookup_variables$
--- Declarations that the text of _lookup() needs for its proximity rules, and for what is kept of them.
+-- Declarations that the text of _lookup() needs for its proximity rules.
   SELECT coalesce(string_agg(format(E'  v_until_%1$s %2$s;\n  v_before_%1$s %2$s;\n  v_after_%1$s %2$s;\n',
                                     r."position", c.type_name), ''
                              ORDER BY r."position"), '')
-         || CASE WHEN flowguard._keeps_provenance(p_link)
-                 THEN E'  v_rule integer;\n  v_distance interval;\n  v_candidates integer;\n' ELSE '' END
     FROM flowguard._rules(p_link) r
    CROSS JOIN LATERAL (SELECT flowguard._type_sql(x.type, NULL) AS type_name FROM flowguard._column(r.source,
      r.source_time) x) AS c
@@ -573,15 +571,22 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_lookup_variables$
 $_lookup_variables$;
 COMMENT ON FUNCTION flowguard._lookup_variables(flowguard.link) IS 'Declarations for the text of a link''s look-up.';
 
+CREATE OR REPLACE FUNCTION flowguard._found_variables() RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_found_variables$
+  SELECT E'  v_rule integer;\n  v_distance interval;\n  v_candidates integer;\n';
+$_found_variables$;
+COMMENT ON FUNCTION flowguard._found_variables() IS
+  'Declarations of what the text of a look-up leaves of a rule by time, where that is kept.';
+
 CREATE OR REPLACE FUNCTION flowguard._note_found(p_link flowguard.link, p_rule flowguard.rule, p_style text)
 RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_note_found$
--- PL/pgSQL text, empty where nothing is kept: which rule by time gave v_link, and from how many candidates. Not counted
+-- PL/pgSQL text, empty where that is not kept: which rule by time gave v_link, and from how many candidates. Not counted
 -- to the end there are two where one lies before and one after, and else a look for a second one.
 DECLARE
   v_count text;
 BEGIN
-  IF NOT flowguard._keeps_provenance(p_link) THEN
+  IF p_style = 'finder' OR NOT flowguard._keeps_provenance(p_link) THEN
     RETURN '';
   END IF;
   v_count := CASE
@@ -600,7 +605,7 @@ COMMENT ON FUNCTION flowguard._note_found(flowguard.link, flowguard.rule, text) 
 CREATE OR REPLACE FUNCTION flowguard._lookup(p_link flowguard.link, p_style text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_lookup$
 -- PL/pgSQL text that sets v_link to what the first rule yields, NULL for none. Where provenance is kept, and that is a
--- rule by time, also v_rule, v_distance and v_candidates.
+-- rule by time, also v_rule, v_distance and v_candidates, but in the style of the finder that is not asked how.
 -- A reference is read together with its master. Where that had to wait for whoever was re-linking the referenced row,
 -- the master that came with the new link is seen by a later snapshot only: it is asked for once more.
 DECLARE
@@ -613,7 +618,7 @@ BEGIN
   v_find := format('v_link := (%s)', flowguard._master_query(p_link, p_style, 'v_reference'));
   FOR r_rule IN SELECT * FROM flowguard._rules(p_link) LOOP
     IF r_rule.kind = 'session' THEN
-      CONTINUE WHEN p_style = 'finder';
+      CONTINUE WHEN p_style IN ('finder', 'kept finder');
       v_text := v_text || format(
         E'    %s\n'
         '    IF v_ask_session THEN\n'
@@ -838,6 +843,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_fill_body$
 -- The body of the function of the BEFORE triggers of a link: what the rules yield is the link of the row.
 DECLARE
   v_session text := '';
+  v_found   text := '';
   v_keep    text := '';
 BEGIN
   IF p_link.paused THEN
@@ -849,6 +855,7 @@ BEGIN
                         p_link.link_column);
   END IF;
   IF flowguard._keeps_provenance(p_link) THEN
+    v_found := flowguard._found_variables();
     v_keep := format(E'  IF v_rule IS NOT NULL THEN\n    %s\n    SELECT %s;\n  END IF;\n',
                      flowguard._keep_into(), flowguard._keep_values(p_link, 'NEW.', 'v_link', 'v_rule', 'v_'));
   END IF;
@@ -867,7 +874,7 @@ DECLARE
 %4$s  NEW.%1$I := v_link;
 %8$s  RETURN NEW;
 END;
-$body$, p_link.link_column, p_link.relation, v_session || flowguard._lookup_variables(p_link),
+$body$, p_link.link_column, p_link.relation, v_session || flowguard._lookup_variables(p_link) || v_found,
          flowguard._lookup(p_link, 'NEW'), flowguard._generated_remark(p_link),
          flowguard._nullable_type(p_link.relation, p_link.link_column), flowguard._names_check(p_link, 'NEW'), v_keep);
 END;
@@ -892,8 +899,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_kept_finder_body$
                 '#variable_conflict use_variable\n'
                 'DECLARE\n  v_link      %1$s;\n  v_reference %1$s;\n%3$sBEGIN\n%2$s'
                 '  RETURN ROW(v_link, v_rule, v_distance, v_candidates);\nEND;\n',
-                flowguard._nullable_type(p_link.relation, p_link.link_column), flowguard._lookup(p_link, 'finder'),
-                flowguard._lookup_variables(p_link), flowguard._generated_remark(p_link));
+                flowguard._nullable_type(p_link.relation, p_link.link_column),
+                flowguard._lookup(p_link, 'kept finder'),
+                flowguard._lookup_variables(p_link) || flowguard._found_variables(),
+                flowguard._generated_remark(p_link));
 $_kept_finder_body$;
 COMMENT ON FUNCTION flowguard._kept_finder_body(flowguard.link) IS
   'The body of the function that finds a link for given columns, and tells how.';
@@ -1022,8 +1031,7 @@ BEGIN
   IF flowguard._has_finder(p_link) THEN
     v_declared := format(E'  v_link %s;\n  v_path pg_catalog.text;\n', v_type) || v_declared;
     IF v_keeps THEN
-      v_declared := v_declared || format(E'  v_found %s;\n  v_rule integer;\n  v_distance interval;\n'
-                                         '  v_candidates integer;\n', v_type);
+      v_declared := v_declared || format(E'  v_found %s;\n', v_type) || flowguard._found_variables();
     END IF;
     -- A trigger of the application may turn the row away or take the link off again. Its write is then taken back: it
     -- would be looked at at commit in turn, without end.

@@ -1089,6 +1089,7 @@ DROP FUNCTION IF EXISTS flowguard._kept_finder_signature(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._kept_finder_body(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._keep_values(flowguard.link, text, text, text, text);
 DROP FUNCTION IF EXISTS flowguard._keep_into();
+DROP FUNCTION IF EXISTS flowguard._found_variables();
 DROP FUNCTION IF EXISTS flowguard._note_found(flowguard.link, flowguard.rule, text);
 DROP FUNCTION IF EXISTS flowguard._counts_candidates(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._keeps_provenance(flowguard.link);

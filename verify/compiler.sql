@@ -55,6 +55,7 @@ SELECT 'flowguard._follow_still(flowguard.link, flowguard.rule, text)'::regproce
 SELECT 'flowguard._follow_body(flowguard.link, flowguard.rule)'::regprocedure;
 SELECT 'flowguard._keeps_provenance(flowguard.link)'::regprocedure;
 SELECT 'flowguard._counts_candidates(flowguard.link)'::regprocedure;
+SELECT 'flowguard._found_variables()'::regprocedure;
 SELECT 'flowguard._note_found(flowguard.link, flowguard.rule, text)'::regprocedure;
 SELECT 'flowguard._keep_into()'::regprocedure;
 SELECT 'flowguard._keep_values(flowguard.link, text, text, text, text)'::regprocedure;
