@@ -6,7 +6,7 @@ SELECT 'flowguard._operator(regclass, name, integer)'::regprocedure;
 SELECT 'flowguard._key_bound(regclass, text, integer, text)'::regprocedure;
 SELECT 'flowguard._link_order()'::regprocedure;
 SELECT 'flowguard._may_write(flowguard.link, text)'::regprocedure;
-SELECT 'flowguard._repair_query(flowguard.link, text, boolean)'::regprocedure;
+SELECT 'flowguard._repair_query(flowguard.link, text, boolean, integer)'::regprocedure;
 SELECT 'flowguard._row_values(regclass, jsonb, text[])'::regprocedure;
 SELECT 'flowguard._keep_row(bigint, regclass, jsonb, name, text, bigint)'::regprocedure;
 SELECT 'flowguard._is_still_there(bigint, bigint)'::regprocedure;

@@ -121,6 +121,7 @@ LIMIT, GUARD, GENERIC, STATEMENT, CLIENT, SCRIPT = (
     "client looks up",
     "report's script",
 )
+ALONE = ", by itself"
 COPIES = {
     LIMIT: "SELECT benchmark.drop_guard_triggers()",
     GUARD: "",
@@ -443,7 +444,10 @@ def measure(lab: Laboratory, case: Case) -> Answer:
 
 
 def single_cases(lab: Laboratory) -> Iterator[Answer]:
-    """Inserts of one row by a prepared statement, a transaction each."""
+    """Insert one row by a prepared statement, a transaction each: begun and committed as drivers do it, or by itself.
+
+    By itself it is one message to the server and back, the least that a client can do, so a look-up weighs most there.
+    """
     loads = [
         ("reference", "migration.raw_import_records", "benchmark.raw_import_records",
          ["data_import_id", "client_account_id", "engagement_id", "row_number"], {"raw_data": "'{}'"},
@@ -463,11 +467,12 @@ def single_cases(lab: Laboratory) -> Iterator[Answer]:
             f"({', '.join(['%s'] * len(columns) + [*extra.values(), '%s'])})"
         )
 
-        def supplied(connection: Connection, row: tuple[Any, ...], text: str = text) -> None:
+        def at_once(connection: Connection, row: tuple[Any, ...], text: str = text) -> None:
             connection.execute(text.encode(), row, prepare=True)
 
-        def missing(connection: Connection, row: tuple[Any, ...], text: str = text) -> None:
-            connection.execute(text.encode(), (*row[:-1], None), prepare=True)
+        def begun(connection: Connection, row: tuple[Any, ...], text: str = text) -> None:
+            with connection.transaction():
+                connection.execute(text.encode(), row, prepare=True)
 
         def looked_up(
             connection: Connection,
@@ -481,31 +486,38 @@ def single_cases(lab: Laboratory) -> Iterator[Answer]:
                 assert found is not None
                 connection.execute(text.encode(), (*row[:-1], found[0]), prepare=True)
 
-        ways: dict[str, tuple[str, Callable[[Connection, tuple[Any, ...]], None]]] = {
-            LIMIT: (LIMIT, supplied),
-            "supplied": (GUARD, supplied),
-            GUARD: (GUARD, missing),
-            GENERIC: (GENERIC, missing),
-            STATEMENT: (STATEMENT, missing),
-            CLIENT: (LIMIT, looked_up),
+        # Database, how the row is written, and whether its link is supplied.
+        ways: dict[tuple[str, str], tuple[str, Callable[[Connection, tuple[Any, ...]], None], bool]] = {
+            ("", LIMIT): (LIMIT, begun, True),
+            ("", "supplied"): (GUARD, begun, True),
+            ("", GUARD): (GUARD, begun, False),
+            ("", GENERIC): (GENERIC, begun, False),
+            ("", STATEMENT): (STATEMENT, begun, False),
+            ("", CLIENT): (LIMIT, looked_up, False),
+            (ALONE, LIMIT): (LIMIT, at_once, True),
+            (ALONE, "supplied"): (GUARD, at_once, True),
+            (ALONE, GUARD): (GUARD, at_once, False),
         }
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        seconds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
         with ExitStack() as stack:
             sessions = {
-                name: stack.enter_context(psycopg.connect(lab.dsn(database, tcp=True), autocommit=True))
-                for name, (database, _) in ways.items()
+                way: stack.enter_context(psycopg.connect(lab.dsn(database, tcp=True), autocommit=True))
+                for way, (database, _, _) in ways.items()
             }
             for number, row in enumerate(given):
-                for name in random.sample(list(ways), len(ways)):
+                for way in random.sample(list(ways), len(ways)):
+                    _, write, is_supplied = ways[way]
                     start = time.perf_counter()
-                    ways[name][1](sessions[name], row)
+                    write(sessions[way], row if is_supplied else (*row[:-1], None))
                     if number >= count // 10:  # prepared and planned by then
-                        seconds[name].append(time.perf_counter() - start)
-        medians = {name: statistics.median(times) for name, times in seconds.items()}
-        for name in {database for database, _ in ways.values()}:
+                        seconds[way].append(time.perf_counter() - start)
+        for name in {database for database, _, _ in ways.values()}:
             lab.open(name).execute(f"TRUNCATE {table} CASCADE".encode())
-        yield Answer(f"supplied: single {title}", 1.03, {LIMIT: medians[LIMIT], GUARD: medians.pop("supplied")})
-        yield Answer(f"single {title}", budget, medians)
+        for how, limits in (("", (1.03, budget)), (ALONE, (None, None))):
+            medians = {name: statistics.median(times) for (way, name), times in seconds.items() if way == how}
+            given_link = {LIMIT: medians[LIMIT], GUARD: medians.pop("supplied")}
+            yield Answer(f"supplied: single {title}{how}", limits[0], given_link)
+            yield Answer(f"single {title}{how}", limits[1], medians)
 
 
 # --- Growth
@@ -587,7 +599,7 @@ def in_bulk(lab: Laboratory, only: str) -> Iterator[Answer]:
 
 def singly(lab: Laboratory, only: str) -> Iterator[Answer]:
     """Answer the questions about single rows, whose commits wait for the disk."""
-    if only in "supplied: single reference, single proximity":
+    if only in f"supplied: single reference{ALONE}, supplied: single proximity{ALONE}":
         lab.set_durable(durable=True)
         yield from single_cases(lab)
         lab.set_durable(durable=False)

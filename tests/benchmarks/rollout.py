@@ -3,12 +3,13 @@
 `make bench-rollout` runs it. The report's tables are filled, some of their links missing; pgbench writes and reads at
 a steady rate, and each of its transactions is timed from the moment at which it was due. First it is alone; then rows
 of a table that it does not touch are updated by plain statements, which is the limit for what a repair may be noticed;
-then the guard is installed, links are guarded, repaired, validated and enforced, as `pyflowguard deploy` and the
-commands do it.
+then the engine is installed, and the links are guarded, repaired, validated and enforced by what the commands call.
+What the application notices of that as a whole is compared with what it noticed of nothing.
 """
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import subprocess
 import sys
@@ -35,6 +36,8 @@ from pyflowguard.server import Server, throwaway_server, wheel_bindir
 SETTINGS = {"shared_buffers": "2GB", "max_wal_size": "8GB", "max_locks_per_transaction": "256"}
 ROLE = "application"
 P99_BUDGET = 1.5
+WHOLE = "the whole roll-out"
+"""From the first statement of the deployment to the last link that is enforced; what the budget is for."""
 
 RECORD = r"""
 \set t random(1, :tenants)
@@ -199,7 +202,7 @@ def notice(phases: Sequence[Phase], done: Sequence[Transaction]) -> list[Noticed
 
 def update_plainly(dsn: str, size: Size) -> None:
     """Fill links by a statement that knows them, in the batches and at the rate of the repairs; once through."""
-    batch = BATCH_SIZE if size.max_rate is None else max(1, size.max_rate // 10)
+    batch = BATCH_SIZE if size.max_rate is None else max(1, size.max_rate // 50)
     with connect(dsn) as connection:
         for first in range(0, size.rows, batch):
             began = time.monotonic()
@@ -219,26 +222,45 @@ def unhurried(dsn: str, max_rate: int) -> str:
     return make_conninfo(dsn, options=" ".join([str(options), *(f"-c {name}={settings[name]}" for name in settings)]))
 
 
-def roll_out(dsn: str, size: Size, console: Console) -> list[Phase]:
+def without_profile(directory: Path) -> Path:
+    """Write the change sets without the report's profile, whose clean-up and back-fill the commands do here."""
+    shipped = changeset_directory()
+    for name in ("deploy", "revert", "verify"):
+        shutil.copytree(shipped / name, directory / name)
+    shutil.copy(shipped / "sqitch.conf", directory)
+    lines = (shipped / "sqitch.plan").read_text(encoding="utf-8").splitlines(keepends=True)
+    (directory / "sqitch.plan").write_text("".join(line for line in lines if not line.startswith("report/")))
+    return directory
+
+
+def register(dsn: str) -> None:
+    """Register the report's links as the profile does."""
+    with connect(dsn) as connection:
+        run_script(connection, changeset_directory() / "deploy" / "report" / "links.sql", action="registering")
+
+
+def roll_out(dsn: str, size: Size, changes_without: Path, console: Console) -> list[Phase]:
     """Do what a DBA does, a phase after the other; the first is nothing at all."""
     if size.max_rate is not None:
         dsn = unhurried(dsn, size.max_rate)
     phases: list[Phase] = []
 
-    def phase(name: str, work: Callable[[], object]) -> None:
+    def phase(name: str, *work: Callable[[], object]) -> None:
         begin = time.time()
-        work()
+        for step in work:
+            step()
         phases.append(Phase(name, begin, time.time()))
         console.print(f"{name}: {phases[-1].end - begin:.1f} s")
 
     phase("alone", lambda: time.sleep(size.alone))
     phase("plain updates", lambda: update_plainly(dsn, size))
-    phase("deploy the engine and register", lambda: changes.deploy(dsn, to="report/links"))
-    phase("clean up and back-fill", lambda: changes.deploy(dsn, to="report/data_import_sessions"))
-    phase("guard and validate", lambda: changes.deploy(dsn, to="report/guard"))
-    # What was written between back-fill and guard has no link yet.
+    begin = time.time()
+    phase("deploy and register", lambda: changes.deploy(dsn, directory=changes_without), lambda: register(dsn))
+    phase("guard", lambda: online.guard(dsn))
     phase("repair", lambda: repair(dsn))
+    phase("validate", lambda: online.guard(dsn))
     phase("enforce", lambda: online.set_mode("enforce", dsn))
+    phases.append(Phase(WHOLE, begin, time.time()))
     phase("guarded and enforced", lambda: time.sleep(size.alone))
     return phases
 
@@ -269,7 +291,7 @@ def misses(noticed: Sequence[Noticed]) -> Iterator[str]:
     for one in others:
         if one.failed:
             yield f"{one.phase.name}: {one.failed} transactions were refused"
-        if one.p99 > P99_BUDGET * alone.p99:
+        if one.phase.name == WHOLE and one.p99 > P99_BUDGET * alone.p99:
             yield f"{one.phase.name}: 99 % within {one.p99 / alone.p99:.2f} times what it was, of {P99_BUDGET}"
         if one.longest > online.LOCK_TIMEOUT.total_seconds() + alone.longest:
             yield f"{one.phase.name}: a write took {one.longest:.1f} s"
@@ -305,7 +327,7 @@ def main(
         dsn = build(server, size)
         directory = Path(name)
         with load(dsn, size, directory):
-            phases = roll_out(dsn, size, console)
+            phases = roll_out(dsn, size, without_profile(directory / "changes"), console)
             wait_for_log(directory, phases[-1].end)
         done = list(transactions(directory))
         with connect(dsn) as connection:

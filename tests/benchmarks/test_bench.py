@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from pyflowguard.server import wheel_bindir
 
 HEADINGS = ("supplied: reference", "proximity, rows of the past", "session", "late link by time", "repair by reference",
-            "single proximity")  # fmt: skip
+            "single proximity", "single reference, by itself")  # fmt: skip
 
 
 def test_the_benchmark_runs_and_writes_its_table(tmp_path: Path) -> None:

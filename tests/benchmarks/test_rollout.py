@@ -11,9 +11,10 @@ from click.testing import CliRunner
 PHASES = (
     "alone",
     "plain updates",
-    "deploy the engine and register",
-    "guard and validate",
+    "deploy and register",
+    "guard",
     "enforce",
+    rollout.WHOLE,
     "guarded and enforced",
 )
 
@@ -38,7 +39,7 @@ def test_an_application_is_refused_nothing(tmp_path: Path) -> None:
 )
 def test_what_counts_as_noticed(failed: int, p99: float, longest: float, said: list[str]) -> None:
     alone = rollout.Noticed(rollout.Phase("alone", 0, 1), 100, 0, 0.005, 0.01, 0.1)
-    guard = rollout.Noticed(rollout.Phase("guard", 1, 2), 100, failed, 0.005, p99, longest)
+    guard = rollout.Noticed(rollout.Phase(rollout.WHOLE, 1, 2), 100, failed, 0.005, p99, longest)
     found = list(rollout.misses([alone, guard]))
     assert len(found) == len(said)
     assert all(word in line for word, line in zip(said, found, strict=True))

@@ -838,6 +838,15 @@ REPAIRING = [
         tests=(RESUMING,),
     ),
     Fault(
+        name="repair: whatever is prepared under the batch's name is its batch",
+        breaks="A statement of the session, or the batch of another link, runs instead.",
+        design="3.7",
+        file="repair.sql",
+        find="IF v_prepared IS NULL OR v_prepared OPERATOR(pg_catalog.<>) v_prepare THEN",
+        replace="IF v_prepared IS NULL THEN",
+        tests=("tests/repair/test_pace.py",),
+    ),
+    Fault(
         name="undo in parts looks only at the part",
         breaks="Half of a run is put back, and then it turns out that the other half may not be.",
         design="3.7",

@@ -28,6 +28,9 @@ PLPGSQL_CHECK_EXPLAINED = {
     "rows of the ledger, of whichever table is asked for": re.compile(
         r"^flowguard\.explain\(.*\): cannot determinate a result of dynamic SQL"
     ),
+    "EXECUTE of a prepared statement gives what that gives": re.compile(
+        r"^flowguard\._repair_batch\(.*\): expression does not return data"
+    ),
     "RETURN QUERY EXECUTE sets them": re.compile(r'^flowguard\._wrong_rows\(.*\): OUT variable "\w+" is maybe unmod'),
 }
 PGSPOT_EXPLAINED = {
