@@ -1273,4 +1273,8 @@ $_follow_body$;
 COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS
   'The body of the trigger function on a rule''s source that lets links follow it.';
 
+REVOKE ALL ON ALL ROUTINES IN SCHEMA flowguard FROM PUBLIC;
+
+SELECT flowguard.grant_roles();
+
 COMMIT;

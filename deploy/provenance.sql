@@ -111,7 +111,7 @@ DECLARE
 BEGIN
   IF $1 IS NULL THEN
     PERFORM flowguard._refuse_argument('before NULL is no time', 'What was kept before that time is deleted.',
-                                       'Pass, for example, before => now() - interval ''1 year''.');
+                                       'Pass, for example, before => ''2026-01-01''.');
   END IF;
   DELETE FROM flowguard.provenance p WHERE p.linked_at < $1;
   GET DIAGNOSTICS v_forgotten = ROW_COUNT;

@@ -14,24 +14,18 @@ from messages.stage import Said, Teller, hear_script, normal, perform, reaches, 
 from psycopg.conninfo import make_conninfo
 
 from pyflowguard import __version__, changes, server
+from pyflowguard.plan import read_plan
 
 if TYPE_CHECKING:
     from conftest import Databases, TestPostgresql
 
 AsRole = Callable[[str, str], str]
-AFTER_LEDGER = (
-    "version",
-    "alarms",
-    "doctor",
-    "history",
-    "estimate",
-    "preview",
-    "health",
-    "repair",
-    "diagnosis",
-    "guard",
-    "compiler",
-)
+
+
+def reverts(until: str) -> list[str]:
+    """Give the scripts that revert the engine down to a change, without that, in order."""
+    paths = [change.path.removesuffix(".sql") for change in read_plan().changes]
+    return [f"revert/{path}.sql" for path in reversed(paths[paths.index(until) + 1 :]) if "/" not in path]
 
 
 def says(said: Said, text: str) -> None:
@@ -142,8 +136,8 @@ def test_rows_in_quarantine_stop_the_revert(holding: Connection, tell: Teller) -
 
 @reaches(("revert/ledger.sql", "still held"))
 def test_rows_in_quarantine_keep_the_ledger(holding: Connection, tell: Teller) -> None:
-    for name in AFTER_LEDGER:
-        hear_script(holding, f"revert/{name}.sql")
+    for script in reverts("ledger"):
+        hear_script(holding, script)
     said = tell(hear_script(holding, "revert/ledger.sql"), "still held")
     says(said, HELD)
     run(holding, statements(said.hint)[1])
@@ -168,20 +162,40 @@ def test_guarded_links_stop_the_revert(world: Callable[[str], str], tell: Teller
         passes(owner, "revert/privileges.sql")
 
 
-@reaches(("revert/guard.sql", "still guarded"))
-def test_links_that_were_guarded_during_the_revert_stop_it(world: Callable[[str], str], tell: Teller) -> None:
+def test_links_that_were_guarded_during_the_revert_stop_it(world: Callable[[str], str]) -> None:
     with psycopg.connect(world("observe"), autocommit=True) as owner:
         run(owner, "SELECT flowguard.unguard(relation, link_column) FROM flowguard.link")
-        passes(owner, "revert/privileges.sql")
+        *before, last = reverts("version@v1.0.0")
+        assert last == "revert/privileges.sql"
+        for script in [*before, last]:
+            passes(owner, script)
         for table in ("parent", "child"):
             run(owner, "SELECT flowguard.guard(%s::regclass, 'flow')", table)
-        for name in ("version", "alarms", "doctor", "history", "estimate", "preview", "health", "repair", "diagnosis"):
-            passes(owner, f"revert/{name}.sql")
-        said = tell(hear_script(owner, "revert/guard.sql"), "still guarded")
+        for script in reverts("guard@v1.0.0")[len(before) + 1 :]:
+            passes(owner, script)
+        (said,) = [said for said in hear_script(owner, "revert/guard@v1.0.0.sql") if said.severity == "ERROR"]
         says(said, GUARDED)
         run(owner, statements(said.hint)[0])
-        for name in ("guard", "compiler", "ledger", "registration", "catalog", "registry", "schema"):
-            assert [said for said in hear_script(owner, f"revert/{name}.sql") if said.severity == "ERROR"] == []
+        for script in [*reverts("schema")[-6:], "revert/schema.sql"]:
+            assert [said for said in hear_script(owner, script) if said.severity == "ERROR"] == []
+
+
+@reaches(("revert/provenance.sql", "still keep provenance"))
+def test_triggers_that_keep_provenance_stop_the_revert(world: Callable[[str], str], tell: Teller) -> None:
+    with psycopg.connect(world("observe"), autocommit=True) as owner:
+        run(owner, "SELECT flowguard.keep_provenance('probe', 'flow'), flowguard.guard('probe', 'flow')")
+        for script in reverts("provenance"):
+            passes(owner, script)
+        said = tell(hear_script(owner, "revert/provenance.sql"), "still keep")
+        says(
+            said,
+            """ERROR: FG112: flowguard: triggers still keep provenance
+            DETAIL: Those of: probe.flow. Each of their writes would fail.
+            HINT: Run "SELECT flowguard.guard(relation, link_column) FROM flowguard.link WHERE guarded" first.""",
+        )
+        run(owner, statements(said.hint)[0])
+        passes(owner, "revert/provenance.sql")
+        run(owner, "INSERT INTO probe (id, tenant, at) VALUES (6, 1, '2025-01-01')")
 
 
 @reaches(("verify/privileges.sql", "PUBLIC may execute"))
