@@ -581,8 +581,8 @@ COMMENT ON FUNCTION flowguard._found_variables() IS
 CREATE OR REPLACE FUNCTION flowguard._note_found(p_link flowguard.link, p_rule flowguard.rule, p_style text)
 RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_note_found$
--- PL/pgSQL text, empty where that is not kept: which rule by time gave v_link, and from how many candidates. Not counted
--- to the end there are two where one lies before and one after, and else a look for a second one.
+-- PL/pgSQL text, empty where that is not kept: which rule by time gave v_link, and from how many candidates. Not
+-- counted to the end there are two where one lies before and one after, and else a look for a second one.
 DECLARE
   v_count text;
 BEGIN

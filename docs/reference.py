@@ -55,7 +55,20 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Look",
         "How true the links are, row by row, as counts, as a score and as findings with their remedy.",
-        ("link_status", "violation", "explain", "health_category", "health_score", "check_all", "doctor", "version"),
+        (
+            "link_status",
+            "violation",
+            "explain",
+            "keep_provenance",
+            "forget_provenance",
+            "provenance",
+            "provenance_link",
+            "health_category",
+            "health_score",
+            "check_all",
+            "doctor",
+            "version",
+        ),
     ),
     (
         "Look without counting",
@@ -362,7 +375,7 @@ def _item(text: str) -> str:
 def write() -> None:
     """Deploy the engine on a throw-away server and write the page."""
     with throwaway_server() as server:
-        changes.deploy(server.dsn(), to="@engine")
+        changes.deploy(server.dsn())  # all of it: what is newer comes after @engine
         with psycopg.connect(server.dsn(), autocommit=True) as connection:
             FILE.write_text(Reference(connection).text(), encoding="utf-8")
 
