@@ -25,7 +25,7 @@ from rich.console import Console
 
 from pyflowguard import changes
 from pyflowguard.database import connect, run_script
-from pyflowguard.plan import changeset_directory
+from pyflowguard.plan import changeset_directory, read_plan
 from pyflowguard.present import new_console, new_table
 from pyflowguard.server import Server, throwaway_server, wheel_bindir
 
@@ -121,12 +121,14 @@ LIMIT, GUARD, GENERIC, STATEMENT, CLIENT, SCRIPT = (
     "client looks up",
     "report's script",
 )
+KEPT = "provenance kept"
 ALONE = ", by itself"
 COPIES = {
     LIMIT: "SELECT benchmark.drop_guard_triggers()",
     GUARD: "",
     GENERIC: "SELECT benchmark.use_generic_triggers()",
     STATEMENT: "SELECT benchmark.use_statement_triggers()",
+    KEPT: "SELECT flowguard.keep_provenance('migration.assets'); SELECT flowguard.guard('migration.assets')",
 }
 
 
@@ -200,6 +202,10 @@ def build(lab: Laboratory, name: str, tenants: int, sources: int, rows: int, *, 
         connection.execute("SELECT benchmark.load_sources(%s, %s)", (tenants, sources))
         connection.execute("SELECT benchmark.load_rows(%s, %s, %s)", (tenants, sources, rows))
         changes.deploy(dsn, to="report/links")
+        plan = read_plan()
+        profile = [number for number, change in enumerate(plan.changes) if change.name.startswith("report/")]
+        for change in plan.changes[profile[-1] + 1 :]:  # what is newer, without what cleans the report's tables
+            run_script(connection, plan.deploy_file(change), action=f"deploying {change.name}")
         for table in PROFILE:
             connection.execute("SELECT count(*) FROM flowguard.guard(%s)", (table,))
         if narrow:
@@ -299,6 +305,9 @@ def insert_cases(_lab: Laboratory) -> Iterator[Case]:
         yield Case(f"supplied: {title}", [limit, Contestant(GUARD, GUARD, supplied, clear, right)], 1.05)
         others = [Contestant(name, name, missing, clear, right) for name in (GENERIC, STATEMENT) if by_hand]
         yield Case(title, [limit, Contestant(GUARD, GUARD, missing, clear, right), *others], budget)
+        if title == "proximity, rows of the past":
+            clear = statements(f"TRUNCATE {table} CASCADE", "TRUNCATE flowguard.provenance")
+            yield Case(f"{title}, {KEPT}", [limit, Contestant(GUARD, KEPT, missing, clear, right)])
 
     table, rows = "migration.assets", "benchmark.assets_of_a_session"
     columns = f"{TENANT}, name, asset_type, hostname, created_at"

@@ -1161,7 +1161,7 @@ KEEPING = [
     Fault(
         name="provenance: the distance of a source that has no master",
         breaks="Where the nearest source has no master, its distance is kept for the one that gave the link.",
-        design="4 provenance",
+        design="3.5",
         file="compiler.sql",
         find="THEN format(', GREATEST(%1$s OPERATOR(pg_catalog.-) x.at, x.at OPERATOR(pg_catalog.-) %1$s)', v_time)",
         replace="THEN ', v_distance'",
@@ -1170,7 +1170,7 @@ KEEPING = [
     Fault(
         name="provenance: a second candidate is not looked for",
         breaks="Two candidates on the same side of the row are kept as one.",
-        design="4 provenance",
+        design="3.5",
         file="compiler.sql",
         find='p_rule."position", flowguard._candidate_count(p_link, p_rule, p_style, 2))',
         replace="p_rule.\"position\", 'SELECT 1')",
@@ -1179,7 +1179,7 @@ KEEPING = [
     Fault(
         name="provenance: what the application made of a late link",
         breaks="A link that a trigger of the application replaced is kept as if a rule had found it.",
-        design="4 provenance",
+        design="3.5",
         file="compiler.sql",
         find="FROM moved m WHERE m.rule IS NOT NULL AND m.is_found'",
         replace="FROM moved m WHERE m.rule IS NOT NULL'",
@@ -1188,7 +1188,7 @@ KEEPING = [
     Fault(
         name="provenance: nothing of a late link in a run",
         breaks="What follows a link that a repair wrote is not kept.",
-        design="4 provenance",
+        design="3.5",
         file="compiler.sql",
         find="    v_kept := format(E', kept AS (\\n    %s\\n    )', v_kept);\n",
         replace="    v_kept := '';\n",
@@ -1197,7 +1197,7 @@ KEEPING = [
     Fault(
         name="provenance: explain takes an entry for another time",
         breaks="What an INSERT that was turned away left is told of the row that was in its way.",
-        design="4 provenance",
+        design="3.5",
         file="preview.sql",
         find="    'AND to_jsonb(c.*) -> p.time_column IN (to_jsonb(p.row_time), "
         "to_jsonb(p.row_time AT TIME ZONE ''UTC'')) '\n",
