@@ -1273,8 +1273,7 @@ $_follow_body$;
 COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS
   'The body of the trigger function on a rule''s source that lets links follow it.';
 
-REVOKE ALL ON ALL ROUTINES IN SCHEMA flowguard FROM PUBLIC;
-
+SELECT flowguard._close_to_public();
 SELECT flowguard.grant_roles();
 
 COMMIT;

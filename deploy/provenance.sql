@@ -125,9 +125,7 @@ before: of links found in transactions that began earlier.
 Returns how many entries it deleted.
 Errors: FG104 before is NULL.';
 
-REVOKE ALL ON ALL ROUTINES IN SCHEMA flowguard FROM PUBLIC;
-REVOKE ALL ON flowguard.provenance_link, flowguard.provenance FROM PUBLIC;
-
+SELECT flowguard._close_to_public();
 SELECT flowguard.grant_roles();
 
 COMMIT;
