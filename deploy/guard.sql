@@ -1,4 +1,5 @@
 -- Deploy pyflowguard:guard to pg
+-- Since 1.1.0 a link may have a second finder, which tells how it found the link.
 -- What must exist for a link to be guarded, what of it is missing, and the calls that make it so or take it away.
 
 BEGIN;
@@ -483,6 +484,11 @@ BEGIN
     SELECT flowguard._finder_signature(p_link), flowguard._nullable_type(p_link.relation, p_link.link_column),
            false, flowguard._finder_body(p_link), 'what the rules of the link yield for a row'
      WHERE flowguard._has_finder(p_link)
+    UNION ALL
+    -- Beside the other, not in its place: a session may be in the midst of a function that still calls that.
+    SELECT flowguard._kept_finder_signature(p_link), 'record', false, flowguard._kept_finder_body(p_link),
+           'what the rules of the link yield for a row, and how a rule by time found it'
+     WHERE flowguard._keeps_provenance(p_link)
     UNION ALL
     SELECT format('flowguard.%I()', p_link.stem || '_fill'), 'trigger', true, flowguard._fill_body(p_link),
            'fills the link'

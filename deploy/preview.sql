@@ -408,6 +408,25 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_in_ledger$
 $_in_ledger$;
 COMMENT ON FUNCTION flowguard._in_ledger(regclass, text) IS 'SQL text: an entry of the ledger is of a row.';
 
+CREATE OR REPLACE FUNCTION flowguard._kept(p_link flowguard.link, p_row_key jsonb)
+RETURNS SETOF flowguard.provenance
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET row_security = off SET timezone = 'UTC' AS $_kept$
+-- What triggers kept of a row as it is now: an entry for another link, or another time, is not of it. Times are
+-- compared as text, for nothing says that the column still is a time.
+BEGIN
+  RETURN QUERY EXECUTE format(
+    'SELECT p.* FROM %s c JOIN flowguard.provenance p ON p.link_column = $2 AND p.new_link = c.%I::text AND %s '
+    'AND to_jsonb(c.*) -> p.time_column IN (to_jsonb(p.row_time), to_jsonb(p.row_time AT TIME ZONE ''UTC'')) '
+    'WHERE %s ORDER BY p.id',
+    p_link.relation, p_link.link_column, flowguard._in_ledger(p_link.relation, 'p'),
+    flowguard._key_sql_match(p_link.relation, 'c', '$1'))
+    USING p_row_key, p_link.link_column::text;
+END;
+$_kept$;
+COMMENT ON FUNCTION flowguard._kept(flowguard.link, jsonb) IS
+  'What triggers kept of how they found the link that a row has.';
+
 CREATE OR REPLACE FUNCTION flowguard._explain_rules(p_link flowguard.link, p_row_key jsonb, p_now text)
 RETURNS TABLE ("position" integer, summary text, detail jsonb)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_explain_rules$
@@ -504,7 +523,9 @@ DECLARE
   v_written  boolean := false;
   v_known    boolean := false;
   v_counted  boolean;
+  v_kept     boolean := false;
   r_reason   record;
+  r_kept     record;
   r_part     record;
   r_change   flowguard.repair_change;
   r_taken    flowguard.quarantined_row;
@@ -565,7 +586,26 @@ BEGIN
       || jsonb_build_object('count_candidates', CASE WHEN r_change.candidates IS NOT NULL THEN v_counted END));
     RETURN NEXT;
   END LOOP;
-  IF v_now IS NOT NULL AND NOT v_written THEN
+  -- Said of the key and the time, not of the row: an INSERT that ON CONFLICT did not carry out leaves an entry, too.
+  FOR r_kept IN
+    SELECT k.rule, k.distance, k.candidates, k.counted, min(k.linked_at) AS linked_at, count(*) AS amount
+      FROM flowguard._kept(v_link, v_key) k
+     GROUP BY k.rule, k.distance, k.candidates, k.counted
+     ORDER BY min(k.id)
+  LOOP
+    v_kept := true;
+    part := 'kept';
+    "position" := r_kept.rule;
+    summary := format('a trigger found %s for a row of this key and time: by rule %s, proximity, %s away, candidates: '
+                      '%s%s', v_now, r_kept.rule, r_kept.distance, r_kept.candidates,
+                      CASE WHEN r_kept.candidates = 2 AND NOT r_kept.counted THEN ' or more' ELSE '' END);
+    detail := jsonb_build_object('rule', r_kept.rule, 'rule_kind', 'proximity', 'new_link', v_now,
+                                 'distance', r_kept.distance, 'candidates', r_kept.candidates,
+                                 'count_candidates', r_kept.counted, 'linked_at', r_kept.linked_at,
+                                 'amount', r_kept.amount);
+    RETURN NEXT;
+  END LOOP;
+  IF v_now IS NOT NULL AND NOT v_written AND NOT v_kept THEN
     part := 'written';
     "position" := v_computed;
     summary := 'no run wrote this link: it was given, or filled when the row was written, of which nothing is kept; '
@@ -604,20 +644,28 @@ BEGIN
 END;
 $explain$;
 COMMENT ON FUNCTION flowguard.explain(regclass, jsonb, name) IS
-'How a row came by its link, or why it has none. What rules yield is computed from what is there now; of links that were
-given, or filled when the row was written, nothing is kept.
+'How a row came by its link, or why it has none. What rules yield is computed from what is there now; of links that
+were given, or filled by a trigger, nothing is kept, but of those by a proximity rule where keep_provenance() asks for
+it.
 relation: the child table.
 row_key: the row''s key by column, as violation and run_change show it; or the value alone where the key is one column.
 link_column: the column that holds the link.
 part: row (its link and whether that is valid), rule (each in order, what it yields now), run (each link that a run
-  wrote), written (no run wrote the link that it has), quarantine (a run took it out, or columns of it), remedy.
-position: of a rule its position, of a run or quarantine the run; for written the rule that would fill in the same.
+  wrote), kept (a trigger found the link that it has by a proximity rule, for a row of its key and time; more than one
+  where it was filled again, or an INSERT of the same row was turned away by ON CONFLICT), written (no run wrote the
+  link that it has, and of no trigger anything is kept), quarantine (a run took it out, or columns of it), remedy.
+position: of a rule and of what is kept the rule, of a run or quarantine the run; for written the rule that would fill
+  in the same.
 summary: what there is to say.
 detail: the same by name: of a row link, kind (linked, or as in violation) and reason; of a rule kind, source, outcome
   (found, nothing, ambiguous, waits for a row that it must agree with, or not asked), and if found link, source_key,
   source_time, distance, candidates (rows of the source within the window that have a link) and masters (to which they
-  lead); of a run as in run_change, and with candidates count_candidates, as in run.
+  lead); of a run as in run_change, and with candidates count_candidates, as in run; of what is kept as in the table
+  provenance, with count_candidates, and the amount of entries that say the same; linked_at is that of the first.
 Errors: FG101 a table that the link speaks of is gone; FG104 no key, or no such row; FG105 the table has no key; FG107
   no such link; 42501 row security would hide rows.';
+
+SELECT flowguard._close_to_public();
+SELECT flowguard.grant_roles();
 
 COMMIT;

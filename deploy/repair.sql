@@ -1665,7 +1665,7 @@ COMMENT ON FUNCTION flowguard._revert_runs(text) IS
   'Undoes every run with a note, lifting the application''s foreign keys that forbid it meanwhile; returns how many '
   'links and rows came back.';
 
-REVOKE ALL ON ALL ROUTINES IN SCHEMA flowguard FROM PUBLIC;
+SELECT flowguard._close_to_public();
 SELECT flowguard.grant_roles();
 
 COMMIT;

@@ -55,7 +55,20 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "Look",
         "How true the links are, row by row, as counts, as a score and as findings with their remedy.",
-        ("link_status", "violation", "explain", "health_category", "health_score", "check_all", "doctor", "version"),
+        (
+            "link_status",
+            "violation",
+            "explain",
+            "keep_provenance",
+            "forget_provenance",
+            "provenance",
+            "provenance_link",
+            "health_category",
+            "health_score",
+            "check_all",
+            "doctor",
+            "version",
+        ),
     ),
     (
         "Look without counting",

@@ -87,7 +87,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Part:
-    """A row of flowguard.explain(): `part` is row, rule, run, written, quarantine or remedy."""
+    """A row of flowguard.explain(): `part` is row, rule, run, kept, written, quarantine or remedy."""
 
     part: str
     position: int | None

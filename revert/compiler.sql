@@ -1083,4 +1083,15 @@ $_follow_body$;
 COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS
   'The body of the trigger function on a rule''s source that lets links follow it.';
 
+DROP FUNCTION IF EXISTS flowguard._find_kept_call(flowguard.link, text);
+DROP FUNCTION IF EXISTS flowguard._finder_types(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._kept_finder_signature(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._kept_finder_body(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._keep_values(flowguard.link, text, text, text, text);
+DROP FUNCTION IF EXISTS flowguard._keep_into();
+DROP FUNCTION IF EXISTS flowguard._found_variables();
+DROP FUNCTION IF EXISTS flowguard._note_found(flowguard.link, flowguard.rule, text);
+DROP FUNCTION IF EXISTS flowguard._counts_candidates(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._keeps_provenance(flowguard.link);
+
 COMMIT;

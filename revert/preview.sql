@@ -618,4 +618,6 @@ detail: the same by name: of a row link, kind (linked, or as in violation) and r
 Errors: FG101 a table that the link speaks of is gone; FG104 no key, or no such row; FG105 the table has no key; FG107
   no such link; 42501 row security would hide rows.';
 
+DROP FUNCTION IF EXISTS flowguard._kept(flowguard.link, jsonb);
+
 COMMIT;

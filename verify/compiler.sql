@@ -53,5 +53,15 @@ SELECT 'flowguard._is_direct(flowguard.link, flowguard.rule)'::regprocedure;
 SELECT 'flowguard._follow_target(flowguard.link, flowguard.rule, text, boolean)'::regprocedure;
 SELECT 'flowguard._follow_still(flowguard.link, flowguard.rule, text)'::regprocedure;
 SELECT 'flowguard._follow_body(flowguard.link, flowguard.rule)'::regprocedure;
+SELECT 'flowguard._keeps_provenance(flowguard.link)'::regprocedure;
+SELECT 'flowguard._counts_candidates(flowguard.link)'::regprocedure;
+SELECT 'flowguard._found_variables()'::regprocedure;
+SELECT 'flowguard._note_found(flowguard.link, flowguard.rule, text)'::regprocedure;
+SELECT 'flowguard._keep_into()'::regprocedure;
+SELECT 'flowguard._keep_values(flowguard.link, text, text, text, text)'::regprocedure;
+SELECT 'flowguard._kept_finder_body(flowguard.link)'::regprocedure;
+SELECT 'flowguard._kept_finder_signature(flowguard.link)'::regprocedure;
+SELECT 'flowguard._finder_types(flowguard.link)'::regprocedure;
+SELECT 'flowguard._find_kept_call(flowguard.link, text)'::regprocedure;
 
 ROLLBACK;

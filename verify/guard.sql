@@ -50,5 +50,8 @@ SELECT 'flowguard.set_mode(regclass, text, name, boolean)'::regprocedure;
 SELECT 'flowguard._set_paused(regclass, name, boolean)'::regprocedure;
 SELECT 'flowguard.pause(regclass, name)'::regprocedure;
 SELECT 'flowguard.resume(regclass, name)'::regprocedure;
+-- What is new is within a function.
+SELECT 1 / count(*) FROM pg_proc
+ WHERE oid = 'flowguard._wanted_functions(flowguard.link)'::regprocedure AND strpos(prosrc, '_kept_finder_body') > 0;
 
 ROLLBACK;

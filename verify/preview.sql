@@ -14,5 +14,6 @@ SELECT 'flowguard._in_ledger(regclass, text)'::regprocedure;
 SELECT 'flowguard._explain_rules(flowguard.link, jsonb, text)'::regprocedure;
 SELECT 'flowguard._explain_remedy(flowguard.link, jsonb, text, boolean)'::regprocedure;
 SELECT 'flowguard.explain(regclass, jsonb, name)'::regprocedure;
+SELECT 'flowguard._kept(flowguard.link, jsonb)'::regprocedure;
 
 ROLLBACK;

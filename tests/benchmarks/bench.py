@@ -121,12 +121,14 @@ LIMIT, GUARD, GENERIC, STATEMENT, CLIENT, SCRIPT = (
     "client looks up",
     "report's script",
 )
+KEPT = "provenance kept"
 ALONE = ", by itself"
 COPIES = {
     LIMIT: "SELECT benchmark.drop_guard_triggers()",
     GUARD: "",
     GENERIC: "SELECT benchmark.use_generic_triggers()",
     STATEMENT: "SELECT benchmark.use_statement_triggers()",
+    KEPT: "SELECT flowguard.keep_provenance('migration.assets'); SELECT flowguard.guard('migration.assets')",
 }
 
 
@@ -299,6 +301,9 @@ def insert_cases(_lab: Laboratory) -> Iterator[Case]:
         yield Case(f"supplied: {title}", [limit, Contestant(GUARD, GUARD, supplied, clear, right)], 1.05)
         others = [Contestant(name, name, missing, clear, right) for name in (GENERIC, STATEMENT) if by_hand]
         yield Case(title, [limit, Contestant(GUARD, GUARD, missing, clear, right), *others], budget)
+        if title == "proximity, rows of the past":
+            clear = statements(f"TRUNCATE {table} CASCADE", "TRUNCATE flowguard.provenance")
+            yield Case(f"{title}, {KEPT}", [limit, Contestant(GUARD, KEPT, missing, clear, right)])
 
     table, rows = "migration.assets", "benchmark.assets_of_a_session"
     columns = f"{TENANT}, name, asset_type, hostname, created_at"

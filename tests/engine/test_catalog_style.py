@@ -190,7 +190,7 @@ def test_registry_holds_no_oid(app: Connection) -> None:
         app,
         "SELECT c.relname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
         "WHERE c.relnamespace = 'flowguard'::regnamespace AND c.relkind = 'r' AND a.atttypid = 'regclass'::regtype "
-        "AND c.relname NOT IN ('master', 'link', 'rule', 'replaced_constraint')",
+        "AND c.relname NOT IN ('master', 'link', 'rule', 'replaced_constraint', 'provenance_link')",
     )
     assert ledger == []
 

@@ -847,4 +847,43 @@ CASES = [
         then="SELECT flowguard.add_proximity_rule('probe', 'event', '1 hour', 'at', 'at', 'flow', {hint}, "
         "link_column => 'flow')",
     ),
+    # --- What triggers keep
+    Case(
+        name="provenance is neither to be kept nor not",
+        reaches=(("keep_provenance", "keep NULL"),),
+        world="known",
+        call="SELECT flowguard.keep_provenance('probe', 'flow', keep => NULL)",
+        says="""
+            ERROR: FG104: flowguard: keep NULL says neither
+            DETAIL: true keeps how triggers find links, false ends that.
+            HINT: Pass keep => true or false.
+        """,
+        argument=0,
+        then="SELECT flowguard.keep_provenance('probe', 'flow', {hint})",
+    ),
+    Case(
+        name="what is kept is neither to be counted nor not",
+        reaches=(("keep_provenance", "count_candidates NULL"),),
+        world="known",
+        call="SELECT flowguard.keep_provenance('probe', 'flow', count_candidates => NULL)",
+        says="""
+            ERROR: FG104: flowguard: count_candidates NULL says neither
+            DETAIL: true counts all candidates of each link.
+            HINT: Pass count_candidates => true or false.
+        """,
+        argument=0,
+        then="SELECT flowguard.keep_provenance('probe', 'flow', {hint})",
+    ),
+    Case(
+        name="what was kept is to be forgotten, nobody knows up to when",
+        reaches=(("forget_provenance", "before NULL"),),
+        call="SELECT flowguard.forget_provenance(NULL)",
+        says="""
+            ERROR: FG104: flowguard: before NULL is no time
+            DETAIL: What was kept before that time is deleted.
+            HINT: Pass, for example, before => '2026-01-01'.
+        """,
+        argument=0,
+        then="SELECT flowguard.forget_provenance({hint})",
+    ),
 ]

@@ -164,21 +164,38 @@ def test_guarded_links_stop_the_revert(world: Callable[[str], str], tell: Teller
         passes(owner, "revert/privileges.sql")
 
 
-@reaches(("revert/guard.sql", "still guarded"))
-def test_links_that_were_guarded_during_the_revert_stop_it(world: Callable[[str], str], tell: Teller) -> None:
+def test_links_that_were_guarded_during_the_revert_stop_it(world: Callable[[str], str]) -> None:
     with psycopg.connect(world("observe"), autocommit=True) as owner:
         run(owner, "SELECT flowguard.unguard(relation, link_column) FROM flowguard.link")
         for script in way_back("version@engine"):
             passes(owner, script)
         for table in ("parent", "child"):
             run(owner, "SELECT flowguard.guard(%s::regclass, 'flow')", table)
-        for script in way_back("guard", "version@engine"):
+        for script in way_back("guard@engine", "version@engine"):
             passes(owner, script)
-        said = tell(hear_script(owner, "revert/guard.sql"), "still guarded")
+        (said,) = [said for said in hear_script(owner, "revert/guard@v1.0.0.sql") if said.severity == "ERROR"]
         says(said, GUARDED)
         run(owner, statements(said.hint)[0])
-        for script in ["revert/guard.sql", *way_back("schema", "compiler@engine"), "revert/schema.sql"]:
+        for script in ["revert/guard@v1.0.0.sql", *way_back("schema", "compiler@engine"), "revert/schema.sql"]:
             assert [said for said in hear_script(owner, script) if said.severity == "ERROR"] == []
+
+
+@reaches(("revert/provenance.sql", "still keep provenance"))
+def test_triggers_that_keep_provenance_stop_the_revert(world: Callable[[str], str], tell: Teller) -> None:
+    with psycopg.connect(world("observe"), autocommit=True) as owner:
+        run(owner, "SELECT flowguard.keep_provenance('probe', 'flow'), flowguard.guard('probe', 'flow')")
+        for script in way_back("provenance"):
+            passes(owner, script)
+        said = tell(hear_script(owner, "revert/provenance.sql"), "still keep")
+        says(
+            said,
+            """ERROR: FG112: flowguard: triggers still keep provenance
+            DETAIL: Those of: probe.flow. Each of their writes would fail.
+            HINT: Run "SELECT flowguard.guard(relation, link_column) FROM flowguard.link WHERE guarded" first.""",
+        )
+        run(owner, statements(said.hint)[0])
+        passes(owner, "revert/provenance.sql")
+        run(owner, "INSERT INTO probe (id, tenant, at) VALUES (6, 1, '2025-01-01')")
 
 
 @reaches(("verify/privileges.sql", "PUBLIC may execute"))

@@ -33,6 +33,7 @@ LOGICAL = "tests/survival/test_logical_replication.py"
 ESTIMATE = "tests/health/test_estimate.py"
 HISTORY = "tests/health/test_history.py"
 DOCTOR = "tests/drift/test_doctor.py"
+PROVENANCE = "tests/engine/test_provenance.py"
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,8 @@ BY_TIME = [
         breaks="A source with a dangling link hides the next one.",
         design="3.5, 3.6",
         file="compiler.sql",
-        find="SELECT x.link INTO v_link FROM (\n     %10$s) x;",
-        replace="SELECT x.link INTO v_link FROM (\n     %10$s) x WHERE false;",
+        find="SELECT x.link%13$s INTO v_link%14$s FROM (\n     %10$s) x;",
+        replace="SELECT x.link%13$s INTO v_link%14$s FROM (\n     %10$s) x WHERE false;",
         tests=(NEAREST,),
     ),
     Fault(
@@ -337,9 +338,9 @@ LOOKUPS = [
         breaks="The setting of a later moment links rows that were written without it.",
         design="2 session, 4 enforcement",
         file="compiler.sql",
-        find="      CONTINUE WHEN p_style = 'finder';\n",
+        find="      CONTINUE WHEN p_style IN ('finder', 'kept finder');\n",
         replace=(
-            "      IF p_style = 'finder' THEN\n"
+            "      IF p_style IN ('finder', 'kept finder') THEN\n"
             "        v_text := v_text || format(\n"
             "          E'    v_reference := NULLIF(pg_catalog.current_setting(%L, true), '''');\\n    %s;\\n'\n"
             "          '    EXIT lookup WHEN v_link IS NOT NULL;\\n',\n"
@@ -462,14 +463,14 @@ LATE_LINKING = [
         find=(
             "    flowguard._follow_target(p_link, p_rule, 'o', v_direct), v_limit,\n"
             "    flowguard._same_row_sql(p_link.relation, 'c.', 'f.'), flowguard._follow_still(p_link, p_rule, 'c'), "
-            "v_equal);"
+            "v_equal,"
         ),
         replace=(
             "    regexp_replace(flowguard._follow_target(p_link, p_rule, 'o', v_direct),\n"
             "                   ' AND o[.]\\S+ IS NULL$', ''), v_limit,\n"
             "    flowguard._same_row_sql(p_link.relation, 'c.', 'f.'),\n"
             "    CASE p_rule.kind WHEN 'proximity' THEN 'true' ELSE flowguard._follow_still(p_link, p_rule, 'c') END, "
-            "v_equal);"
+            "v_equal,"
         ),
         tests=(LATE,),
     ),
@@ -1156,6 +1157,55 @@ DRIFTING = [
     ),
 ]
 
+KEEPING = [
+    Fault(
+        name="provenance: the distance of a source that has no master",
+        breaks="Where the nearest source has no master, its distance is kept for the one that gave the link.",
+        design="3.5",
+        file="compiler.sql",
+        find="THEN format(', GREATEST(%1$s OPERATOR(pg_catalog.-) x.at, x.at OPERATOR(pg_catalog.-) %1$s)', v_time)",
+        replace="THEN ', v_distance'",
+        tests=(f"{PROVENANCE}::test_what_is_kept_of_an_insert",),
+    ),
+    Fault(
+        name="provenance: a second candidate is not looked for",
+        breaks="Two candidates on the same side of the row are kept as one.",
+        design="3.5",
+        file="compiler.sql",
+        find='p_rule."position", flowguard._candidate_count(p_link, p_rule, p_style, 2))',
+        replace="p_rule.\"position\", 'SELECT 1')",
+        tests=(f"{PROVENANCE}::test_what_is_kept_of_an_insert",),
+    ),
+    Fault(
+        name="provenance: what the application made of a late link",
+        breaks="A link that a trigger of the application replaced is kept as if a rule had found it.",
+        design="3.5",
+        file="compiler.sql",
+        find="FROM moved m WHERE m.rule IS NOT NULL AND m.is_found'",
+        replace="FROM moved m WHERE m.rule IS NOT NULL'",
+        tests=(f"{PROVENANCE}::test_of_what_a_trigger_of_the_application_makes_of_it_nothing_is_kept",),
+    ),
+    Fault(
+        name="provenance: nothing of a late link in a run",
+        breaks="What follows a link that a repair wrote is not kept.",
+        design="3.5",
+        file="compiler.sql",
+        find="    v_kept := format(E', kept AS (\\n    %s\\n    )', v_kept);\n",
+        replace="    v_kept := '';\n",
+        tests=(f"{PROVENANCE}::test_a_repair_keeps_its_own_and_late_links_of_its_run_are_kept_once",),
+    ),
+    Fault(
+        name="provenance: explain takes an entry for another time",
+        breaks="What an INSERT that was turned away left is told of the row that was in its way.",
+        design="3.5",
+        file="preview.sql",
+        find="    'AND to_jsonb(c.*) -> p.time_column IN (to_jsonb(p.row_time), "
+        "to_jsonb(p.row_time AT TIME ZONE ''UTC'')) '\n",
+        replace="",
+        tests=(f"{PROVENANCE}::test_an_insert_that_is_turned_away_tells_nothing_of_a_row_with_another_time_or_link",),
+    ),
+]
+
 FAULTS = [
     PROOF,
     *BY_TIME,
@@ -1171,4 +1221,5 @@ FAULTS = [
     *SURVIVING,
     *MEASURING,
     *DRIFTING,
+    *KEEPING,
 ]

@@ -47,6 +47,7 @@ FUNCTIONS = {
     "jsonb_build_object": ("text, integer", "jsonb"),
     "pg_has_role": ("name, name, text", "boolean"),
     "now": ("", "timestamptz"),
+    "timezone": ("text, timestamptz", "timestamptz"),
     "count": ("integer", "bigint"),
     "coalesce_me": ("text", "text"),
 }
@@ -77,7 +78,7 @@ def shadows(schema: str) -> Iterator[str]:
         f"CREATE FUNCTION {schema}.on_write() RETURNS trigger LANGUAGE plpgsql AS "
         "$$BEGIN PERFORM evil.spring(TG_TABLE_NAME); RETURN NEW; END$$"
     )
-    for table in (*TABLES.split(", "), "log", "link", "rule", "pg_class", "repair_change"):
+    for table in (*TABLES.split(", "), "log", "link", "rule", "pg_class", "repair_change", "provenance"):
         yield f"CREATE TABLE {schema}.{table} (id integer, tenant integer, flow integer, at timestamptz, what text)"
         yield f"INSERT INTO {schema}.{table} VALUES (10, 1, 3, '2025-01-01 00:00Z')"  # noqa: S608  names of this test
         yield f"GRANT ALL ON {schema}.{table} TO PUBLIC"
@@ -88,9 +89,12 @@ def shadows(schema: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def owner(guarded: Guarded) -> Connection:
-    """The owner of the small application, guarded in observe."""
-    return guarded("observe")
+def owner(guarded: Guarded, request: pytest.FixtureRequest) -> Connection:
+    """The owner of the small application, guarded in observe; asked so, with a link that keeps provenance."""
+    connection = guarded("observe")
+    if getattr(request, "param", "") == "keeping":
+        run(connection, "SELECT flowguard.keep_provenance('probe', 'flow'), flowguard.guard('probe', 'flow')")
+    return connection
 
 
 @pytest.fixture
@@ -120,6 +124,7 @@ def reader(owner: Connection, intruder: Connection) -> Connection:
 PATHS = ("evil, pg_catalog, public", "public, evil, pg_catalog, pg_temp", "pg_temp, evil, public, pg_catalog")
 
 
+@pytest.mark.parametrize("owner", ["", "keeping"], indirect=True)
 @pytest.mark.parametrize("path", PATHS)
 def test_what_generated_code_names_cannot_be_taken_for_something_else(
     reader: Connection, intruder: Connection, path: str
@@ -133,11 +138,12 @@ def test_what_generated_code_names_cannot_be_taken_for_something_else(
         run(intruder, "INSERT INTO public.parent VALUES (11, 1)")
         run(intruder, "SELECT pg_catalog.set_config('flowguard.flow', '3', true)")
         run(intruder, "INSERT INTO public.parent VALUES (12, 1)")
+    run(intruder, "INSERT INTO public.probe (id, tenant, at) VALUES (2, 1, '2025-01-01 00:30Z')")
     assert caught(reader) == []
     assert (links(reader, "parent"), links(reader, "child"), links(reader, "probe")) == (
         {10: 2, 11: None, 12: 3},
         {20: 2},
-        {1: 1},
+        {1: 1, 2: 1},
     )
     kept(reader)
 

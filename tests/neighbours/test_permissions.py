@@ -13,6 +13,7 @@ from engine.postgres import Connection, one, refused, rows, run
 from engine.tables import link, links
 from neighbours.promises import kept
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from repair.calls import repair, undo
 
 from pyflowguard import changes
@@ -235,6 +236,34 @@ def test_who_owns_the_tables_and_not_the_schema(connect: Connect, own_server_rol
     # The views read with the rights of who deployed the engine.
     run(owner, "GRANT USAGE ON SCHEMA theirs TO app_owner; GRANT SELECT ON ALL TABLES IN SCHEMA theirs TO app_owner")
     kept(schema_owner)
+
+
+def test_the_owner_of_the_schema_upgrades_where_another_guards(
+    engine_db: str, connect: Connect, own_server_roles: Connection
+) -> None:
+    """What guard() made belongs to whoever called it: the deployer has no rights on it, and needs none."""
+    changes.revert(engine_db, to="@v1.0.0")
+    connect("table_owner")
+    with psycopg.connect(engine_db, autocommit=True) as schema_owner:
+        run(
+            schema_owner,
+            "GRANT CREATE ON SCHEMA flowguard TO table_owner; GRANT CREATE ON SCHEMA public TO table_owner",
+        )
+        run(schema_owner, "SELECT flowguard.grant_roles()")
+        run(own_server_roles, "GRANT flowguard_admin TO table_owner")
+        with psycopg.connect(make_conninfo(engine_db, user="table_owner"), autocommit=True) as owner:
+            tables.guarded(owner)
+            with refused("42501"):
+                run(schema_owner, "SELECT flowguard.grant_roles()")  # as 1.0.0 has it
+            changes.deploy(engine_db)
+            assert one(schema_owner, "SELECT count(*) FROM flowguard.grant_roles()") == 2
+            run(owner, "SELECT flowguard.keep_provenance('probe', 'flow'), flowguard.guard('probe', 'flow')")
+            run(owner, "INSERT INTO event VALUES (50, 1, 1, 'live', '2025-01-01')")
+            run(owner, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01')")
+            assert rows(owner, "SELECT new_link FROM flowguard.provenance") == [("1",)]
+            for table in reversed(tables.LINKS):
+                run(owner, "SELECT flowguard.unguard(%s::regclass, 'flow')", table)
+        changes.revert(engine_db, to="@v1.0.0")
 
 
 def test_a_plain_owner_installs_guards_and_repairs(

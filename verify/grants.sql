@@ -1,0 +1,8 @@
+-- Verify pyflowguard:grants on pg
+
+BEGIN;
+
+SELECT 'flowguard._owned_objects()'::regprocedure;
+SELECT 'flowguard._close_to_public()'::regprocedure;
+
+ROLLBACK;
