@@ -106,16 +106,21 @@ def write_newer_release(directory: Path) -> None:
     shutil.copy(shipped / "deploy" / "version.sql", directory / "revert")
 
 
-def deploy_profile_last(dsn: str, to: str) -> None:
-    """Deploy the engine of now, and then the report's profile up to a change.
+def write_profile_last(directory: Path) -> None:
+    """Write the shipped change sets with the report's profile at the end, so that the engine of now is below it.
 
     The shipped plan has the profile where the first release had it, before what later ones add to the engine.
     """
     shipped = changeset_directory()
+    for kind in ("deploy", "revert", "verify"):
+        shutil.copytree(shipped / kind, directory / kind)
     lines = (shipped / "sqitch.plan").read_text().splitlines(keepends=True)
     lines.sort(key=lambda line: line.startswith("report/"))
+    (directory / "sqitch.plan").write_text("".join(lines))
+
+
+def deploy_profile_last(dsn: str, to: str) -> None:
+    """Deploy the engine of now, and then the report's profile up to a change."""
     with TemporaryDirectory() as name:
-        for kind in ("deploy", "revert", "verify"):
-            shutil.copytree(shipped / kind, Path(name) / kind)
-        (Path(name) / "sqitch.plan").write_text("".join(lines))
+        write_profile_last(Path(name))
         changes.deploy(dsn, to=to, directory=Path(name))

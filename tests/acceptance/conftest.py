@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from acceptance.command import COMMAND, Query, Run, command_in, in_migration, without_libpq
+from changesets import deploy_profile_last
 from psycopg.conninfo import conninfo_to_dict
 
 from pyflowguard import changes
@@ -34,14 +35,14 @@ def command(clean_environment: dict[str, str]) -> Run:
 def registered_template(databases: Databases, report_template: str) -> Iterator[str]:
     """Name of a database that holds the report's rows and the engine with its links registered, nothing repaired."""
     with databases.new(report_template) as dsn:
-        changes.deploy(in_migration(dsn), to="report/links")
+        deploy_profile_last(in_migration(dsn), "report/links")
         yield str(conninfo_to_dict(dsn)["dbname"])
 
 
 @pytest.fixture(scope="session")
-def guarded_template(databases: Databases, registered_template: str) -> Iterator[str]:
+def guarded_template(databases: Databases, report_template: str) -> Iterator[str]:
     """Name of a database in which the whole plan is deployed on the report's rows."""
-    with databases.new(registered_template) as dsn:
+    with databases.new(report_template) as dsn:
         changes.deploy(in_migration(dsn))
         yield str(conninfo_to_dict(dsn)["dbname"])
 

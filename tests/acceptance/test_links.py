@@ -14,10 +14,11 @@ from typing import Any
 import psycopg
 import pytest
 from acceptance.command import COMMAND, Query, Run, failure, in_migration, on_terminal
+from changesets import deploy_profile_last
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from pyflowguard import changes, database
+from pyflowguard import database
 from pyflowguard import repair as repairs
 from pyflowguard.plan import changeset_directory
 from pyflowguard.server import throwaway_server
@@ -465,7 +466,7 @@ def test_a_viewer_reads_figures_and_changes_nothing(command: Run, query: Query) 
         for name in ("schema.sql", "before.sql"):
             with database.connect(dsn) as connection:
                 database.run_script(connection, SQL / name, action=f"loading {name}")
-        changes.deploy(dsn, to="report/links")
+        deploy_profile_last(dsn, "report/links")
         with psycopg.connect(server.dsn("report"), autocommit=True) as admin:
             admin.execute("GRANT flowguard_viewer TO reader")
             admin.execute("GRANT USAGE ON SCHEMA migration TO reader")  # for table names without their schema

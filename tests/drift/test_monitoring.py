@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 
 import psycopg
 import pytest
+from changesets import deploy_profile_last
 from drift.test_command import call
 from engine.postgres import Connection, run
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
-from pyflowguard import changes
 from pyflowguard.doctor import COUNTED_BY_CHECK
 from pyflowguard.health import KINDS
 
@@ -140,7 +140,7 @@ def test_psql_asks_them_for_whoever_has_the_role(
     report_db: str, as_role: Callable[[str, str], str], tool: Callable[[str], str]
 ) -> None:
     """The report's tables are in a schema on which flowguard_viewer has no right."""
-    changes.deploy(make_conninfo(report_db, options="-c search_path=migration,public"), to="report/links")
+    deploy_profile_last(make_conninfo(report_db, options="-c search_path=migration,public"), "report/links")
     psql = tool("psql")
     with psycopg.connect(as_role(report_db, "postgres"), autocommit=True) as admin:
         had_role = admin.execute("SELECT FROM pg_roles WHERE rolname = 'flowguard_viewer'").fetchall()

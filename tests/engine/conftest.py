@@ -9,10 +9,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from changesets import deploy_profile_last
 from engine import tables
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
-from pyflowguard import changes
 
 REPORT_TABLES = ("data_imports", "raw_import_records", "import_field_mappings", "discovery_flows", "assets")
 
@@ -75,7 +74,7 @@ def guarded_report_template(databases: Any, report_template: str) -> Iterator[st
     """Name of a database with the report's tables and rows, all five links guarded in observe."""
     with databases.new(report_template) as dsn:
         migration = make_conninfo(dsn, options="-c search_path=migration,public")
-        changes.deploy(migration, to="report/links")
+        deploy_profile_last(migration, "report/links")
         with psycopg.connect(dsn, autocommit=True) as connection:
             for name in REPORT_TABLES:
                 connection.execute("SELECT flowguard.guard(%s::regclass)", (f"migration.{name}",))
