@@ -258,7 +258,7 @@ def asks_a_database_without_the_engine(ground: Ground) -> None:
 
 @scenario(errors.EngineUnfit)
 def asks_an_engine_of_before(ground: Ground) -> None:
-    changes.revert(ground.engine, to="preview")
+    changes.revert(ground.engine, to="preview@engine")
     with psycopg.connect(ground.engine, autocommit=True) as connection:
         connection.execute("CREATE FUNCTION flowguard.version() RETURNS text LANGUAGE sql AS $$ SELECT '0.9.9' $$")
     with raised(errors.EngineUnfit, ExitCode.FAILED, "is of version 0.9.9", "HINT:  Run `pyflowguard deploy` on it"):
