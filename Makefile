@@ -32,7 +32,7 @@ docs: $(VENV)/.dev
 # What the guard costs, as ratios, on every PostgreSQL that is there: a quarter of an hour each, on a machine at rest.
 # BENCH passes options on: make bench BENCH='--only single', BENCH='--write docs/costs.md'.
 bench: $(VENV)/.dev
-	$(VENV)/bin/python tests/benchmarks/bench.py $(BENCH)
+	PYTHONPATH=tests $(VENV)/bin/python -m benchmarks.bench $(BENCH)
 
 # How repair and undo grow from ten thousand rows to a million, in time and memory, against one ideal UPDATE: half an hour.
 # BENCH passes options on: make bench-repair BENCH='--rows 10000 --rows 10000000'.

@@ -375,7 +375,7 @@ def _item(text: str) -> str:
 def write() -> None:
     """Deploy the engine on a throw-away server and write the page."""
     with throwaway_server() as server:
-        changes.deploy(server.dsn())  # all of it: what is newer comes after @engine
+        changes.deploy(server.dsn())
         with psycopg.connect(server.dsn(), autocommit=True) as connection:
             FILE.write_text(Reference(connection).text(), encoding="utf-8")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from pyflowguard import __version__
+from pyflowguard import __version__, changes
 from pyflowguard.plan import changeset_directory
 
 _PLANNED = "2026-01-02T03:04:05Z Tester <tester@example.org>"
@@ -103,3 +104,18 @@ def write_newer_release(directory: Path) -> None:
         text = (shipped / kind / "version.sql").read_text()
         (directory / kind / "version.sql").write_text(text.replace(__version__, NEWER))
     shutil.copy(shipped / "deploy" / "version.sql", directory / "revert")
+
+
+def deploy_profile_last(dsn: str, to: str) -> None:
+    """Deploy the engine of now, and then the report's profile up to a change.
+
+    The shipped plan has the profile where the first release had it, before what later ones add to the engine.
+    """
+    shipped = changeset_directory()
+    lines = (shipped / "sqitch.plan").read_text().splitlines(keepends=True)
+    lines.sort(key=lambda line: line.startswith("report/"))
+    with TemporaryDirectory() as name:
+        for kind in ("deploy", "revert", "verify"):
+            shutil.copytree(shipped / kind, Path(name) / kind)
+        (Path(name) / "sqitch.plan").write_text("".join(lines))
+        changes.deploy(dsn, to=to, directory=Path(name))

@@ -19,13 +19,13 @@ from typing import Any, TypeAlias
 
 import click
 import psycopg
+from changesets import deploy_profile_last
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from rich.console import Console
 
-from pyflowguard import changes
 from pyflowguard.database import connect, run_script
-from pyflowguard.plan import changeset_directory, read_plan
+from pyflowguard.plan import changeset_directory
 from pyflowguard.present import new_console, new_table
 from pyflowguard.server import Server, throwaway_server, wheel_bindir
 
@@ -201,11 +201,7 @@ def build(lab: Laboratory, name: str, tenants: int, sources: int, rows: int, *, 
         run_script(connection, directory / "benchmark" / "load.sql", action="loading the benchmark")
         connection.execute("SELECT benchmark.load_sources(%s, %s)", (tenants, sources))
         connection.execute("SELECT benchmark.load_rows(%s, %s, %s)", (tenants, sources, rows))
-        changes.deploy(dsn, to="report/links")
-        plan = read_plan()
-        profile = [number for number, change in enumerate(plan.changes) if change.name.startswith("report/")]
-        for change in plan.changes[profile[-1] + 1 :]:  # what is newer, without what cleans the report's tables
-            run_script(connection, plan.deploy_file(change), action=f"deploying {change.name}")
+        deploy_profile_last(dsn, "report/links")
         for table in PROFILE:
             connection.execute("SELECT count(*) FROM flowguard.guard(%s)", (table,))
         if narrow:

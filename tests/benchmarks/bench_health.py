@@ -21,9 +21,9 @@ import click
 import psycopg
 from benchmarks import bench
 from benchmarks.bench import Connection, Laboratory, Size
+from changesets import deploy_profile_last
 from psycopg.conninfo import make_conninfo
 
-from pyflowguard import changes
 from pyflowguard.database import connect, run_script
 from pyflowguard.plan import changeset_directory
 from pyflowguard.present import new_console, new_table
@@ -112,7 +112,7 @@ def build(lab: Laboratory, rows: int) -> None:
         for statement in LOAD.replace("#", str(rows)).split(";"):
             if statement.strip():
                 connection.execute(statement.encode())
-        changes.deploy(dsn, to="report/links")
+        deploy_profile_last(dsn, "report/links")
         for table in bench.PROFILE:
             connection.execute("SELECT count(*) FROM flowguard.guard(%s)", (table,))
         for table in ENFORCED:

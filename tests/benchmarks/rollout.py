@@ -9,7 +9,6 @@ What the application notices of that as a whole is compared with what it noticed
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,10 +22,11 @@ from pathlib import Path
 import click
 import psycopg
 from benchmarks import bench
+from changesets import deploy_profile_last
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from rich.console import Console
 
-from pyflowguard import changes, online
+from pyflowguard import online
 from pyflowguard.database import connect, run_script
 from pyflowguard.plan import changeset_directory
 from pyflowguard.present import new_console, new_table
@@ -222,40 +222,22 @@ def unhurried(dsn: str, max_rate: int) -> str:
     return make_conninfo(dsn, options=" ".join([str(options), *(f"-c {name}={settings[name]}" for name in settings)]))
 
 
-def without_profile(directory: Path) -> Path:
-    """Write the change sets without the report's profile, whose clean-up and back-fill the commands do here."""
-    shipped = changeset_directory()
-    for name in ("deploy", "revert", "verify"):
-        shutil.copytree(shipped / name, directory / name)
-    shutil.copy(shipped / "sqitch.conf", directory)
-    lines = (shipped / "sqitch.plan").read_text(encoding="utf-8").splitlines(keepends=True)
-    (directory / "sqitch.plan").write_text("".join(line for line in lines if not line.startswith("report/")))
-    return directory
-
-
-def register(dsn: str) -> None:
-    """Register the report's links as the profile does."""
-    with connect(dsn) as connection:
-        run_script(connection, changeset_directory() / "deploy" / "report" / "links.sql", action="registering")
-
-
-def roll_out(dsn: str, size: Size, changes_without: Path, console: Console) -> list[Phase]:
+def roll_out(dsn: str, size: Size, console: Console) -> list[Phase]:
     """Do what a DBA does, a phase after the other; the first is nothing at all."""
     if size.max_rate is not None:
         dsn = unhurried(dsn, size.max_rate)
     phases: list[Phase] = []
 
-    def phase(name: str, *work: Callable[[], object]) -> None:
+    def phase(name: str, work: Callable[[], object]) -> None:
         begin = time.time()
-        for step in work:
-            step()
+        work()
         phases.append(Phase(name, begin, time.time()))
         console.print(f"{name}: {phases[-1].end - begin:.1f} s")
 
     phase("alone", lambda: time.sleep(size.alone))
     phase("plain updates", lambda: update_plainly(dsn, size))
     begin = time.time()
-    phase("deploy and register", lambda: changes.deploy(dsn, directory=changes_without), lambda: register(dsn))
+    phase("deploy and register", lambda: deploy_profile_last(dsn, "report/links"))
     phase("guard", lambda: online.guard(dsn))
     phase("repair", lambda: repair(dsn))
     phase("validate", lambda: online.guard(dsn))
@@ -327,7 +309,7 @@ def main(
         dsn = build(server, size)
         directory = Path(name)
         with load(dsn, size, directory):
-            phases = roll_out(dsn, size, without_profile(directory / "changes"), console)
+            phases = roll_out(dsn, size, console)
             wait_for_log(directory, phases[-1].end)
         done = list(transactions(directory))
         with connect(dsn) as connection:

@@ -12,7 +12,9 @@ import psycopg
 import pytest
 from benchmarks import bench, bench_health, bench_repair
 from click.testing import CliRunner
+from engine.postgres import one
 
+from pyflowguard import __version__
 from pyflowguard.server import wheel_bindir
 
 HEADINGS = ("supplied: reference", "proximity, rows of the past", "session", "late link by time", "repair by reference",
@@ -54,6 +56,7 @@ def test_the_benchmark_of_repair_runs_and_writes_its_table(tmp_path: Path) -> No
 def test_a_contestant_that_links_wrongly_is_not_timed() -> None:
     with bench.laboratory(wheel_bindir(), bench.QUICK) as lab:
         bench.build(lab, bench.LIMIT, 2, 20, 100, narrow=False)
+        assert one(lab.open(bench.LIMIT), "SELECT flowguard.version()") == __version__
         columns = f"{bench.TENANT}, name, asset_type, hostname, created_at"
         table, rows = "migration.assets", "benchmark.assets_of_the_past"
         wrong = bench.transaction(bench.insert(table, rows, columns, "benchmark.key('master', 1, 3)"))

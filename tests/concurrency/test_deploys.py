@@ -41,7 +41,7 @@ def meet(stage: Stage, gate: str, *, to: str, search_path: str) -> None:
 
 def test_two_deploy_the_engine(new_stage: Callable[..., Stage]) -> None:
     stage = new_stage("template1", prepare=lambda _: None)
-    meet(stage, "CREATE SCHEMA flowguard", to="@engine", search_path="public")
+    meet(stage, "CREATE SCHEMA flowguard", to="@HEAD", search_path="public")
     assert one(stage.app, "SELECT count(*) FROM flowguard.check_all()") == 0
 
 

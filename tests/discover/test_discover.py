@@ -108,7 +108,7 @@ def test_a_query_that_takes_too_long_ends_it(command: Run, shop: str) -> None:
 def test_what_is_registered_is_not_proposed_again(command: Run, empty_db: str, tmp_path: Path) -> None:
     execute(empty_db, SMALL)
     command("discover", "--dsn", empty_db, "--write", tmp_path / "app")
-    changes.deploy(empty_db, to="@engine")
+    changes.deploy(empty_db)
     changes.deploy(empty_db, directory=tmp_path / "app")
     after = proposal(command, empty_db)
     assert after["masters"] == []

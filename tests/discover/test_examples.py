@@ -195,7 +195,7 @@ def test_the_change_set_deploys_says_the_same_and_comes_off_again(
 def test_it_is_deployed_by_sqitch(command: Run, shop: str, tmp_path: Path, tool: Callable[[str], str]) -> None:
     project = tmp_path / "app"
     proposal(command, shop, "--write", project)
-    run_sqitch(tool("sqitch"), shop, tool("psql"), changes_directory(), "deploy", "--verify", "--to", "@engine")
+    run_sqitch(tool("sqitch"), shop, tool("psql"), changes_directory(), "deploy", "--verify")
     run_sqitch(tool("sqitch"), shop, tool("psql"), project, "deploy", "--verify")
     assert {f"public.{link.relation}" for link in read_health(shop).links if link.guarded} == {
         link.table for link in TRUTH["shop"]

@@ -77,7 +77,7 @@ def mortal(bindir: Path, settings: Mapping[str, str] | None = None, *, initdb: S
         with psycopg.connect(made.dsn("postgres", "postgres"), autocommit=True) as admin:
             admin.execute(f"CREATE ROLE {OWNER} LOGIN NOSUPERUSER".encode())
             admin.execute(f"CREATE DATABASE app OWNER {OWNER}".encode())
-        changes.deploy(made.dsn(), to="@engine")
+        changes.deploy(made.dsn())
         yield made
     finally:
         made.end()

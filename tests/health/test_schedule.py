@@ -42,7 +42,7 @@ def scheduled() -> Iterator[Connection]:
         lacking("PostgreSQL 15 with pg_cron")
     settings = {"shared_preload_libraries": "pg_cron", "cron.use_background_workers": "on"}
     with throwaway_server(bindir=BIN_15, settings=settings) as server:
-        changes.deploy(server.dsn(), to="@engine")
+        changes.deploy(server.dsn())
         with psycopg.connect(server.dsn(), autocommit=True) as connection:
             run(connection, "CREATE EXTENSION pg_cron")
             yield connection

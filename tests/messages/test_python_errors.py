@@ -252,13 +252,13 @@ def asks_a_database_without_the_engine(ground: Ground) -> None:
         "HINT:  Run `pyflowguard deploy` on it",
     ):
         repair.repair(ground.empty)
-    changes.deploy(ground.empty, to="@engine")
+    changes.deploy(ground.empty)
     repair.repair(ground.empty)
 
 
 @scenario(errors.EngineUnfit)
 def asks_an_engine_of_before(ground: Ground) -> None:
-    changes.revert(ground.engine, to="preview@engine")
+    changes.revert(ground.engine, to="preview@v1.0.0")
     with psycopg.connect(ground.engine, autocommit=True) as connection:
         connection.execute("CREATE FUNCTION flowguard.version() RETURNS text LANGUAGE sql AS $$ SELECT '0.9.9' $$")
     with raised(errors.EngineUnfit, ExitCode.FAILED, "is of version 0.9.9", "HINT:  Run `pyflowguard deploy` on it"):

@@ -279,7 +279,7 @@ def test_a_plain_owner_installs_guards_and_repairs(
             run(admin, "CREATE SCHEMA work AUTHORIZATION plain_owner")
         mine = as_role(dsn, "plain_owner")
         said: list[str] = []
-        changes.deploy(mine, to="@engine", on_notice=lambda notice: said.append(str(notice)))
+        changes.deploy(mine, on_notice=lambda notice: said.append(str(notice)))
         with psycopg.connect(mine, autocommit=True) as owner:
             assert not one(
                 owner,

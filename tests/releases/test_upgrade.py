@@ -5,7 +5,6 @@ from __future__ import annotations
 import psycopg
 import pytest
 from acceptance.command import in_migration
-from psycopg.conninfo import make_conninfo
 from releases.record import release_tags
 from releases.stay import TABLES, upgraded
 from repair.calls import dump
@@ -33,9 +32,9 @@ def test_a_database_of_a_release_upgrades_in_place(report_db: str, tag: str) -> 
 
 
 @pytest.mark.parametrize("tag", RELEASES)
-def test_a_database_without_the_report_upgrades_as_well(engine_db: str, tag: str) -> None:
+def test_a_database_without_the_report_upgrades_as_well(empty_db: str, tag: str) -> None:
     """The profile does nothing there, and keeps nothing that comes after it from being deployed."""
-    changes.deploy(engine_db, to=f"@{tag}")
-    changes.deploy(make_conninfo(engine_db))
-    assert {entry.state for entry in changes.status(engine_db).changes} == {"deployed"}
-    assert [outcome for outcome in changes.verify(engine_db) if outcome.failure] == []
+    changes.deploy(empty_db, to=f"@{tag}")
+    changes.deploy(empty_db)
+    assert {entry.state for entry in changes.status(empty_db).changes} == {"deployed"}
+    assert [outcome for outcome in changes.verify(empty_db) if outcome.failure] == []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -11,21 +13,23 @@ import pytest
 from acceptance.command import COMMAND, in_migration
 from changesets import PROFILE
 from engine.postgres import Connection, one, rows, run
+from psycopg.conninfo import conninfo_to_dict
 from releases.stay import schema
 from repair.calls import dump
 from runner.conftest import Sqitch
 from waiting import wait_until
 
-from pyflowguard import changes
+from pyflowguard import __version__, changes
 from pyflowguard.bundle import bundle_deploy
 from pyflowguard.database import Notice
 from pyflowguard.errors import ExitCode, ScriptFailed
 from pyflowguard.plan import read_plan
 
 if TYPE_CHECKING:
-    from conftest import TestPostgresql
+    from conftest import Databases, TestPostgresql
 
-Deploy = Callable[[str], None]
+Deploy = Callable[..., None]
+LAST = f"report/{PROFILE[-1]}"
 
 # Tables of another application that are called as the report's are; one link is complete and in observe, one dangles.
 NAMESAKES = """
@@ -40,24 +44,41 @@ SELECT flowguard.add_master('job', 'id', '{}', created_at_column => NULL);
 SELECT flowguard.add_link('discovery_flows'), flowguard.add_link('assets');
 SELECT flowguard.add_reference_rule('assets', 'flow', 'discovery_flows');
 """
-STATE = ("job", "discovery_flows", "assets", "data_import_sessions", "flowguard.link_status", "flowguard.link")
+TABLES = ("job", "discovery_flows", "assets", "data_import_sessions")
+STATE = (*TABLES, "flowguard.link_status", "flowguard.link")
+
+
+@pytest.fixture(scope="module")
+def template(databases: Databases) -> Iterator[str]:
+    """Name of a database with the engine up to the profile."""
+    with databases.new() as dsn:
+        changes.deploy(dsn, to="@engine")
+        yield str(conninfo_to_dict(dsn)["dbname"])
+
+
+@pytest.fixture
+def engine_db(databases: Databases, template: str) -> Iterator[str]:
+    """Give a new database with the engine in it up to the profile, of which nothing is deployed."""
+    with databases.new(template) as dsn:
+        yield dsn
 
 
 @pytest.fixture(params=["pyflowguard", "sqitch", "bundle"])
 def deploy(request: pytest.FixtureRequest, sqitch: Sqitch, postgresql: TestPostgresql) -> Deploy:
-    """Deploy the whole shipped plan, by each runner; psql alone runs a bundle."""
+    """Deploy the shipped plan up to a change, by each runner; psql alone runs a bundle."""
     if request.param == "pyflowguard":
-        return lambda dsn: [changes.deploy(dsn)].clear()
+        return lambda dsn, to: [changes.deploy(dsn, to=to)].clear()
     if request.param == "sqitch":
-        return lambda dsn: [sqitch(dsn, read_plan().directory, "deploy", "--verify")].clear()
+        return lambda dsn, to: [sqitch(dsn, read_plan().directory, "deploy", "--verify", "--to", to)].clear()
 
-    def by_psql(dsn: str) -> None:
-        subprocess.run(
-            [postgresql.bin / "psql", "-qX", "-v", "ON_ERROR_STOP=1", dsn], input=bundle_deploy(),
-            text=True, check=True, capture_output=True,
-        )  # fmt: skip
+    return lambda dsn, to: by_psql(postgresql, dsn, bundle_deploy(to=to))
 
-    return by_psql
+
+def by_psql(postgresql: TestPostgresql, dsn: str, bundle: str) -> None:
+    subprocess.run(
+        [postgresql.bin / "psql", "-qX", "-v", "ON_ERROR_STOP=1", dsn], input=bundle,
+        text=True, check=True, capture_output=True,
+    )  # fmt: skip
 
 
 def test_the_profile_makes_nothing_and_touches_no_namesake(
@@ -66,9 +87,11 @@ def test_the_profile_makes_nothing_and_touches_no_namesake(
     with psycopg.connect(engine_db, autocommit=True) as connection:
         run(connection, NAMESAKES)
         before, defined = dump(connection, *STATE), schema(postgresql, engine_db)
-        deploy(engine_db)
+        deploy(engine_db, LAST)
         assert dump(connection, *STATE) == before
         assert schema(postgresql, engine_db) == defined
+        deploy(engine_db, "@HEAD")  # what later releases add to the engine
+        assert dump(connection, *TABLES) == {name: before[name] for name in TABLES}
         assert rows(connection, "SELECT FROM flowguard.run") == []
         assert {entry.state for entry in changes.status(engine_db).changes} == {"deployed"}
         assert [outcome for outcome in changes.verify(engine_db) if outcome.failure] == []
@@ -89,7 +112,8 @@ def test_each_change_says_once_that_it_does_nothing(engine_db: str) -> None:
 def test_what_is_called_so_and_is_no_table_of_the_application(engine_db: str, what: str) -> None:
     with psycopg.connect(engine_db, autocommit=True) as connection:
         run(connection, f"CREATE {what.format('crewai_flow_state_extensions')}")
-        assert [change.name for change in changes.deploy(engine_db).deployed] == [f"report/{name}" for name in PROFILE]
+        deployed = changes.deploy(engine_db, to=LAST).deployed
+        assert [change.name for change in deployed] == [f"report/{name}" for name in PROFILE]
 
 
 def test_a_table_in_any_schema_counts_so_that_a_wrong_search_path_guards_nothing_silently(engine_db: str) -> None:
@@ -117,6 +141,32 @@ def test_tables_that_came_since_are_told_by_verify_and_its_hint_helps(report_db:
 
 
 # --- Where the report's tables are
+
+
+@pytest.mark.parametrize("runner", ["pyflowguard", "sqitch", "bundle"])
+def test_a_plan_without_the_profile_goes_on_where_it_was_left_out(
+    report_db: str, runner: str, sqitch: Sqitch, postgresql: TestPostgresql, tmp_path: Path
+) -> None:
+    """As docs/upgrade.md says; nothing of the report is registered or guarded."""
+    shipped = read_plan().directory
+    for name in ("deploy", "revert", "verify"):
+        shutil.copytree(shipped / name, tmp_path / name)
+    lines = (shipped / "sqitch.plan").read_text().splitlines(keepends=True)
+    (tmp_path / "sqitch.plan").write_text("".join(line for line in lines if not line.startswith("report/")))
+    shutil.copy(shipped / "sqitch.conf", tmp_path)
+    changes.deploy(report_db, to="@engine")
+    if runner == "pyflowguard":
+        changes.deploy(report_db, directory=tmp_path)
+    elif runner == "sqitch":
+        sqitch(report_db, tmp_path, "deploy", "--verify")
+    else:
+        by_psql(postgresql, report_db, bundle_deploy(directory=tmp_path))
+    assert {entry.state for entry in changes.status(report_db, directory=tmp_path).changes} == {"deployed"}
+    assert [outcome for outcome in changes.verify(report_db, directory=tmp_path) if outcome.failure] == []
+    sqitch(report_db, tmp_path, "verify")
+    with psycopg.connect(report_db) as connection:
+        assert one(connection, "SELECT flowguard.version()") == __version__
+        assert one(connection, "SELECT count(*) FROM flowguard.link") == 0
 
 
 OTHER = """
@@ -185,7 +235,9 @@ def test_a_back_fill_that_was_stopped_goes_on_with_the_run_that_it_was_at(report
                 _, errors = deployer.communicate(timeout=60)
                 assert deployer.returncode == ExitCode.FAILED
                 assert "deploy/report/back_fill.sql:5: ERROR 57014" in errors
-            wait_until(lambda: not rows(watcher, waiting), "the repair to end")
+            # Until then its run counts as running, whether it still waits or not.
+            session = "SELECT FROM pg_stat_activity WHERE pid = %s"
+            wait_until(lambda: not rows(watcher, session, pid), "the session of the repair to end")
         before = stopped_at(watcher)
         assert [row[1:] for row in before] == [
             ("migration.data_imports", "finished"),

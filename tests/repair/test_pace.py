@@ -166,7 +166,7 @@ def primary(postgresql: TestPostgresql) -> Iterator[Server]:
             admin.execute("CREATE ROLE app_owner LOGIN")
             admin.execute("CREATE DATABASE app OWNER app_owner")
             admin.execute("CREATE USER replicator REPLICATION PASSWORD 'secret'")
-        changes.deploy(server.dsn("app", user="app_owner"), to="@engine")
+        changes.deploy(server.dsn("app", user="app_owner"))
         yield server
 
 

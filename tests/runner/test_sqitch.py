@@ -57,12 +57,12 @@ def test_sqitch_goes_on_with_a_newer_release(sqitch: Sqitch, empty_db: str, tmp_
     newer = tmp_path / "newer"
     newer.mkdir()
     write_newer_release(newer)
-    sqitch(empty_db, read_plan().directory, "deploy", "--verify", "--to", "@engine")
+    sqitch(empty_db, read_plan().directory, "deploy", "--verify")
     older = rows(empty_db, "SELECT flowguard.version()")
     sqitch(empty_db, newer, "deploy", "--verify")
     assert rows(empty_db, "SELECT flowguard.version()") == [(NEWER,)]
     sqitch(empty_db, newer, "verify")
-    sqitch(empty_db, newer, "revert", "-y", "--to", "privileges")
+    sqitch(empty_db, newer, "revert", "-y", "--to", "@older")
     assert rows(empty_db, "SELECT flowguard.version()") == older
 
 

@@ -88,14 +88,14 @@ class Turn:
         """Do one step where so many changes are deployed; how many are then."""
         directory, planned = self.plan.directory, self.plan.changes
         if action == "deploy":
-            to = planned[deployed].name
+            to = self.reference(deployed)
             if runner == "sqitch":
                 self.sqitch(self.dsn, directory, "deploy", "--verify", "--to", to)
             else:
-                assert names(changes.deploy(self.dsn, directory=directory, to=to).deployed) == [to]
+                assert changes.deploy(self.dsn, directory=directory, to=to).deployed == planned[deployed : deployed + 1]
             return deployed + 1
         if action == "revert":
-            to_or_all = planned[deployed - 2].name if deployed > 1 else None
+            to_or_all = self.reference(deployed - 2) if deployed > 1 else None
             if runner == "sqitch":
                 self.sqitch(self.dsn, directory, "revert", "-y", *(("--to", to_or_all) if to_or_all else ()))
             else:
@@ -109,6 +109,11 @@ class Turn:
             outcomes = changes.verify(self.dsn, directory=directory)
             assert [(o.change.name, o.failure) for o in outcomes] == [(c.name, None) for c in planned[:deployed]]
         return deployed
+
+    def reference(self, index: int) -> str:
+        """Name a change as both runners take it: by its id where it is reworked, or is a rework."""
+        change = self.plan.changes[index]
+        return change.name if names(self.plan.changes).count(change.name) == 1 else change.id
 
 
 @pytest.fixture

@@ -90,12 +90,12 @@ def test_the_installed_command_finds_its_change_sets(installed: Path, empty_db: 
 
 def test_the_installed_command_deploys_what_the_checkout_would(installed: Path, empty_db: str, tmp_path: Path) -> None:
     subprocess.run(
-        [installed / "pyflowguard", "deploy", "--to", "@engine", "--dsn", empty_db],
+        [installed / "pyflowguard", "deploy", "--dsn", empty_db],
         cwd=tmp_path,
         capture_output=True,
         check=True,
     )
-    assert changes.deploy(empty_db, to="@engine").deployed == ()
+    assert changes.deploy(empty_db).deployed == ()
 
 
 def test_the_installed_command_guards_a_database(installed: Path, report_db: str, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def application(primary: Running) -> Callable[[str], str]:
     def make(mode: str) -> str:
         with psycopg.connect(primary.dsn(), autocommit=True) as admin:
             admin.execute(sql.SQL("CREATE DATABASE {} OWNER app_owner").format(sql.Identifier(mode)))
-        changes.deploy(primary.dsn(mode, "app_owner"), to="@engine")
+        changes.deploy(primary.dsn(mode, "app_owner"))
         with psycopg.connect(primary.dsn(mode, "app_owner"), autocommit=True) as connection:
             tables.guarded(connection, mode=mode)
         return mode

@@ -58,7 +58,7 @@ def build(old: Running) -> dict[str, dict[str, list[str]]]:
     with psycopg.connect(old.dsn("plain", "app_owner"), autocommit=True) as connection:
         connection.execute("CREATE TABLE a (i int)")
     odd, report = old.dsn("odd", "app_owner"), old.dsn("report", "app_owner")
-    changes.deploy(odd, to="@engine")
+    changes.deploy(odd)
     with psycopg.connect(odd, autocommit=True) as connection:
         worlds.build_odd(connection)
     with database.connect(report) as connection:

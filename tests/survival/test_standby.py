@@ -22,7 +22,7 @@ def pair(primary: Running, standby: Running) -> tuple[str, str]:
     with psycopg.connect(primary.dsn(), autocommit=True) as admin:
         admin.execute("CREATE DATABASE odd OWNER app_owner")
     there = primary.dsn("odd", "app_owner")
-    changes.deploy(there, to="@engine")
+    changes.deploy(there)
     with psycopg.connect(there, autocommit=True) as connection:
         worlds.build_odd(connection)
         run(connection, 'CREATE TABLE offen (id integer PRIMARY KEY, "Mandant Nr" integer NOT NULL, flow bigint)')
