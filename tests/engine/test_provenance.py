@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -312,6 +312,34 @@ def test_a_link_that_comes_at_commit(app: Connection) -> None:
     assert (links(app, "probe"), kept(app)) == ({1: 1}, [(1, 1, "1", 5, 1)])
 
 
+def test_the_time_that_is_kept_is_that_of_the_rule_that_found_the_link(db: Connection) -> None:
+    """Two rules that read different columns: at once, late, and at commit."""
+    create(db)
+    run(db, "ALTER TABLE probe ADD seen timestamptz")
+    register(db)
+    run(
+        db,
+        "SELECT flowguard.add_proximity_rule('probe', 'event', '1 hour', 'seen', 'at', 'flow', link_column => 'flow')",
+    )
+    keep(db)
+    probe = "INSERT INTO probe (id, tenant, at, seen) VALUES (%s, 1, %s, %s)"
+    run(db, probe, 1, "2024-01-01", "2025-01-01 12:00Z")
+    events(db, (50, 1, "-5 min"))
+    run(db, probe, 2, "2024-01-01", "2025-01-01 12:00Z")
+    run(db, probe, 3, "2025-01-01 12:00Z", "2024-01-01")
+    run(db, "ALTER TABLE event DISABLE TRIGGER USER")
+    with db.transaction():
+        run(db, probe, 4, "2023-01-01", "2023-06-01")
+        run(db, "INSERT INTO event VALUES (51, 1, 2, 'live', '2023-06-01')")
+    assert rows(
+        db,
+        "SELECT p.row_key ->> 'id', p.rule, p.time_column, p.row_time = CASE p.time_column WHEN 'at' THEN c.at "
+        "ELSE c.seen END FROM flowguard.provenance p JOIN probe c ON c.id = (p.row_key ->> 'id')::integer "
+        "ORDER BY p.id",
+    ) == [("1", 2, "seen", True), ("2", 2, "seen", True), ("3", 1, "at", True), ("4", 2, "seen", True)]
+    assert [detail(explain(db, "probe", number), "kept")["rule"] for number in range(1, 5)] == [2, 2, 1, 2]
+
+
 def test_of_what_is_given_nothing_is_kept(app: Connection) -> None:
     events(app, (50, 1, "-5 min"))
     run(app, "INSERT INTO probe VALUES (1, 1, 2, '2025-01-01 12:00Z')")
@@ -408,7 +436,7 @@ def test_explain_tells_what_was_kept_and_rules_what_is(app: Connection) -> None:
     assert parts(told) == ["row", "rule", "kept"]
     assert told[-1][1] == 1
     said = detail(told, "kept")
-    assert datetime.fromisoformat(said.pop("linked_at"))
+    assert one(app, "SELECT linked_at = %s::timestamptz FROM flowguard.provenance", said.pop("linked_at"))
     assert said == {
         "rule": 1,
         "rule_kind": "proximity",
@@ -619,6 +647,8 @@ def test_a_writer_needs_no_rights_on_it(app: Connection, as_role: Any) -> None: 
         finally:
             run(superuser, "RESET ROLE; DROP OWNED BY provenance_writer; DROP ROLE provenance_writer")
     assert [(entry[0], entry[2]) for entry in kept(app)] == [(1, "1"), (2, "2")]
+    for table in ("provenance", "provenance_link"):
+        assert not one(app, "SELECT has_table_privilege('public', %s, 'SELECT, INSERT')", f"flowguard.{table}")
 
 
 def test_the_two_roles(app: Connection, roles: Any) -> None:  # noqa: ANN401  conftest's
