@@ -3,8 +3,10 @@
 `make bench-rollout` runs it. The report's tables are filled, some of their links missing; pgbench writes and reads at
 a steady rate, and each of its transactions is timed from the moment at which it was due. First it is alone; then rows
 of a table that it does not touch are updated by plain statements, which is the limit for what a repair may be noticed;
-then the engine is installed, and the links are guarded, repaired, validated and enforced by what the commands call.
-What the application notices of that as a whole is compared with what it noticed of nothing.
+then the engine is installed, and the links are guarded, repaired, validated and enforced by what the commands call;
+then nothing runs again. Under the guard a transaction does more than before: the application of this load leaves the
+records of a new import without a link, and the guard links them. So what is noticed of the roll-out as a whole is
+compared with the same load on the guarded tables when nothing runs; the ratio to the load before stands beside it.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ ROLE = "application"
 P99_BUDGET = 1.5
 WHOLE = "the whole roll-out"
 """From the first statement of the deployment to the last link that is enforced; what the budget is for."""
+AT_REST = "guarded and enforced"
+"""The same load without the roll-out, on tables as it leaves them."""
 
 RECORD = r"""
 \set t random(1, :tenants)
@@ -243,14 +247,15 @@ def roll_out(dsn: str, size: Size, console: Console) -> list[Phase]:
     phase("validate", lambda: online.guard(dsn))
     phase("enforce", lambda: online.set_mode("enforce", dsn))
     phases.append(Phase(WHOLE, begin, time.time()))
-    phase("guarded and enforced", lambda: time.sleep(size.alone))
+    phase(AT_REST, lambda: time.sleep(size.alone))
     return phases
 
 
 def table(noticed: Sequence[Noticed]) -> tuple[list[str], list[list[str]]]:
     """Word what was noticed."""
-    alone = noticed[0]
-    headings = ["phase", "seconds", "transactions", "refused", "median, ms", "99 %, ms", "ratio", "longest, ms"]
+    alone, at_rest = noticed[0], noticed[-1]
+    headings = ["phase", "seconds", "transactions", "refused", "median, ms", "99 %, ms", "to alone", "to guarded",
+                "longest, ms"]  # fmt: skip
     lines = [
         [
             one.phase.name,
@@ -260,6 +265,7 @@ def table(noticed: Sequence[Noticed]) -> tuple[list[str], list[list[str]]]:
             f"{1000 * one.median:.1f}",
             f"{1000 * one.p99:.1f}",
             "" if one is alone else f"{one.p99 / alone.p99:.2f}",
+            "" if one is at_rest else f"{one.p99 / at_rest.p99:.2f}",
             f"{1000 * one.longest:.0f}",
         ]
         for one in noticed
@@ -269,12 +275,12 @@ def table(noticed: Sequence[Noticed]) -> tuple[list[str], list[list[str]]]:
 
 def misses(noticed: Sequence[Noticed]) -> Iterator[str]:
     """Say what the roll-out may not do and did."""
-    alone, *others = noticed
-    for one in others:
+    alone, at_rest = noticed[0], noticed[-1]
+    for one in noticed[1:]:
         if one.failed:
             yield f"{one.phase.name}: {one.failed} transactions were refused"
-        if one.phase.name == WHOLE and one.p99 > P99_BUDGET * alone.p99:
-            yield f"{one.phase.name}: 99 % within {one.p99 / alone.p99:.2f} times what it was, of {P99_BUDGET}"
+        if one.phase.name == WHOLE and one.p99 > P99_BUDGET * at_rest.p99:
+            yield f"{one.phase.name}: 99 % within {one.p99 / at_rest.p99:.2f} times what it is at rest, of {P99_BUDGET}"
         if one.longest > online.LOCK_TIMEOUT.total_seconds() + alone.longest:
             yield f"{one.phase.name}: a write took {one.longest:.1f} s"
 
