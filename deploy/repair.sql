@@ -1,5 +1,5 @@
 -- Deploy pyflowguard:repair to pg
--- Since 1.1.0 small batches are planned once, and are shorter at a given pace.
+-- Since 1.1.0 batches are planned once, and are larger at a given pace.
 -- Links what is already there: batch by batch, each in a transaction of its own, each value written down before and
 -- after. Functions here that write application tables set no search_path: the application's own triggers would
 -- inherit it.
@@ -1100,10 +1100,10 @@ BEGIN
   v_links := flowguard._links_to_repair(p_relation, p_link_column);
   PERFORM flowguard._check_row_filter(p_relation, p_row_filter);
   PERFORM flowguard._tell_missing_indexes(v_links);
-  -- A fiftieth of a second's rows at most: whoever writes beside it waits for a processor, and for the disk, no longer
-  -- than a batch takes.
+  -- Half a second's rows at most. Smaller batches take more of a processor for the same rows, and who writes beside it
+  -- waits for that: a writer loses its turn for one time slice, however long a batch goes on.
   v_batch_size := least(p_batch_size,
-    (p_max_rate OPERATOR(pg_catalog.-) 1) OPERATOR(pg_catalog./) 50 OPERATOR(pg_catalog.+) 1);
+    (p_max_rate OPERATOR(pg_catalog.-) 1) OPERATOR(pg_catalog./) 2 OPERATOR(pg_catalog.+) 1);
   IF NOT p_dry_run THEN
     run_id := flowguard._resume_run(p_relation, p_link_column, p_note, v_links, p_resume, p_row_filter,
       p_count_candidates);
@@ -1152,8 +1152,8 @@ batch_size: rows looked at in one transaction.
 dry_run: true does it all in one transaction and takes it back; preview() does so, too, and tells more.
 link_column: the column that holds the link; not asked where relation is NULL.
 note: kept with the run, to tell runs apart.
-max_rate: rows looked at in a second at most; a batch is a fiftieth of them at most. Left out: what the session''s
-  setting flowguard.repair_max_rate says, else as many as can be. Not asked in a dry run, nor is max_lag.
+max_rate: rows looked at in a second at most; a batch is half of them at most. Left out: what the session''s setting
+  flowguard.repair_max_rate says, else as many as can be. Not asked in a dry run, nor is max_lag.
 max_lag: how far standbys and subscribers may be behind, as pg_stat_replication shows it: while one is further behind,
   no batch begins. Left out: what the session''s setting flowguard.repair_max_lag says, else they are not looked at.
 resume: false begins a new run, though one with the same arguments was stopped.
