@@ -1,5 +1,5 @@
 -- Deploy pyflowguard:repair to pg
--- Since 1.1.0 batches are planned once, and are larger at a given pace.
+-- Since 1.1.0 batches are planned once.
 -- Links what is already there: batch by batch, each in a transaction of its own, each value written down before and
 -- after. Functions here that write application tables set no search_path: the application's own triggers would
 -- inherit it.
@@ -949,8 +949,9 @@ LANGUAGE plpgsql AS $_repair_links$
 -- not have one. What it calls has them.
 DECLARE
   v_link        flowguard.link;
-  v_query       pg_catalog.text;
-  v_asked       integer;   -- the size that v_query is for, 0 for the first batch
+  v_first       pg_catalog.text;   -- the query of the first batch, of those after it, and of one row at a time
+  v_next        pg_catalog.text;
+  v_single      pg_catalog.text;
   v_after       pg_catalog.jsonb;
   v_last        pg_catalog.jsonb;
   v_counts      pg_catalog.jsonb;
@@ -967,7 +968,9 @@ BEGIN
       SELECT p.after_key, p.last_key INTO v_after, v_last FROM flowguard._link_place(p_run, v_position) p;
       CONTINUE WHEN v_last IS NULL;
       PERFORM flowguard._refuse_gone(p_run, v_position, v_link);
-      v_query := NULL;
+      v_first := flowguard._repair_query(v_link, p_row_filter, p_count_candidates);
+      v_next := flowguard._repair_query(v_link, p_row_filter, p_count_candidates, p_batch_size);
+      v_single := NULL;
       v_size := p_batch_size;
       LOOP
         IF NOT p_dry_run THEN
@@ -977,18 +980,21 @@ BEGIN
         v_tries := 0;
         LOOP
           BEGIN
-            IF v_query IS NULL OR v_asked OPERATOR(pg_catalog.<>) v_size AND v_after IS NOT NULL THEN
-              v_asked := CASE WHEN v_after IS NULL THEN 0 ELSE v_size END;
-              v_query := flowguard._repair_query(v_link, p_row_filter, p_count_candidates,
-                                                 CASE WHEN v_after IS NOT NULL THEN v_size END);
+            IF v_size OPERATOR(pg_catalog.<>) p_batch_size AND v_single IS NULL THEN
+              v_single := flowguard._repair_query(v_link, p_row_filter, p_count_candidates, v_size);
             END IF;
-            v_counts := flowguard._repair_batch(p_run, v_link, v_query, v_after, v_last, v_size);
+            v_counts := flowguard._repair_batch(p_run, v_link,
+              CASE WHEN v_after IS NULL THEN v_first
+                   WHEN v_size OPERATOR(pg_catalog.=) p_batch_size THEN v_next ELSE v_single END,
+              v_after, v_last, v_size);
             EXIT;
           EXCEPTION
             WHEN deadlock_detected OR serialization_failure OR undefined_table THEN
               -- A table that is not there was dropped, or renamed.
               PERFORM flowguard._refuse_gone(p_run, v_position, p_link => v_link);
-              v_query := NULL;
+              v_first := flowguard._repair_query(v_link, p_row_filter, p_count_candidates);
+              v_next := flowguard._repair_query(v_link, p_row_filter, p_count_candidates, p_batch_size);
+              v_single := NULL;
               v_tries := v_tries OPERATOR(pg_catalog.+) 1;
               IF v_tries OPERATOR(pg_catalog.>=) 10 THEN
                 RAISE;
@@ -1100,10 +1106,10 @@ BEGIN
   v_links := flowguard._links_to_repair(p_relation, p_link_column);
   PERFORM flowguard._check_row_filter(p_relation, p_row_filter);
   PERFORM flowguard._tell_missing_indexes(v_links);
-  -- Half a second's rows at most. Smaller batches take more of a processor for the same rows, and who writes beside it
-  -- waits for that: a writer loses its turn for one time slice, however long a batch goes on.
+  -- A tenth of a second's rows at most: whoever commits beside it waits until the write-ahead log of the batch is
+  -- flushed, too. Smaller ones take more of a processor for the same rows, for which all wait.
   v_batch_size := least(p_batch_size,
-    (p_max_rate OPERATOR(pg_catalog.-) 1) OPERATOR(pg_catalog./) 2 OPERATOR(pg_catalog.+) 1);
+    (p_max_rate OPERATOR(pg_catalog.-) 1) OPERATOR(pg_catalog./) 10 OPERATOR(pg_catalog.+) 1);
   IF NOT p_dry_run THEN
     run_id := flowguard._resume_run(p_relation, p_link_column, p_note, v_links, p_resume, p_row_filter,
       p_count_candidates);
@@ -1152,7 +1158,7 @@ batch_size: rows looked at in one transaction.
 dry_run: true does it all in one transaction and takes it back; preview() does so, too, and tells more.
 link_column: the column that holds the link; not asked where relation is NULL.
 note: kept with the run, to tell runs apart.
-max_rate: rows looked at in a second at most; a batch is half of them at most. Left out: what the session''s setting
+max_rate: rows looked at in a second at most; a batch is a tenth of them at most. Left out: what the session''s setting
   flowguard.repair_max_rate says, else as many as can be. Not asked in a dry run, nor is max_lag.
 max_lag: how far standbys and subscribers may be behind, as pg_stat_replication shows it: while one is further behind,
   no batch begins. Left out: what the session''s setting flowguard.repair_max_lag says, else they are not looked at.

@@ -206,7 +206,7 @@ def notice(phases: Sequence[Phase], done: Sequence[Transaction]) -> list[Noticed
 
 def update_plainly(dsn: str, size: Size) -> None:
     """Fill links by a statement that knows them, in the batches and at the rate of the repairs; once through."""
-    batch = BATCH_SIZE if size.max_rate is None else max(1, size.max_rate // 2)
+    batch = BATCH_SIZE if size.max_rate is None else max(1, size.max_rate // 10)
     with connect(dsn) as connection:
         for first in range(0, size.rows, batch):
             began = time.monotonic()
