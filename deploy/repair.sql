@@ -486,8 +486,8 @@ CREATE OR REPLACE FUNCTION flowguard._repair_batch(
 LANGUAGE plpgsql SET row_security = off SET jit = off SET plan_cache_mode = force_generic_plan AS $_repair_batch$
 -- One batch: links and translates as one statement, then takes out the orphans; returns the key to go on after, NULL at
 -- the end, and the counts. To compile a batch costs more than it gains: by time, 50,000 rows took 1.5 times as long.
--- All batches but the first are one prepared statement: to plan one takes as long as to link a hundred rows. It is
--- known by its text, so that another of that name, or what a run that was stopped has left, does no harm.
+-- All batches but the first of a link are one prepared statement: to plan one takes as long as to link a hundred rows.
+-- The application's triggers inherit what is set here: it changes how their statements are planned, not what they do.
 DECLARE
   v_prepare     pg_catalog.text := 'PREPARE flowguard_repair_batch (pg_catalog.int8, pg_catalog.jsonb, '
     'pg_catalog.jsonb, pg_catalog.int4, pg_catalog.text, pg_catalog.text) AS ' OPERATOR(pg_catalog.||) p_query;
@@ -755,19 +755,26 @@ END;
 $_next_pass$;
 COMMENT ON FUNCTION flowguard._next_pass(bigint) IS 'Sends a run through its links again, where that may help.';
 
-CREATE OR REPLACE FUNCTION flowguard._end_run(p_run bigint) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_end_run$
+CREATE OR REPLACE FUNCTION flowguard._forget_batch() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_forget_batch$
+-- Before a run, for one that was stopped may have left its own, in which the names of a condition mean what they meant
+-- then; and after it.
 BEGIN
-  UPDATE flowguard.repair_run r
-     SET followed = (SELECT count(*) FROM flowguard.repair_change c WHERE c.run_id = p_run AND c.kind = 'followed'),
-         status = 'finished', finished_at = clock_timestamp()
-   WHERE r.run_id = p_run;
   IF EXISTS (SELECT FROM pg_prepared_statements s WHERE s.name = 'flowguard_repair_batch') THEN
     DEALLOCATE flowguard_repair_batch;
   END IF;
 END;
+$_forget_batch$;
+COMMENT ON FUNCTION flowguard._forget_batch() IS 'Forgets the prepared statement of a repair''s batches.';
+
+CREATE OR REPLACE FUNCTION flowguard._end_run(p_run bigint) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_end_run$
+  UPDATE flowguard.repair_run r
+     SET followed = (SELECT count(*) FROM flowguard.repair_change c WHERE c.run_id = p_run AND c.kind = 'followed'),
+         status = 'finished', finished_at = clock_timestamp()
+   WHERE r.run_id = p_run;
 $_end_run$;
-COMMENT ON FUNCTION flowguard._end_run(bigint) IS 'Writes down that a run has come to its end, and forgets its batch.';
+COMMENT ON FUNCTION flowguard._end_run(bigint) IS 'Writes down that a run has come to its end.';
 
 CREATE OR REPLACE FUNCTION flowguard._count_remaining(p_run bigint, p_links flowguard.link[], p_row_filter text)
 RETURNS void
@@ -962,6 +969,7 @@ DECLARE
   v_pause       pg_catalog.float8 := 0;
   v_has_said    boolean := false;
 BEGIN
+  PERFORM flowguard._forget_batch();
   LOOP
     FOR v_position IN 1 .. pg_catalog.cardinality(p_links) LOOP
       v_link := p_links[v_position];
@@ -1039,6 +1047,7 @@ BEGIN
     END LOOP;
     EXIT WHEN NOT flowguard._next_pass(p_run);
   END LOOP;
+  PERFORM flowguard._forget_batch();
 END;
 $_repair_links$;
 COMMENT ON PROCEDURE flowguard._repair_links(

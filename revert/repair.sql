@@ -76,6 +76,7 @@ $_may_write$;
 COMMENT ON FUNCTION flowguard._may_write(flowguard.link, text) IS
   'SQL text: the deferred checks of an enforced link let a value pass for a row of a batch.';
 
+DROP FUNCTION IF EXISTS flowguard._forget_batch();
 DROP FUNCTION IF EXISTS flowguard._repair_query(flowguard.link, text, boolean, integer);
 CREATE OR REPLACE FUNCTION flowguard._repair_query(
   p_link flowguard.link, p_row_filter text DEFAULT NULL, p_count_candidates boolean DEFAULT false

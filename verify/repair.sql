@@ -23,6 +23,7 @@ SELECT 'flowguard._begin_links(bigint, flowguard.link[], bigint[], text, boolean
 SELECT 'flowguard._link_place(bigint, integer)'::regprocedure;
 SELECT 'flowguard._count_batch(bigint, integer, jsonb)'::regprocedure;
 SELECT 'flowguard._next_pass(bigint)'::regprocedure;
+SELECT 'flowguard._forget_batch()'::regprocedure;
 SELECT 'flowguard._end_run(bigint)'::regprocedure;
 SELECT 'flowguard._count_remaining(bigint, flowguard.link[], text)'::regprocedure;
 SELECT 'flowguard._pace_setting(text, regtype)'::regprocedure;

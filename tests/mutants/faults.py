@@ -840,7 +840,7 @@ REPAIRING = [
     ),
     Fault(
         name="repair: whatever is prepared under the batch's name is its batch",
-        breaks="A statement of the session, or the batch of another link, runs instead.",
+        breaks="The batch of the link before runs instead.",
         design="3.7",
         file="repair.sql",
         find="IF v_prepared IS NULL OR v_prepared OPERATOR(pg_catalog.<>) v_prepare THEN",
