@@ -1274,6 +1274,6 @@ COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS
   'The body of the trigger function on a rule''s source that lets links follow it.';
 
 SELECT flowguard._close_to_public();
-SELECT flowguard.grant_roles();
+SELECT flowguard._grant_engine();
 
 COMMIT;

@@ -666,6 +666,6 @@ Errors: FG101 a table that the link speaks of is gone; FG104 no key, or no such 
   no such link; 42501 row security would hide rows.';
 
 SELECT flowguard._close_to_public();
-SELECT flowguard.grant_roles();
+SELECT flowguard._grant_engine();
 
 COMMIT;

@@ -126,6 +126,6 @@ Returns how many entries it deleted.
 Errors: FG104 before is NULL.';
 
 SELECT flowguard._close_to_public();
-SELECT flowguard.grant_roles();
+SELECT flowguard._grant_engine();
 
 COMMIT;

@@ -1681,6 +1681,6 @@ COMMENT ON FUNCTION flowguard._revert_runs(text) IS
   'links and rows came back.';
 
 SELECT flowguard._close_to_public();
-SELECT flowguard.grant_roles();
+SELECT flowguard._grant_engine();
 
 COMMIT;

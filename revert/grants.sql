@@ -36,6 +36,7 @@ COMMENT ON FUNCTION flowguard.grant_roles() IS
 schema, who alone can grant this, calls it again after such a role was created later.
 Returns the names of those that exist.';
 
+DROP FUNCTION IF EXISTS flowguard._grant_engine();
 DROP FUNCTION IF EXISTS flowguard._close_to_public();
 DROP FUNCTION IF EXISTS flowguard._owned_objects();
 
