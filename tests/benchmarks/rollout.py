@@ -5,8 +5,8 @@ a steady rate, and each of its transactions is timed from the moment at which it
 of a table that it does not touch are updated by plain statements, which is the limit for what a repair may be noticed;
 then the engine is installed, and the links are guarded, repaired, validated and enforced by what the commands call;
 then nothing runs again. Under the guard a transaction does more than before: the application of this load leaves the
-records of a new import without a link, and the guard links them. So what is noticed of the roll-out as a whole is
-compared with the same load on the guarded tables when nothing runs; the ratio to the load before stands beside it.
+records of a new import without a link, and the guard links them. So beside the ratio to the load before, which each
+phase is held to, the roll-out as a whole is compared with the same load on the guarded tables when nothing runs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SETTINGS = {"shared_buffers": "2GB", "max_wal_size": "8GB", "max_locks_per_trans
 ROLE = "application"
 P99_BUDGET = 1.5
 WHOLE = "the whole roll-out"
-"""From the first statement of the deployment to the last link that is enforced; what the budget is for."""
+"""From the first statement of the deployment to the last link that is enforced."""
 AT_REST = "guarded and enforced"
 """The same load without the roll-out, on tables as it leaves them."""
 
@@ -279,8 +279,10 @@ def misses(noticed: Sequence[Noticed]) -> Iterator[str]:
     for one in noticed[1:]:
         if one.failed:
             yield f"{one.phase.name}: {one.failed} transactions were refused"
+        if one.p99 > P99_BUDGET * alone.p99:
+            yield f"{one.phase.name}: 99 % within {one.p99 / alone.p99:.2f} times what it was, of {P99_BUDGET}"
         if one.phase.name == WHOLE and one.p99 > P99_BUDGET * at_rest.p99:
-            yield f"{one.phase.name}: 99 % within {one.p99 / at_rest.p99:.2f} times what it is at rest, of {P99_BUDGET}"
+            yield f"{one.phase.name}: 99 % within {one.p99 / at_rest.p99:.2f} times what it is guarded, of {P99_BUDGET}"
         if one.longest > online.LOCK_TIMEOUT.total_seconds() + alone.longest:
             yield f"{one.phase.name}: a write took {one.longest:.1f} s"
 

@@ -39,9 +39,19 @@ def test_an_application_is_refused_nothing(tmp_path: Path) -> None:
 )
 def test_what_counts_as_noticed(failed: int, p99: float, longest: float, said: list[str]) -> None:
     alone = rollout.Noticed(rollout.Phase("alone", 0, 1), 100, 0, 0.005, 0.01, 0.1)
-    guard = rollout.Noticed(rollout.Phase(rollout.WHOLE, 1, 2), 100, failed, 0.005, p99, longest)
+    guard = rollout.Noticed(rollout.Phase("guard", 1, 2), 100, failed, 0.005, p99, longest)
     at_rest = rollout.Noticed(rollout.Phase(rollout.AT_REST, 2, 3), 100, 0, 0.005, 0.01, 0.1)
     found = list(rollout.misses([alone, guard, at_rest]))
+    assert len(found) == len(said)
+    assert all(word in line for word, line in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize(("guarded", "said"), [(0.008, []), (0.007, ["1.71 times what it is guarded"])])
+def test_the_whole_is_held_to_the_guarded_load_too(guarded: float, said: list[str]) -> None:
+    alone = rollout.Noticed(rollout.Phase("alone", 0, 1), 100, 0, 0.005, 0.01, 0.1)
+    whole = rollout.Noticed(rollout.Phase(rollout.WHOLE, 1, 2), 100, 0, 0.005, 0.012, 0.1)
+    at_rest = rollout.Noticed(rollout.Phase(rollout.AT_REST, 2, 3), 100, 0, 0.005, guarded, 0.1)
+    found = list(rollout.misses([alone, whole, at_rest]))
     assert len(found) == len(said)
     assert all(word in line for word, line in zip(said, found, strict=True))
 

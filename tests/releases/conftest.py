@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from changesets import ChangeSets
+from changesets import ChangeSets, write_shipped
 from runner.conftest import clean_environment, command, sets, sqitch
-
-from pyflowguard.plan import changeset_directory
 
 __all__ = ["clean_environment", "command", "sets", "sqitch"]
 
@@ -49,11 +46,7 @@ def reworked(tool: Callable[[str], str], tmp_path: Path) -> ChangeSets:
     """
     directory = tmp_path / "next"
     directory.mkdir()
-    shipped = changeset_directory()
-    for name in ("deploy", "revert", "verify"):
-        shutil.copytree(shipped / name, directory / name)
-    for name in ("sqitch.plan", "sqitch.conf"):
-        shutil.copy(shipped / name, directory)
+    write_shipped(directory)
     sqitch = tool("sqitch")
     run_sqitch(sqitch, directory, "tag", "base", "--note", "What is out there")
     run_sqitch(sqitch, directory, "rework", "health", "--note", "A view of coverage")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 from acceptance.command import COMMAND, in_migration
-from changesets import PROFILE
+from changesets import PROFILE, write_shipped
 from engine.postgres import Connection, one, rows, run
 from psycopg.conninfo import conninfo_to_dict
 from releases.stay import schema
@@ -148,12 +147,8 @@ def test_a_plan_without_the_profile_goes_on_where_it_was_left_out(
     report_db: str, runner: str, sqitch: Sqitch, postgresql: TestPostgresql, tmp_path: Path
 ) -> None:
     """As docs/upgrade.md says; nothing of the report is registered or guarded."""
-    shipped = read_plan().directory
-    for name in ("deploy", "revert", "verify"):
-        shutil.copytree(shipped / name, tmp_path / name)
-    lines = (shipped / "sqitch.plan").read_text().splitlines(keepends=True)
+    lines = write_shipped(tmp_path)
     (tmp_path / "sqitch.plan").write_text("".join(line for line in lines if not line.startswith("report/")))
-    shutil.copy(shipped / "sqitch.conf", tmp_path)
     changes.deploy(report_db, to="@engine")
     if runner == "pyflowguard":
         changes.deploy(report_db, directory=tmp_path)
