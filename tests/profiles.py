@@ -1,6 +1,7 @@
 """How much the tests with random input try: a little and always the same in CI, much and always new every night.
 
-HYPOTHESIS_PROFILE=nightly, which `make nightly` sets, chooses the second.
+HYPOTHESIS_PROFILE=nightly, which `make nightly` sets, chooses the second; HYPOTHESIS_PROFILE=few a third of the first,
+for one more server in the same run of CI.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 NAME = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 NIGHTLY = NAME == "nightly"
+SHARE = 3 if NAME == "few" else 1
 
 settings.register_profile(
     "ci",
@@ -21,6 +23,7 @@ settings.register_profile(
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+settings.register_profile("few", settings.get_profile("ci"), max_examples=20)
 settings.register_profile("nightly", settings.get_profile("ci"), max_examples=2000, derandomize=False, print_blob=True)
 settings.load_profile(NAME)
 
@@ -30,7 +33,7 @@ def sized(*, ci: int, nightly: int, shrink: bool = True, steps: int = 50) -> set
     phases = [Phase.explicit, Phase.generate]
     return settings(
         settings.get_profile(NAME),
-        max_examples=nightly if NIGHTLY else ci,
+        max_examples=nightly if NIGHTLY else max(1, ci // SHARE),
         phases=[*phases, Phase.shrink] if shrink else phases,
         stateful_step_count=steps,
     )

@@ -19,6 +19,7 @@ from engine.tables import LINKS, guard
 from health.reading import read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from profiles import sized
 from psycopg.rows import dict_row
 from servers import chosen_version
 
@@ -399,7 +400,7 @@ def write(connection: Connection, drawn: list[Any]) -> None:
 
 
 @given(before=writes, after=writes, enforced=st.booleans())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(sized(ci=25, nightly=200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_figure_is_ever_another_than_counted(
     app: Connection, before: list[Any], after: list[Any], enforced: bool
 ) -> None:
