@@ -11,7 +11,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,11 +123,21 @@ LIMIT, GUARD, GENERIC, STATEMENT, CLIENT, SCRIPT = (
 )
 KEPT = "provenance kept"
 ALONE = ", by itself"
+IDLE = "idle trigger"
+IDLE_TRIGGERS = """
+SELECT benchmark.drop_guard_triggers();
+CREATE FUNCTION benchmark.idle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER idle BEFORE UPDATE ON migration.data_imports
+  FOR EACH ROW WHEN (false) EXECUTE FUNCTION benchmark.idle();
+CREATE TRIGGER idle BEFORE UPDATE ON migration.discovery_flows
+  FOR EACH ROW WHEN (false) EXECUTE FUNCTION benchmark.idle();
+"""
 COPIES = {
     LIMIT: "SELECT benchmark.drop_guard_triggers()",
     GUARD: "",
     GENERIC: "SELECT benchmark.use_generic_triggers()",
     STATEMENT: "SELECT benchmark.use_statement_triggers()",
+    IDLE: IDLE_TRIGGERS,
     KEPT: "SELECT flowguard.keep_provenance('migration.assets'); SELECT flowguard.guard('migration.assets')",
 }
 
@@ -345,6 +355,12 @@ SELECT benchmark.key('client', 0), benchmark.key('engagement', 0), 'late ' || n,
 """
 
 
+SOURCE_UPDATES = (
+    ("update of a source of references", "migration.data_imports", "error_message"),
+    ("update of a source in time", "migration.discovery_flows", "current_phase"),
+)
+
+
 def late_cases(lab: Laboratory) -> Iterator[Case]:
     """A source gets its link after its children; an update of a source that concerns no child."""
     children = lab.size.late or lab.size.rows
@@ -384,14 +400,28 @@ def late_cases(lab: Laboratory) -> Iterator[Case]:
             ],
             2.0,
         )
-    for title, table, column in (
-        ("update of a source of references", "migration.data_imports", "error_message"),
-        ("update of a source in time", "migration.discovery_flows", "current_phase"),
-    ):
+    yield from update_cases(lab)
+
+
+def update_cases(lab: Laboratory) -> Iterator[Case]:
+    """All sources are updated, which concerns no child: as they fill their pages, and where each page has room.
+
+    For any BEFORE UPDATE trigger, PostgreSQL locks each row first. How much of the guard's price that is, a copy tells
+    that has a trigger which never runs instead. Tables are written anew, so that they lie alike in all copies.
+    """
+    for title, table, column in SOURCE_UPDATES:
         # Cheap, and short where sources are few: so often that it can be measured.
         work = statements(*[f"UPDATE {table} SET {column} = '{number}'" for number in range(5)])  # noqa: S608
         reset = statements(f"VACUUM {table}")
-        yield Case(title, [Contestant(LIMIT, LIMIT, work, reset), Contestant(GUARD, GUARD, work, reset)], 1.05)
+        for where, fillfactor, budget in (("", 100, 1.05), (", in its page", 50, None)):
+            for one, others, most in ((GUARD, "", budget), (IDLE, f", {IDLE} instead", None)):
+                lay_out = statements(f"ALTER TABLE {table} SET (fillfactor = {fillfactor})", f"VACUUM FULL {table}")
+                for name in (LIMIT, one):
+                    lay_out(lab.open(name))
+                contestants = [Contestant(LIMIT, LIMIT, work, reset), Contestant(GUARD, one, work, reset)]
+                yield Case(f"{title}{where}{others}", contestants, most)
+        for name in (LIMIT, GUARD):
+            statements(f"ALTER TABLE {table} RESET (fillfactor)", f"VACUUM FULL {table}")(lab.open(name))
 
 
 def repair_cases(lab: Laboratory) -> Iterator[Case]:
@@ -447,6 +477,8 @@ def measure(lab: Laboratory, case: Case) -> Answer:
 
 # --- One row a transaction, over loopback, each commit waiting for the disk
 
+Write = Callable[[Connection, tuple[Any, ...]], None]
+
 
 def single_cases(lab: Laboratory) -> Iterator[Answer]:
     """Insert one row by a prepared statement, a transaction each: begun and committed as drivers do it, or by itself.
@@ -491,38 +523,68 @@ def single_cases(lab: Laboratory) -> Iterator[Answer]:
                 assert found is not None
                 connection.execute(text.encode(), (*row[:-1], found[0]), prepare=True)
 
-        # Database, how the row is written, and whether its link is supplied.
-        ways: dict[tuple[str, str], tuple[str, Callable[[Connection, tuple[Any, ...]], None], bool]] = {
-            ("", LIMIT): (LIMIT, begun, True),
-            ("", "supplied"): (GUARD, begun, True),
-            ("", GUARD): (GUARD, begun, False),
-            ("", GENERIC): (GENERIC, begun, False),
-            ("", STATEMENT): (STATEMENT, begun, False),
-            ("", CLIENT): (LIMIT, looked_up, False),
-            (ALONE, LIMIT): (LIMIT, at_once, True),
-            (ALONE, "supplied"): (GUARD, at_once, True),
-            (ALONE, GUARD): (GUARD, at_once, False),
+        ways: dict[str, tuple[str, Write]] = {
+            LIMIT: (LIMIT, begun),
+            "supplied": (GUARD, begun),
+            GUARD: (GUARD, without_link(begun)),
+            GENERIC: (GENERIC, without_link(begun)),
+            STATEMENT: (STATEMENT, without_link(begun)),
+            CLIENT: (LIMIT, looked_up),
+            f"{LIMIT}{ALONE}": (LIMIT, at_once),
+            f"supplied{ALONE}": (GUARD, at_once),
+            f"{GUARD}{ALONE}": (GUARD, without_link(at_once)),
         }
-        seconds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
-        with ExitStack() as stack:
-            sessions = {
-                way: stack.enter_context(psycopg.connect(lab.dsn(database, tcp=True), autocommit=True))
-                for way, (database, _, _) in ways.items()
-            }
-            for number, row in enumerate(given):
-                for way in random.sample(list(ways), len(ways)):
-                    _, write, is_supplied = ways[way]
-                    start = time.perf_counter()
-                    write(sessions[way], row if is_supplied else (*row[:-1], None))
-                    if number >= count // 10:  # prepared and planned by then
-                        seconds[way].append(time.perf_counter() - start)
-        for name in {database for database, _, _ in ways.values()}:
+        seconds = take_turns(lab, ways, given)
+        for name in {database for database, _ in ways.values()}:
             lab.open(name).execute(f"TRUNCATE {table} CASCADE".encode())
         for how, limits in (("", (1.03, budget)), (ALONE, (None, None))):
-            medians = {name: statistics.median(times) for (way, name), times in seconds.items() if way == how}
+            medians = {
+                way.removesuffix(ALONE): median for way, median in seconds.items() if way.endswith(ALONE) == bool(how)
+            }
             given_link = {LIMIT: medians[LIMIT], GUARD: medians.pop("supplied")}
             yield Answer(f"supplied: single {title}{how}", limits[0], given_link)
             yield Answer(f"single {title}{how}", limits[1], medians)
+
+
+def single_updates(lab: Laboratory) -> Iterator[Answer]:
+    """Update one source, which concerns no child, in a transaction begun and committed as drivers do it."""
+    for title, table, column in SOURCE_UPDATES:
+        found = lab.open(LIMIT).execute(
+            f"SELECT id FROM {table} ORDER BY md5(id::text) LIMIT {lab.size.singles}".encode()  # noqa: S608
+        )
+        text = f"UPDATE {table} SET {column} = 'single' WHERE id = %s"  # noqa: S608
+
+        def update(connection: Connection, row: tuple[Any, ...], text: str = text) -> None:
+            with connection.transaction():
+                connection.execute(text.encode(), row, prepare=True)
+
+        seconds = take_turns(lab, {name: (name, update) for name in (LIMIT, GUARD, IDLE)}, found.fetchall())
+        yield Answer(f"single {title}", 1.05, {name: seconds[name] for name in (LIMIT, GUARD)})
+        yield Answer(f"single {title}, {IDLE} instead", None, {LIMIT: seconds[LIMIT], GUARD: seconds[IDLE]})
+
+
+def without_link(write: Write) -> Write:
+    """Write a row without the link, which is its last value."""
+    return lambda connection, row: write(connection, (*row[:-1], None))
+
+
+def take_turns(
+    lab: Laboratory, ways: Mapping[str, tuple[str, Write]], given: Sequence[tuple[Any, ...]]
+) -> dict[str, float]:
+    """Write each row in every way, into the database named, over loopback and in random order; give median seconds."""
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    with ExitStack() as stack:
+        sessions = {
+            way: stack.enter_context(psycopg.connect(lab.dsn(database, tcp=True), autocommit=True))
+            for way, (database, _) in ways.items()
+        }
+        for number, row in enumerate(given):
+            for way in random.sample(list(ways), len(ways)):
+                start = time.perf_counter()
+                ways[way][1](sessions[way], row)
+                if number >= len(given) // 10:  # prepared and planned by then
+                    seconds[way].append(time.perf_counter() - start)
+    return {way: statistics.median(times) for way, times in seconds.items()}
 
 
 # --- Growth
@@ -604,10 +666,14 @@ def in_bulk(lab: Laboratory, only: str) -> Iterator[Answer]:
 
 def singly(lab: Laboratory, only: str) -> Iterator[Answer]:
     """Answer the questions about single rows, whose commits wait for the disk."""
-    if only in f"supplied: single reference{ALONE}, supplied: single proximity{ALONE}":
-        lab.set_durable(durable=True)
+    titles = f"supplied: single reference{ALONE}, supplied: single proximity{ALONE}"
+    updates = ", ".join(f"single {title}, {IDLE} instead" for title, _, _ in SOURCE_UPDATES)
+    lab.set_durable(durable=True)
+    if only in titles:
         yield from single_cases(lab)
-        lab.set_durable(durable=False)
+    if only in updates:
+        yield from single_updates(lab)
+    lab.set_durable(durable=False)
 
 
 def ratio(answer: Answer, name: str = GUARD) -> str:
