@@ -563,6 +563,91 @@ def single_updates(lab: Laboratory) -> Iterator[Answer]:
         yield Answer(f"single {title}, {IDLE} instead", None, {LIMIT: seconds[LIMIT], GUARD: seconds[IDLE]})
 
 
+def single_session(lab: Laboratory) -> Iterator[Answer]:
+    """Insert one row; the application has told whose its rows are in the same transaction, the limit's as well."""
+    table, columns = "migration.assets", ["client_account_id", "engagement_id", "name", "asset_type", "created_at"]
+    rows = lab.open(LIMIT).execute(
+        f"SELECT {', '.join(columns)}, master_flow_id FROM benchmark.assets_of_a_session "  # noqa: S608
+        f"ORDER BY id LIMIT {lab.size.singles}".encode()
+    )
+    given = rows.fetchall()
+    text = f"INSERT INTO {table} ({', '.join(columns)}, master_flow_id) VALUES (%s, %s, %s, %s, %s, %s)"  # noqa: S608
+
+    def insert_told(connection: Connection, row: tuple[Any, ...]) -> None:
+        with connection.transaction():
+            connection.execute(
+                "SELECT set_config('flowguard.master_flow_id', %s, true)", (str(given[0][-1]),), prepare=True
+            )
+            connection.execute(text.encode(), row, prepare=True)
+
+    seconds = take_turns(lab, {LIMIT: (LIMIT, insert_told), GUARD: (GUARD, without_link(insert_told))}, given)
+    for name in (LIMIT, GUARD):
+        lab.open(name).execute(f"TRUNCATE {table} CASCADE".encode())
+    yield Answer("single session", None, seconds)
+
+
+SINGLE_LATE = """
+INSERT INTO migration.data_imports (id, client_account_id, engagement_id, import_name, import_type, created_at)
+SELECT benchmark.key('single import', 0, n), benchmark.key('client', 0), benchmark.key('engagement', 0), 'single',
+       'csv', timestamptz '2003-01-01' + n * interval '3 hours'
+  FROM generate_series(1, #) AS n;
+INSERT INTO migration.raw_import_records (data_import_id, client_account_id, engagement_id, row_number, raw_data)
+SELECT benchmark.key('single import', 0, n), benchmark.key('client', 0), benchmark.key('engagement', 0), -k, '{}'
+  FROM generate_series(1, #) AS n, generate_series(1, 5) AS k;
+INSERT INTO migration.discovery_flows (id, flow_id, client_account_id, engagement_id, flow_name, created_at)
+SELECT benchmark.key('single flow', 0, n), benchmark.key('single flow', 1, n), benchmark.key('client', 0),
+       benchmark.key('engagement', 0), 'single', timestamptz '2013-01-01' + n * interval '3 hours'
+  FROM generate_series(1, #) AS n;
+INSERT INTO migration.assets (client_account_id, engagement_id, name, asset_type, created_at)
+SELECT benchmark.key('client', 0), benchmark.key('engagement', 0), 'single', 'server',
+       timestamptz '2013-01-01' + n * interval '3 hours' + k * interval '1 minute'
+  FROM generate_series(1, #) AS n, generate_series(1, 5) AS k;
+"""
+
+
+def single_late_links(lab: Laboratory) -> Iterator[Answer]:
+    """One source gets its link, and five children follow: by the guard, or written by the client as well."""
+    for name in (LIMIT, GUARD):
+        with psycopg.connect(lab.dsn(name), autocommit=True) as connection:
+            connection.execute(SINGLE_LATE.replace("#", str(lab.size.singles)).encode())
+            connection.execute("VACUUM ANALYZE")
+    for title, source, name_column, table, which, written in (
+        ("single late link by reference", "migration.data_imports", "import_name", "migration.raw_import_records",
+         "data_import_id = %(id)s", "row_number < 0"),
+        ("single late link by time", "migration.discovery_flows", "flow_name", "migration.assets",
+         ("client_account_id = %(client)s AND engagement_id = %(engagement)s AND created_at "
+          "BETWEEN %(at)s::timestamptz - interval '1 hour' AND %(at)s::timestamptz + interval '1 hour'"),
+         "name = 'single'"),
+    ):  # fmt: skip
+        found = lab.open(LIMIT).execute(
+            "SELECT id, client_account_id, engagement_id, created_at, benchmark.key('master', 0) "  # noqa: S608
+            f"FROM {source} WHERE {name_column} = 'single' ORDER BY created_at".encode()
+        )
+        link = f"UPDATE {source} SET master_flow_id = %(link)s WHERE id = %(id)s"  # noqa: S608
+        follow = f"UPDATE {table} SET master_flow_id = %(link)s WHERE {which}"  # noqa: S608
+        ways = {LIMIT: (LIMIT, all_of(link, follow)), GUARD: (GUARD, all_of(link))}
+        seconds = take_turns(lab, ways, found.fetchall())
+        for name in (LIMIT, GUARD):
+            left = lab.open(name).execute(
+                f"SELECT count(*) FROM {table} WHERE {written} AND master_flow_id IS NULL".encode()  # noqa: S608
+            )
+            if left.fetchone() != (0,):
+                raise click.ClickException(f"{title}: not all rows of {table} got their link")
+        yield Answer(title, 2.0, seconds)
+
+
+def all_of(*texts: str) -> Write:
+    """Write by these statements, in a transaction, of a source: its key, tenant, time and link."""
+
+    def write(connection: Connection, row: tuple[Any, ...]) -> None:
+        values = dict(zip(("id", "client", "engagement", "at", "link"), row, strict=True))
+        with connection.transaction():
+            for text in texts:
+                connection.execute(text.encode(), values, prepare=True)
+
+    return write
+
+
 def without_link(write: Write) -> Write:
     """Write a row without the link, which is its last value."""
     return lambda connection, row: write(connection, (*row[:-1], None))
@@ -666,13 +751,15 @@ def in_bulk(lab: Laboratory, only: str) -> Iterator[Answer]:
 
 def singly(lab: Laboratory, only: str) -> Iterator[Answer]:
     """Answer the questions about single rows, whose commits wait for the disk."""
-    titles = f"supplied: single reference{ALONE}, supplied: single proximity{ALONE}"
-    updates = ", ".join(f"single {title}, {IDLE} instead" for title, _, _ in SOURCE_UPDATES)
     lab.set_durable(durable=True)
-    if only in titles:
-        yield from single_cases(lab)
-    if only in updates:
-        yield from single_updates(lab)
+    for titles, answers in (
+        (f"supplied: single reference{ALONE}, supplied: single proximity{ALONE}", single_cases),
+        ("single session", single_session),
+        ("single late link by reference, single late link by time", single_late_links),
+        (", ".join(f"single {title}, {IDLE} instead" for title, _, _ in SOURCE_UPDATES), single_updates),
+    ):
+        if only in titles:
+            yield from answers(lab)
     lab.set_durable(durable=False)
 
 
