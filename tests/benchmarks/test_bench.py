@@ -68,6 +68,17 @@ def test_a_contestant_that_links_wrongly_is_not_timed() -> None:
             bench.measure(lab, case)
 
 
+def test_single_rows_that_get_no_link_are_not_timed() -> None:
+    with bench.laboratory(wheel_bindir(), bench.QUICK) as lab:
+        bench.build(lab, bench.GUARD, 2, 20, 100, narrow=False)
+        bench.copy(lab, bench.GUARD, bench.LIMIT, bench.COPIES[bench.LIMIT])
+        lab.open(bench.GUARD).execute("SELECT benchmark.drop_guard_triggers()")
+        with pytest.raises(
+            click.ClickException, match=r"^single session, guard: rows of migration\.assets have no link$"
+        ):
+            list(bench.single_session(lab))
+
+
 @pytest.mark.parametrize(("seconds", "missed"), [(1.70, False), (1.704, False), (1.71, True)])
 def test_a_budget_is_missed_from_the_second_decimal_on(seconds: float, missed: bool) -> None:
     answer = bench.Answer("reference", 1.7, {bench.LIMIT: 1.0, bench.GUARD: seconds})
