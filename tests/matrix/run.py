@@ -42,6 +42,18 @@ def release_of(bindir: Path) -> str:
     return told.split()[2]
 
 
+def environment(bindir: Path) -> dict[str, str]:
+    """Give the tests' environment: whose server it is, and where one that we have installed finds its own libpq.
+
+    Its libpqwalreceiver takes the machine's libpq otherwise, which may be too old for it: no standby streams then.
+    """
+    chosen = {**os.environ, "PYFLOWGUARD_TEST_BINDIR": str(bindir)}
+    if bindir.is_relative_to(SERVERS):
+        others = [os.environ["LD_LIBRARY_PATH"]] if os.environ.get("LD_LIBRARY_PATH") else []
+        chosen["LD_LIBRARY_PATH"] = os.pathsep.join([str(bindir.parent / "lib"), *others])
+    return chosen
+
+
 def run_tests(version: int, arguments: Sequence[str]) -> Outcome:
     """Run the tests on one server."""
     bindir = find(version, SERVERS)
@@ -63,8 +75,7 @@ def run_tests(version: int, arguments: Sequence[str]) -> Outcome:
             f"--junitxml={counts}",
             *arguments,
         ]
-        environment = {**os.environ, "PYFLOWGUARD_TEST_BINDIR": str(bindir)}
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=environment(bindir), stdout=log, stderr=log, check=False)
     if not counts.exists():
         raise click.ClickException(f"pytest ended with {done.returncode}:\n{report.read_text()}")
     total, failed, skipped = count(counts)

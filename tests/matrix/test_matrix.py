@@ -31,3 +31,12 @@ def test_what_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: s
 def test_each_supported_version_comes_from_somewhere() -> None:
     assert set(SUPPORTED) - set(RELEASES) == {18}, "18 is the wheel that the demonstration takes"
     assert all(release.startswith(f"{version}.") for version, release in RELEASES.items())
+
+
+def test_a_server_of_ours_finds_its_own_libpq(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/lib")
+    ours = run.environment(run.SERVERS / "postgresql-17" / "bin")
+    assert ours["LD_LIBRARY_PATH"] == f"{run.SERVERS}/postgresql-17/lib:/opt/lib"
+    installed = run.environment(Path("/usr/lib/postgresql/17/bin"))
+    assert installed["LD_LIBRARY_PATH"] == "/opt/lib"
+    assert installed["PYFLOWGUARD_TEST_BINDIR"] == "/usr/lib/postgresql/17/bin"
