@@ -185,13 +185,14 @@ def as_role() -> Callable[[str, str], str]:
 
 @pytest.fixture
 def roles(engine_db: str, as_role: Callable[[str, str], str]) -> Iterator[Callable[[str], Connection]]:
-    """Log in as somebody who has one of the engine's two roles; they are made where the server lacks them."""
-    made: list[str] = []
+    """Log in as somebody who has one of the engine's two roles; they are made where the server lacks them.
+
+    They go with the database.
+    """
     with ExitStack() as opened, psycopg.connect(as_role(engine_db, "postgres"), autocommit=True) as admin:
         for role in ("flowguard_viewer", "flowguard_admin"):
             if admin.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).fetchone() is None:
                 admin.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
-                made.append(role)
         with psycopg.connect(engine_db) as owner:
             owner.execute("SELECT flowguard.grant_roles()")
 
@@ -200,12 +201,7 @@ def roles(engine_db: str, as_role: Callable[[str, str], str]) -> Iterator[Callab
             connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
             return connection
 
-        try:
-            yield login
-        finally:
-            opened.close()
-            for role in made:
-                admin.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(role)))
+        yield login
 
 
 @pytest.fixture

@@ -11,19 +11,20 @@ import os
 from hypothesis import HealthCheck, Phase, settings
 
 NAME = os.environ.get("HYPOTHESIS_PROFILE", "ci")
-NIGHTLY = NAME == "nightly"
-SHARE = 3 if NAME == "few" else 1
+EXAMPLES = 60
+FEWER = 3
+"""One in so many of them is tried where there are to be few."""
 
 settings.register_profile(
     "ci",
-    max_examples=60,
+    max_examples=EXAMPLES,
     deadline=None,
     derandomize=True,
     database=None,
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-settings.register_profile("few", settings.get_profile("ci"), max_examples=20)
+settings.register_profile("few", settings.get_profile("ci"), max_examples=EXAMPLES // FEWER)
 settings.register_profile("nightly", settings.get_profile("ci"), max_examples=2000, derandomize=False, print_blob=True)
 settings.load_profile(NAME)
 
@@ -33,7 +34,7 @@ def sized(*, ci: int, nightly: int, shrink: bool = True, steps: int = 50) -> set
     phases = [Phase.explicit, Phase.generate]
     return settings(
         settings.get_profile(NAME),
-        max_examples=nightly if NIGHTLY else max(1, ci // SHARE),
+        max_examples={"nightly": nightly, "few": ci // FEWER}.get(NAME, ci),
         phases=[*phases, Phase.shrink] if shrink else phases,
         stateful_step_count=steps,
     )

@@ -183,8 +183,6 @@ def test_the_viewer_may_watch(start_watch: Start, engine_db: str, intruder: Conn
         watching.kill()
     finally:
         run(intruder, "DROP OWNED BY onlooker; DROP ROLE onlooker")
-        if not had_role:
-            run(intruder, "DROP OWNED BY flowguard_viewer; DROP ROLE flowguard_viewer")
 
 
 # --- Connections end

@@ -11,7 +11,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ import psycopg
 from changesets import deploy_profile_last
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
 from rich.console import Console
 
 from pyflowguard.database import connect, run_script
@@ -361,6 +362,17 @@ SOURCE_UPDATES = (
 )
 
 
+def nobody_left(title: str, table: str, left: str) -> Step:
+    """Check that no row is left without its link, which `left` says."""
+
+    def check(connection: Connection) -> None:
+        found = connection.execute(f"SELECT count(*) FROM {table} WHERE {left}".encode())  # noqa: S608
+        if found.fetchone() != (0,):
+            raise click.ClickException(f"{title}, {connection.info.dbname}: rows of {table} have no link")
+
+    return check
+
+
 def late_cases(lab: Laboratory) -> Iterator[Case]:
     """A source gets its link after its children; an update of a source that concerns no child."""
     children = lab.size.late or lab.size.rows
@@ -368,17 +380,6 @@ def late_cases(lab: Laboratory) -> Iterator[Case]:
         with psycopg.connect(lab.dsn(name), autocommit=True) as connection:
             connection.execute(LATE.replace("#", str(children)).encode())
             connection.execute("VACUUM ANALYZE migration.raw_import_records, migration.assets")
-
-    def nobody_left(table: str) -> Step:
-        def check(connection: Connection) -> None:
-            found = connection.execute(
-                f"SELECT count(*) FROM {table} WHERE client_account_id = benchmark.key('client', 0) "  # noqa: S608
-                "AND master_flow_id IS DISTINCT FROM benchmark.key('master', 0)".encode()
-            ).fetchone()
-            if found != (0,):
-                raise click.ClickException(f"{table}: {found} rows did not get their link")
-
-        return check
 
     for title, source, key, table, which in (
         ("late link by reference", "migration.data_imports", "import", "migration.raw_import_records",
@@ -391,7 +392,10 @@ def late_cases(lab: Laboratory) -> Iterator[Case]:
         children_link = f"UPDATE {table} SET master_flow_id = %s WHERE {which}"  # noqa: S608
         master = "benchmark.key('master', 0)"
         undo = statements(link % "NULL", children_link % "NULL", f"VACUUM {table}", f"VACUUM {source}")
-        check = nobody_left(table)
+        check = nobody_left(
+            title, table, "client_account_id = benchmark.key('client', 0) AND "
+            "master_flow_id IS DISTINCT FROM benchmark.key('master', 0)"
+        )  # fmt: skip
         yield Case(
             title,
             [
@@ -477,7 +481,8 @@ def measure(lab: Laboratory, case: Case) -> Answer:
 
 # --- One row a transaction, over loopback, each commit waiting for the disk
 
-Write = Callable[[Connection, tuple[Any, ...]], None]
+Write = Callable[[Connection, Any], None]
+"""Writes a row, whose values are given by place or by name."""
 
 
 def single_cases(lab: Laboratory) -> Iterator[Answer]:
@@ -507,10 +512,6 @@ def single_cases(lab: Laboratory) -> Iterator[Answer]:
         def at_once(connection: Connection, row: tuple[Any, ...], text: str = text) -> None:
             connection.execute(text.encode(), row, prepare=True)
 
-        def begun(connection: Connection, row: tuple[Any, ...], text: str = text) -> None:
-            with connection.transaction():
-                connection.execute(text.encode(), row, prepare=True)
-
         def looked_up(
             connection: Connection,
             row: tuple[Any, ...],
@@ -524,20 +525,19 @@ def single_cases(lab: Laboratory) -> Iterator[Answer]:
                 connection.execute(text.encode(), (*row[:-1], found[0]), prepare=True)
 
         ways: dict[str, tuple[str, Write]] = {
-            LIMIT: (LIMIT, begun),
-            "supplied": (GUARD, begun),
-            GUARD: (GUARD, without_link(begun)),
-            GENERIC: (GENERIC, without_link(begun)),
-            STATEMENT: (STATEMENT, without_link(begun)),
+            LIMIT: (LIMIT, begun(text)),
+            "supplied": (GUARD, begun(text)),
+            GUARD: (GUARD, without_link(begun(text))),
+            GENERIC: (GENERIC, without_link(begun(text))),
+            STATEMENT: (STATEMENT, without_link(begun(text))),
             CLIENT: (LIMIT, looked_up),
             f"{LIMIT}{ALONE}": (LIMIT, at_once),
             f"supplied{ALONE}": (GUARD, at_once),
             f"{GUARD}{ALONE}": (GUARD, without_link(at_once)),
         }
         seconds = take_turns(lab, ways, given)
-        databases = {database for database, _ in ways.values()}
-        all_are_linked(lab, databases, title, table)
-        for name in databases:
+        for name in {database for database, _ in ways.values()}:
+            nobody_left(f"single {title}", table, BUT_THE_LATE)(lab.open(name))
             lab.open(name).execute(f"TRUNCATE {table} CASCADE".encode())
         for how, limits in (("", (1.03, budget)), (ALONE, (None, None))):
             medians = {
@@ -556,11 +556,7 @@ def single_updates(lab: Laboratory) -> Iterator[Answer]:
         )
         text = f"UPDATE {table} SET {column} = 'single' WHERE id = %s"  # noqa: S608
 
-        def update(connection: Connection, row: tuple[Any, ...], text: str = text) -> None:
-            with connection.transaction():
-                connection.execute(text.encode(), row, prepare=True)
-
-        seconds = take_turns(lab, {name: (name, update) for name in (LIMIT, GUARD, IDLE)}, found.fetchall())
+        seconds = take_turns(lab, {name: (name, begun(text)) for name in (LIMIT, GUARD, IDLE)}, found.fetchall())
         yield Answer(f"single {title}", 1.05, {name: seconds[name] for name in (LIMIT, GUARD)})
         yield Answer(f"single {title}, {IDLE} instead", None, {LIMIT: seconds[LIMIT], GUARD: seconds[IDLE]})
 
@@ -583,8 +579,8 @@ def single_session(lab: Laboratory) -> Iterator[Answer]:
             connection.execute(text.encode(), row, prepare=True)
 
     seconds = take_turns(lab, {LIMIT: (LIMIT, insert_told), GUARD: (GUARD, without_link(insert_told))}, given)
-    all_are_linked(lab, (LIMIT, GUARD), "session", table)
     for name in (LIMIT, GUARD):
+        nobody_left("single session", table, BUT_THE_LATE)(lab.open(name))
         lab.open(name).execute(f"TRUNCATE {table} CASCADE".encode())
     yield Answer("single session", None, seconds)
 
@@ -622,41 +618,35 @@ def single_late_links(lab: Laboratory) -> Iterator[Answer]:
           "BETWEEN %(at)s::timestamptz - interval '1 hour' AND %(at)s::timestamptz + interval '1 hour'"),
          "name = 'single'"),
     ):  # fmt: skip
-        found = lab.open(LIMIT).execute(
-            "SELECT id, client_account_id, engagement_id, created_at, benchmark.key('master', 0) "  # noqa: S608
-            f"FROM {source} WHERE {name_column} = 'single' ORDER BY created_at".encode()
+        found = (
+            lab.open(LIMIT)
+            .cursor(row_factory=dict_row)
+            .execute(
+                "SELECT id, client_account_id AS client, engagement_id AS engagement, created_at AS at, "  # noqa: S608
+                f"benchmark.key('master', 0) AS link FROM {source} WHERE {name_column} = 'single' ORDER BY at".encode()
+            )
         )
         link = f"UPDATE {source} SET master_flow_id = %(link)s WHERE id = %(id)s"  # noqa: S608
         follow = f"UPDATE {table} SET master_flow_id = %(link)s WHERE {which}"  # noqa: S608
-        ways = {LIMIT: (LIMIT, all_of(link, follow)), GUARD: (GUARD, all_of(link))}
+        ways = {LIMIT: (LIMIT, begun(link, follow)), GUARD: (GUARD, begun(link))}
         seconds = take_turns(lab, ways, found.fetchall())
-        all_are_linked(lab, (LIMIT, GUARD), title, table, written)
+        for name in (LIMIT, GUARD):
+            nobody_left(f"single {title}", table, f"{written} AND master_flow_id IS NULL")(lab.open(name))
         yield Answer(f"single {title}", 2.0, seconds)
 
 
-def all_of(*texts: str) -> Write:
-    """Write by these statements, in a transaction, of a source: its key, tenant, time and link."""
+def begun(*texts: str) -> Write:
+    """Write by these statements, in a transaction begun and committed as drivers do it."""
 
-    def write(connection: Connection, row: tuple[Any, ...]) -> None:
-        values = dict(zip(("id", "client", "engagement", "at", "link"), row, strict=True))
+    def write(connection: Connection, row: Sequence[Any] | Mapping[str, Any]) -> None:
         with connection.transaction():
             for text in texts:
-                connection.execute(text.encode(), values, prepare=True)
+                connection.execute(text.encode(), row, prepare=True)
 
     return write
 
 
-BUT_THE_LATE = "client_account_id <> benchmark.key('client', 0)"
-
-
-def all_are_linked(lab: Laboratory, names: Iterable[str], title: str, table: str, written: str = BUT_THE_LATE) -> None:
-    """Refuse figures of rows that have no link; those of LATE are not meant."""
-    for name in names:
-        left = lab.open(name).execute(
-            f"SELECT count(*) FROM {table} WHERE {written} AND master_flow_id IS NULL".encode()  # noqa: S608
-        )
-        if left.fetchone() != (0,):
-            raise click.ClickException(f"single {title}, {name}: rows of {table} have no link")
+BUT_THE_LATE = "client_account_id <> benchmark.key('client', 0) AND master_flow_id IS NULL"
 
 
 def without_link(write: Write) -> Write:
@@ -664,9 +654,7 @@ def without_link(write: Write) -> Write:
     return lambda connection, row: write(connection, (*row[:-1], None))
 
 
-def take_turns(
-    lab: Laboratory, ways: Mapping[str, tuple[str, Write]], given: Sequence[tuple[Any, ...]]
-) -> dict[str, float]:
+def take_turns(lab: Laboratory, ways: Mapping[str, tuple[str, Write]], given: Sequence[Any]) -> dict[str, float]:
     """Write each row in every way, into the database named, over loopback and in random order; give median seconds."""
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     with ExitStack() as stack:

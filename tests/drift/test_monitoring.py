@@ -162,8 +162,7 @@ def test_psql_asks_them_for_whoever_has_the_role(
                 assert (done.returncode, done.stderr) == (0, ""), file.name
                 assert "import_field_mappings" in done.stdout or file.name not in {"unlinked_rows.sql", "daily.sql"}
         finally:
-            roles = "onlooker" if had_role else "onlooker, flowguard_viewer"
-            run(admin, f"DROP OWNED BY {roles}; DROP ROLE {roles}")
+            run(admin, "DROP OWNED BY onlooker; DROP ROLE onlooker")
 
 
 def test_a_repair_that_runs_is_seen(asked: Asked, engine_db: str) -> None:
