@@ -1,5 +1,6 @@
 -- Deploy pyflowguard:compiler to pg
--- Since 1.1.0 a trigger keeps how it found a link by time, where it is to.
+-- Since 1.1.0 a trigger keeps how it found a link by time, where it is to. Since 1.2.0 a source in time first looks
+-- whether a row waits for it, and rows that follow a reference are found by the reference.
 -- Turns a link and its rules into static PL/pgSQL: the function that fills and checks the link at write time, the one
 -- that finds a link for a row that is there already, and those that let links follow when a source gets its own.
 -- Generated text qualifies everything, operators too, since it runs under whatever search_path the application has.
@@ -1147,12 +1148,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_follow_still$
 -- commit, told by the trigger's argument, is for unlinked rows only: another link may have been set on purpose since.
 -- Where the link of the source is written as it is, a row that has it already is left alone. In observe a repair of all
 -- links comes to a row that has a link by itself, and judges that: it may be an alternate key of the row's own master.
+-- IS TRUE says the same to PostgreSQL but for one thing: it does not take the index on the link. Once all rows are
+-- linked it would expect nothing at that end of it, where there are all that were written and linked since a vacuum;
+-- and it would plan anew at each call.
   SELECT format(CASE
                   WHEN p_rule.kind <> 'reference' THEN '%1$s.%2$I IS NULL'
                   WHEN flowguard._is_direct(p_link, p_rule)
-                  THEN '(%1$s.%2$I IS NULL AND NEW.%4$I IS NOT NULL'
+                  THEN '((%1$s.%2$I IS NULL) IS TRUE AND NEW.%4$I IS NOT NULL'
                        ' OR %5$s%1$s.%2$I %3$s OLD.%4$I AND (NEW.%4$I IS NULL OR NOT NEW.%4$I %3$s OLD.%4$I))'
-                  ELSE '(%1$s.%2$I IS NULL OR TG_NARGS OPERATOR(pg_catalog.=) 0 AND %1$s.%2$I %3$s OLD.%4$I)'
+                  ELSE '((%1$s.%2$I IS NULL) IS TRUE'
+                       ' OR TG_NARGS OPERATOR(pg_catalog.=) 0 AND %1$s.%2$I %3$s OLD.%4$I)'
                 END, p_alias, p_link.link_column, flowguard._equal(p_link.relation, p_link.link_column),
                 p_rule.source_link, CASE WHEN p_link.mode = 'enforce' THEN '' ELSE 'NOT v_repairs_all AND ' END);
 $_follow_still$;
@@ -1168,6 +1173,7 @@ DECLARE
   v_new    text;
   v_limit  text := '';
   v_skip   text := '';
+  v_look   text := '';
   v_update text;
   v_logged text;
   -- A link that is written as it is does not come by a rule by time.
@@ -1184,6 +1190,11 @@ BEGIN
   IF p_rule.kind = 'proximity' THEN
     v_skip := format(E'  IF NEW.%I IS NULL OR NOT (%s) THEN\n    RETURN NULL;\n  END IF;\n', p_rule.source_time,
                      flowguard._time_is_usable('NEW.' || quote_ident(p_rule.source_time)));
+    -- What follows is planned at each call, for PostgreSQL can tell how few rows a window holds only when it knows the
+    -- window. A look for the first of them is planned once, and mostly there is none.
+    v_look := format(E'  PERFORM FROM %s o WHERE %s ORDER BY o.%I LIMIT 1;\n  IF NOT FOUND THEN\n    RETURN NULL;\n'
+                     '  END IF;\n', p_link.relation, flowguard._follow_target(p_link, p_rule, 'o', v_direct),
+                     p_rule.time_column);
   END IF;
   v_new := CASE
              WHEN v_direct THEN format('NEW.%I', p_rule.source_link)
@@ -1240,7 +1251,8 @@ DECLARE
     END IF;
     v_run := flowguard._current_run();
 %12$s  END IF;
-  v_path := flowguard._enter_safe_path(pg_catalog.current_setting('search_path'), pg_catalog.current_schemas(false));
+%16$s  v_path := flowguard._enter_safe_path(pg_catalog.current_setting('search_path'),
+                                       pg_catalog.current_schemas(false));
   IF v_run IS NULL THEN
     %6$s;
   ELSE
@@ -1267,7 +1279,7 @@ $body$, p_link.link_column, flowguard._generated_remark(p_link), p_rule."positio
              WHEN p_link.mode = 'enforce' THEN ''
              ELSE E'    v_repairs_all := v_run IS NOT NULL AND flowguard._repairs_all(v_run);\n' END,
         CASE WHEN v_direct AND p_link.mode <> 'enforce' THEN E'  v_repairs_all boolean := false;\n' ELSE '' END,
-        flowguard._names_check(p_link, 'NULL'), v_kept);
+        flowguard._names_check(p_link, 'NULL'), v_kept, v_look);
 END;
 $_follow_body$;
 COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS

@@ -1,5 +1,8 @@
--- Revert pyflowguard:compiler from pg
--- Goes back to what compiler@v1.0.0 deploys.
+-- Deploy pyflowguard:compiler to pg
+-- Since 1.1.0 a trigger keeps how it found a link by time, where it is to.
+-- Turns a link and its rules into static PL/pgSQL: the function that fills and checks the link at write time, the one
+-- that finds a link for a row that is there already, and those that let links follow when a source gets its own.
+-- Generated text qualifies everything, operators too, since it runs under whatever search_path the application has.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -60,6 +63,27 @@ BEGIN
 END;
 $_rules$;
 COMMENT ON FUNCTION flowguard._rules(flowguard.link) IS 'The rules of a link in order.';
+
+CREATE OR REPLACE FUNCTION flowguard._keeps_provenance(p_link flowguard.link) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_keeps_provenance$
+BEGIN
+  RETURN EXISTS (SELECT FROM flowguard.provenance_link k
+                  WHERE k.relation = p_link.relation AND k.link_column = p_link.link_column)
+     AND EXISTS (SELECT FROM flowguard._rules(p_link) r WHERE r.kind = 'proximity');
+END;
+$_keeps_provenance$;
+COMMENT ON FUNCTION flowguard._keeps_provenance(flowguard.link) IS
+  'Whether the triggers of a link keep how its rules by time found links.';
+
+CREATE OR REPLACE FUNCTION flowguard._counts_candidates(p_link flowguard.link) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_counts_candidates$
+BEGIN
+  RETURN coalesce((SELECT k.count_candidates FROM flowguard.provenance_link k
+                    WHERE k.relation = p_link.relation AND k.link_column = p_link.link_column), false);
+END;
+$_counts_candidates$;
+COMMENT ON FUNCTION flowguard._counts_candidates(flowguard.link) IS
+  'Whether the triggers of a link count all candidates of what they keep.';
 
 CREATE OR REPLACE FUNCTION flowguard._named_columns(p_link flowguard.link) RETURNS TABLE (relation regclass, name name)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_named_columns$
@@ -132,11 +156,11 @@ COMMENT ON FUNCTION flowguard._read_columns(flowguard.link) IS
 
 CREATE OR REPLACE FUNCTION flowguard._row_refs(p_link flowguard.link, p_columns name[], p_style text) RETURNS text[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_row_refs$
--- How generated code names columns of the row that it works for: a trigger by NEW, the finder by parameters.
+-- How generated code names columns of the row that it works for: a trigger by NEW, the finders by parameters.
 BEGIN
   RETURN (SELECT coalesce(array_agg(CASE
                                       WHEN c.name IS NULL THEN NULL
-                                      WHEN p_style = 'finder'
+                                      WHEN p_style IN ('finder', 'kept finder')
                                       THEN '$' || array_position(flowguard._read_columns(p_link), c.name)
                                       ELSE p_style || '.' || quote_ident(c.name)
                                     END ORDER BY c.ordinality), '{}')
@@ -144,7 +168,7 @@ BEGIN
 END;
 $_row_refs$;
 COMMENT ON FUNCTION flowguard._row_refs(flowguard.link, name[], text) IS
-  'How generated code names columns of its row: by parameter in the style "finder", else by the given record.';
+  'How generated code names columns of its row: by parameter in the style of a finder, else by the given record.';
 
 CREATE OR REPLACE FUNCTION flowguard._master_match(p_link flowguard.link, p_style text, p_strict boolean) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_master_match$
@@ -296,8 +320,8 @@ COMMENT ON FUNCTION flowguard._time_is_usable(text) IS
 
 CREATE OR REPLACE FUNCTION flowguard._row_time(p_link flowguard.link, p_rule flowguard.rule, p_style text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_row_time$
--- SQL text: the time of the row. A trigger and the finder look before they ask; a query over many rows cannot.
-  SELECT CASE WHEN p_style IN ('NEW', 'finder') THEN t.ref
+-- SQL text: the time of the row. A trigger and the finders look before they ask; a query over many rows cannot.
+  SELECT CASE WHEN p_style IN ('NEW', 'finder', 'kept finder') THEN t.ref
               ELSE format('CASE WHEN %s THEN %s END', flowguard._time_is_usable(t.ref), t.ref) END
     FROM (SELECT (flowguard._row_refs(p_link, ARRAY[p_rule.time_column], p_style))[1]) AS t (ref);
 $_row_time$;
@@ -476,9 +500,11 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_nearest_looku
 -- not after, the earliest after, the smaller key among equal times, the master. A row of the present has, as a rule,
 -- nothing after it: there the latest row of the whole window is asked for, and one step is enough where it is not
 -- after. Only where the master is missing is the whole question asked again as one query, which passes over such rows.
+-- Where provenance is kept, v_distance is left as well: how far in time the row is that gave the link.
 DECLARE
-  v_time text := (flowguard._row_refs(p_link, ARRAY[p_rule.time_column], p_style))[1];
-  v_from text := flowguard._candidates(p_link, p_rule, p_style);
+  v_time  text := (flowguard._row_refs(p_link, ARRAY[p_rule.time_column], p_style))[1];
+  v_from  text := flowguard._candidates(p_link, p_rule, p_style);
+  v_keeps boolean := p_style <> 'finder' AND flowguard._keeps_provenance(p_link);
 BEGIN
   RETURN format($text$    %2$s
     IF %3$s THEN
@@ -509,8 +535,8 @@ BEGIN
       END IF;
       IF v_reference IS NOT NULL THEN
         v_link := (%11$s);
-        IF v_link IS NULL THEN
-          SELECT x.link INTO v_link FROM (
+%12$s        IF v_link IS NULL THEN
+          SELECT x.link%13$s INTO v_link%14$s FROM (
      %10$s) x;
         END IF;
       END IF;
@@ -519,7 +545,14 @@ $text$, p_rule."position", flowguard._remark(format('rule %s: the row of %s near
         flowguard._time_is_usable(v_time), p_rule.source_link, p_rule.source_time, v_from, v_time,
         flowguard._window_sql(p_rule), flowguard._columns_sql(flowguard._row_key(p_rule.source), 's.'),
         flowguard._nearest_query(p_link, p_rule, p_style),
-        flowguard._master_query(p_link, p_style, 'v_reference'));
+        flowguard._master_query(p_link, p_style, 'v_reference'),
+        CASE WHEN v_keeps
+             THEN format(E'        v_distance := LEAST(%2$s OPERATOR(pg_catalog.-) v_before_%1$s,'
+                         ' v_after_%1$s OPERATOR(pg_catalog.-) %2$s);\n', p_rule."position", v_time) ELSE '' END,
+        CASE WHEN v_keeps
+             THEN format(', GREATEST(%1$s OPERATOR(pg_catalog.-) x.at, x.at OPERATOR(pg_catalog.-) %1$s)', v_time)
+             ELSE '' END,
+        CASE WHEN v_keeps THEN ', v_distance' ELSE '' END);
 END;
 $_nearest_lookup$;
 COMMENT ON FUNCTION flowguard._nearest_lookup(flowguard.link, flowguard.rule, text) IS
@@ -538,9 +571,41 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_lookup_variables$
 $_lookup_variables$;
 COMMENT ON FUNCTION flowguard._lookup_variables(flowguard.link) IS 'Declarations for the text of a link''s look-up.';
 
+CREATE OR REPLACE FUNCTION flowguard._found_variables() RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_found_variables$
+  SELECT E'  v_rule integer;\n  v_distance interval;\n  v_candidates integer;\n';
+$_found_variables$;
+COMMENT ON FUNCTION flowguard._found_variables() IS
+  'Declarations of what the text of a look-up leaves of a rule by time, where that is kept.';
+
+CREATE OR REPLACE FUNCTION flowguard._note_found(p_link flowguard.link, p_rule flowguard.rule, p_style text)
+RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_note_found$
+-- PL/pgSQL text, empty where that is not kept: which rule by time gave v_link, and from how many candidates. Not
+-- counted to the end there are two where one lies before and one after, and else a look for a second one.
+DECLARE
+  v_count text;
+BEGIN
+  IF p_style = 'finder' OR NOT flowguard._keeps_provenance(p_link) THEN
+    RETURN '';
+  END IF;
+  v_count := CASE
+               WHEN flowguard._counts_candidates(p_link)
+               THEN format('(%s)', flowguard._candidate_count(p_link, p_rule, p_style, NULL))
+               ELSE format('CASE WHEN v_before_%1$s IS NOT NULL AND v_after_%1$s IS NOT NULL THEN 2 ELSE (%2$s) END',
+                           p_rule."position", flowguard._candidate_count(p_link, p_rule, p_style, 2))
+             END;
+  RETURN format(E'      IF v_link IS NOT NULL THEN\n        v_rule := %s;\n        v_candidates := %s;\n'
+                '      END IF;\n', p_rule."position", v_count);
+END;
+$_note_found$;
+COMMENT ON FUNCTION flowguard._note_found(flowguard.link, flowguard.rule, text) IS
+  'PL/pgSQL text that notes which rule by time gave a link, where that is kept.';
+
 CREATE OR REPLACE FUNCTION flowguard._lookup(p_link flowguard.link, p_style text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_lookup$
--- PL/pgSQL text that sets v_link to what the first rule yields, NULL for none.
+-- PL/pgSQL text that sets v_link to what the first rule yields, NULL for none. Where provenance is kept, and that is a
+-- rule by time, also v_rule, v_distance and v_candidates, but in the style of the finder that is not asked how.
 -- A reference is read together with its master. Where that had to wait for whoever was re-linking the referenced row,
 -- the master that came with the new link is seen by a later snapshot only: it is asked for once more.
 DECLARE
@@ -553,7 +618,7 @@ BEGIN
   v_find := format('v_link := (%s)', flowguard._master_query(p_link, p_style, 'v_reference'));
   FOR r_rule IN SELECT * FROM flowguard._rules(p_link) LOOP
     IF r_rule.kind = 'session' THEN
-      CONTINUE WHEN p_style = 'finder';
+      CONTINUE WHEN p_style IN ('finder', 'kept finder');
       v_text := v_text || format(
         E'    %s\n'
         '    IF v_ask_session THEN\n'
@@ -621,7 +686,8 @@ BEGIN
           '      END IF;\n',
           flowguard._other_master_query(p_link, r_rule, p_style, 'v_link'));
       END IF;
-      v_text := v_text || E'      EXIT lookup WHEN v_link IS NOT NULL;\n    END IF;\n';
+      v_text := v_text || flowguard._note_found(p_link, r_rule, p_style)
+                       || E'      EXIT lookup WHEN v_link IS NOT NULL;\n    END IF;\n';
     END IF;
   END LOOP;
   RETURN E'  <<lookup>>\n  BEGIN\n' || CASE WHEN v_text = '' THEN E'    NULL;  -- no rule\n' ELSE v_text END
@@ -728,11 +794,57 @@ $_names_check$;
 COMMENT ON FUNCTION flowguard._names_check(flowguard.link, text) IS
   'PL/pgSQL text that fails where a name has passed on to another table or column.';
 
+CREATE OR REPLACE FUNCTION flowguard._keep_into() RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_keep_into$
+  SELECT E'INSERT INTO flowguard.provenance (schema_name, table_name, link_column, row_key, time_column, row_time,\n'
+         '      rule, new_link, distance, candidates, counted)';
+$_keep_into$;
+COMMENT ON FUNCTION flowguard._keep_into() IS
+  'SQL text: the INSERT that keeps how a link was found; _keep_values() are its values.';
+
+CREATE OR REPLACE FUNCTION flowguard._keep_values(
+  p_link flowguard.link, p_row text, p_new_link text, p_rule text, p_found text
+) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_keep_values$
+-- SQL text: the values of an entry, of a row under a prefix, with its link, the rule, and distance and candidates under
+-- another prefix. The time is that of the row that the rule read; one without a zone is kept as if it were of UTC.
+DECLARE
+  v_times   text;
+  v_columns text;
+BEGIN
+  SELECT format(CASE WHEN count(DISTINCT r.time_column) = 1 THEN '%2$s' ELSE 'CASE%1$s END' END,
+                string_agg(format(' WHEN %s OPERATOR(pg_catalog.=) %s THEN %s', p_rule, r."position", t.time), ''
+                           ORDER BY r."position"), min(t.time)),
+         format(CASE WHEN count(DISTINCT r.time_column) = 1 THEN '%2$s' ELSE 'CASE%1$s END' END,
+                string_agg(format(' WHEN %s OPERATOR(pg_catalog.=) %s THEN %L', p_rule, r."position", r.time_column), ''
+                           ORDER BY r."position"), quote_literal(min(r.time_column)))
+    INTO v_times, v_columns
+    FROM flowguard._rules(p_link) r
+   CROSS JOIN LATERAL (
+     SELECT format(CASE WHEN (flowguard._column(p_link.relation, r.time_column)).type = 'timestamp'::regtype
+                     THEN 'pg_catalog.timezone(''UTC''::pg_catalog.text, %s%I)' ELSE '%s%I' END,
+                   p_row, r.time_column)) AS t (time)
+   WHERE r.kind = 'proximity';
+  RETURN (SELECT format(E'%L AS schema_name, %L AS table_name, %L AS link_column,\n'
+                        '           %s AS row_key,\n           %s AS time_column, %s AS row_time,\n'
+                        '           %s AS rule, %s::pg_catalog.text AS new_link, %sdistance AS distance,'
+                        ' %scandidates AS candidates, %s AS counted',
+                        n.nspname, c.relname, p_link.link_column, flowguard._row_key_sql(p_link.relation, p_row),
+                        v_columns, v_times, p_rule, p_new_link, p_found, p_found,
+                        flowguard._counts_candidates(p_link)::text)
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_link.relation);
+END;
+$_keep_values$;
+COMMENT ON FUNCTION flowguard._keep_values(flowguard.link, text, text, text, text) IS
+  'SQL text: what is kept of how a link was found.';
+
 CREATE OR REPLACE FUNCTION flowguard._fill_body(p_link flowguard.link) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_fill_body$
 -- The body of the function of the BEFORE triggers of a link: what the rules yield is the link of the row.
 DECLARE
   v_session text := '';
+  v_found   text := '';
+  v_keep    text := '';
 BEGIN
   IF p_link.paused THEN
     RETURN flowguard._paused_body(p_link, 'NEW');
@@ -741,6 +853,11 @@ BEGIN
     -- A link that is there is one whose row moved to another reference, which it follows.
     v_session := format(E'  v_setting pg_catalog.text;\n  v_ask_session boolean := NEW.%I IS NULL;\n',
                         p_link.link_column);
+  END IF;
+  IF flowguard._keeps_provenance(p_link) THEN
+    v_found := flowguard._found_variables();
+    v_keep := format(E'  IF v_rule IS NOT NULL THEN\n    %s\n    SELECT %s;\n  END IF;\n',
+                     flowguard._keep_into(), flowguard._keep_values(p_link, 'NEW.', 'v_link', 'v_rule', 'v_'));
   END IF;
   RETURN format($body$
 %5$s
@@ -755,11 +872,11 @@ DECLARE
     END IF;
   END IF;
 %4$s  NEW.%1$I := v_link;
-  RETURN NEW;
+%8$s  RETURN NEW;
 END;
-$body$, p_link.link_column, p_link.relation, v_session || flowguard._lookup_variables(p_link),
+$body$, p_link.link_column, p_link.relation, v_session || flowguard._lookup_variables(p_link) || v_found,
          flowguard._lookup(p_link, 'NEW'), flowguard._generated_remark(p_link),
-         flowguard._nullable_type(p_link.relation, p_link.link_column), flowguard._names_check(p_link, 'NEW'));
+         flowguard._nullable_type(p_link.relation, p_link.link_column), flowguard._names_check(p_link, 'NEW'), v_keep);
 END;
 $_fill_body$;
 COMMENT ON FUNCTION flowguard._fill_body(flowguard.link) IS
@@ -776,16 +893,43 @@ $_finder_body$;
 COMMENT ON FUNCTION flowguard._finder_body(flowguard.link) IS
   'The body of the function that finds a link for given columns.';
 
-CREATE OR REPLACE FUNCTION flowguard._finder_signature(p_link flowguard.link) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_finder_signature$
+CREATE OR REPLACE FUNCTION flowguard._kept_finder_body(p_link flowguard.link) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_kept_finder_body$
+  SELECT format(E'\n%4$s\n'
+                '#variable_conflict use_variable\n'
+                'DECLARE\n  v_link      %1$s;\n  v_reference %1$s;\n%3$sBEGIN\n%2$s'
+                '  RETURN ROW(v_link, v_rule, v_distance, v_candidates);\nEND;\n',
+                flowguard._nullable_type(p_link.relation, p_link.link_column),
+                flowguard._lookup(p_link, 'kept finder'),
+                flowguard._lookup_variables(p_link) || flowguard._found_variables(),
+                flowguard._generated_remark(p_link));
+$_kept_finder_body$;
+COMMENT ON FUNCTION flowguard._kept_finder_body(flowguard.link) IS
+  'The body of the function that finds a link for given columns, and tells how.';
+
+CREATE OR REPLACE FUNCTION flowguard._finder_types(p_link flowguard.link) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_finder_types$
 BEGIN
-  RETURN (SELECT format('flowguard.%I(%s)', p_link.stem || '_find', string_agg(t.type_name, ', ' ORDER BY c.n))
+  RETURN (SELECT string_agg(t.type_name, ', ' ORDER BY c.n)
             FROM unnest(flowguard._read_columns(p_link)) WITH ORDINALITY AS c (name, n)
            CROSS JOIN LATERAL (SELECT format_type(a.atttypid, NULL) AS type_name FROM pg_attribute a
                                 WHERE a.attrelid = p_link.relation AND a.attname = c.name) AS t);
 END;
+$_finder_types$;
+COMMENT ON FUNCTION flowguard._finder_types(flowguard.link) IS 'The parameter types of a link''s finders.';
+
+CREATE OR REPLACE FUNCTION flowguard._finder_signature(p_link flowguard.link) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_finder_signature$
+  SELECT format('flowguard.%I(%s)', p_link.stem || '_find', flowguard._finder_types(p_link));
 $_finder_signature$;
 COMMENT ON FUNCTION flowguard._finder_signature(flowguard.link) IS 'Name and parameter types of a link''s finder.';
+
+CREATE OR REPLACE FUNCTION flowguard._kept_finder_signature(p_link flowguard.link) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_kept_finder_signature$
+  SELECT format('flowguard.%I(%s)', p_link.stem || '_find_kept', flowguard._finder_types(p_link));
+$_kept_finder_signature$;
+COMMENT ON FUNCTION flowguard._kept_finder_signature(flowguard.link) IS
+  'Name and parameter types of the finder that tells how it found a link.';
 
 CREATE OR REPLACE FUNCTION flowguard._has_finder(p_link flowguard.link) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_has_finder$
@@ -800,6 +944,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_find_call$
                 flowguard._columns_sql(flowguard._read_columns(p_link), p_prefix));
 $_find_call$;
 COMMENT ON FUNCTION flowguard._find_call(flowguard.link, text) IS 'SQL text: what the rules yield for a row.';
+
+CREATE OR REPLACE FUNCTION flowguard._find_kept_call(p_link flowguard.link, p_prefix text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_find_kept_call$
+  SELECT format('flowguard.%I(%s)' || E'\n                   AS k (link %s, rule integer, distance interval, '
+                'candidates integer)',
+                p_link.stem || '_find_kept', flowguard._columns_sql(flowguard._read_columns(p_link), p_prefix),
+                flowguard._nullable_type(p_link.relation, p_link.link_column));
+$_find_kept_call$;
+COMMENT ON FUNCTION flowguard._find_kept_call(flowguard.link, text) IS
+  'SQL text for FROM: what the rules yield for a row, and how a rule by time found it.';
 
 CREATE OR REPLACE FUNCTION flowguard._is_trusted(p_role oid) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_trusted$
@@ -860,6 +1014,8 @@ DECLARE
   v_declared   text := '';
   v_again      text := '';
   v_missing    text := '';
+  v_keeps      boolean := flowguard._keeps_provenance(p_link);
+  v_type       text := flowguard._nullable_type(p_link.relation, p_link.link_column);
 BEGIN
   IF p_link.paused THEN
     RETURN flowguard._paused_body(p_link, 'NULL');
@@ -873,20 +1029,32 @@ BEGIN
     END IF;
   END IF;
   IF flowguard._has_finder(p_link) THEN
-    v_declared := format(E'  v_link %s;\n  v_path pg_catalog.text;\n',
-                         flowguard._nullable_type(p_link.relation, p_link.link_column)) || v_declared;
+    v_declared := format(E'  v_link %s;\n  v_path pg_catalog.text;\n', v_type) || v_declared;
+    IF v_keeps THEN
+      v_declared := v_declared || format(E'  v_found %s;\n', v_type) || flowguard._found_variables();
+    END IF;
     -- A trigger of the application may turn the row away or take the link off again. Its write is then taken back: it
     -- would be looked at at commit in turn, without end.
-    v_again := format(E'  v_link := %s;\n  IF v_link IS NOT NULL THEN\n    BEGIN\n'
+    v_again := format(E'  %s;\n  IF v_link IS NOT NULL THEN\n    BEGIN\n'
                       '      v_path := flowguard._enter_safe_path(pg_catalog.current_setting(''search_path''),'
                       ' pg_catalog.current_schemas(false));\n'
                       '      UPDATE %s c SET %I = v_link WHERE %s AND c.%I IS NULL RETURNING c.%I INTO v_link;\n'
-                      '      IF v_link IS NOT NULL THEN\n        PERFORM flowguard._leave_safe_path(v_path);\n'
+                      '      IF v_link IS NOT NULL THEN\n%s        PERFORM flowguard._leave_safe_path(v_path);\n'
                       '        RETURN NULL;\n      END IF;\n'
                       '      RAISE SQLSTATE ''FG999'';\n    EXCEPTION WHEN SQLSTATE ''FG999'' THEN\n      NULL;\n'
                       '    END;\n  END IF;\n',
-                      flowguard._find_call(p_link, 'NEW.'), p_link.relation, p_link.link_column,
-                      flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'), p_link.link_column, p_link.link_column);
+                      CASE WHEN v_keeps
+                           THEN 'SELECT k.link, k.link, k.rule, k.distance, k.candidates'
+                                ' INTO v_link, v_found, v_rule, v_distance, v_candidates'
+                                || E'\n    FROM ' || flowguard._find_kept_call(p_link, 'NEW.')
+                           ELSE 'v_link := ' || flowguard._find_call(p_link, 'NEW.') END,
+                      p_link.relation, p_link.link_column,
+                      flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'), p_link.link_column, p_link.link_column,
+                      CASE WHEN v_keeps
+                           THEN format(E'        IF v_rule IS NOT NULL AND v_link %s v_found THEN\n'
+                                       '          %s\n    SELECT %s;\n        END IF;\n',
+                                       flowguard._equal(p_link.relation, p_link.link_column), flowguard._keep_into(),
+                                       flowguard._keep_values(p_link, 'NEW.', 'v_link', 'v_rule', 'v_')) ELSE '' END);
   END IF;
   RETURN format($body$
 %3$s
@@ -1002,6 +1170,10 @@ DECLARE
   v_skip   text := '';
   v_update text;
   v_logged text;
+  -- A link that is written as it is does not come by a rule by time.
+  v_keeps  boolean := NOT v_direct AND flowguard._keeps_provenance(p_link);
+  v_moved  text;
+  v_kept   text := '';
 BEGIN
   IF p_link.paused THEN
     RETURN flowguard._paused_body(p_link, 'NULL');
@@ -1015,26 +1187,45 @@ BEGIN
   END IF;
   v_new := CASE
              WHEN v_direct THEN format('NEW.%I', p_rule.source_link)
+             WHEN v_keeps THEN 'k.link'
              ELSE flowguard._find_call(p_link, 'o.')
            END;
   -- OFFSET 0 keeps the finder from being asked once for each place where its answer is used.
   v_logged := format(
     E'UPDATE %1$s c SET %2$I = f.new_link\n'
-    '      FROM (SELECT %3$s, o.%2$I AS old_link, %4$s AS new_link\n'
-    '              FROM %1$s o\n'
+    '      FROM (SELECT %3$s, o.%2$I AS old_link, %4$s AS new_link%10$s\n'
+    '              FROM %1$s o%11$s\n'
     '             WHERE %5$s%6$s OFFSET 0) f\n'
     '     WHERE %7$s AND %8$s\n'
     '       AND (f.new_link IS NOT NULL OR f.old_link IS NOT NULL)\n'
     '       AND (f.new_link IS NULL OR f.old_link IS NULL OR NOT f.new_link %9$s f.old_link)',
     p_link.relation, p_link.link_column, flowguard._columns_sql(flowguard._row_key(p_link.relation), 'o.'), v_new,
     flowguard._follow_target(p_link, p_rule, 'o', v_direct), v_limit,
-    flowguard._same_row_sql(p_link.relation, 'c.', 'f.'), flowguard._follow_still(p_link, p_rule, 'c'), v_equal);
+    flowguard._same_row_sql(p_link.relation, 'c.', 'f.'), flowguard._follow_still(p_link, p_rule, 'c'), v_equal,
+    CASE WHEN v_keeps THEN ', k.rule AS found_rule, k.distance AS found_distance, k.candidates AS found_candidates'
+         ELSE '' END,
+    CASE WHEN v_keeps THEN E'\n             CROSS JOIN LATERAL ' || flowguard._find_kept_call(p_link, 'o.')
+         ELSE '' END);
   v_update := CASE
                 WHEN v_direct AND v_limit = ''
                 THEN format('UPDATE %s c SET %I = %s WHERE %s', p_link.relation, p_link.link_column, v_new,
                             flowguard._follow_target(p_link, p_rule, 'c', v_direct))
                 ELSE v_logged
               END;
+  v_moved := format('%s AS row_key, f.old_link, c.%I AS new_link', flowguard._row_key_sql(p_link.relation, 'c.'),
+                    p_link.link_column);
+  IF v_keeps THEN
+    -- Of a row of which a trigger of the application made something else, nothing is kept.
+    v_moved := format('%s, f.old_link, c.%I %s f.new_link AS is_found',
+                      flowguard._keep_values(p_link, 'c.', 'c.' || quote_ident(p_link.link_column), 'f.found_rule',
+                                             'f.found_'), p_link.link_column, v_equal);
+    v_kept := flowguard._keep_into()
+              || E'\n    SELECT m.schema_name, m.table_name, m.link_column, m.row_key, m.time_column, m.row_time,\n'
+                 '           m.rule, m.new_link, m.distance, m.candidates, m.counted\n'
+                 '      FROM moved m WHERE m.rule IS NOT NULL AND m.is_found';
+    v_update := format(E'WITH moved AS (\n    %s\n      RETURNING %s\n    )\n    %s', v_logged, v_moved, v_kept);
+    v_kept := format(E', kept AS (\n    %s\n    )', v_kept);
+  END IF;
   RETURN format($body$
 %2$s
 #variable_conflict use_variable
@@ -1055,8 +1246,8 @@ DECLARE
   ELSE
     WITH moved AS (
     %7$s
-      RETURNING %8$s AS row_key, f.old_link, c.%1$I AS new_link
-    )
+      RETURNING %8$s
+    )%15$s
     INSERT INTO flowguard.repair_change (run_id, schema_name, table_name, link_column, row_key, kind, rule, old_link,
       new_link)
     SELECT v_run, %9$L, %10$L, %11$L, m.row_key, 'followed', %3$s,
@@ -1067,8 +1258,7 @@ DECLARE
   RETURN NULL;
 END;
 $body$, p_link.link_column, flowguard._generated_remark(p_link), p_rule."position", p_rule.source, v_skip, v_update,
-        v_logged,
-        flowguard._row_key_sql(p_link.relation, 'c.'),
+        v_logged, v_moved,
         (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = p_link.relation),
         (SELECT c.relname FROM pg_class c WHERE c.oid = p_link.relation), p_link.link_column,
         -- A repair of all links comes to these rows itself, when all their sources are in place.
@@ -1077,21 +1267,13 @@ $body$, p_link.link_column, flowguard._generated_remark(p_link), p_rule."positio
              WHEN p_link.mode = 'enforce' THEN ''
              ELSE E'    v_repairs_all := v_run IS NOT NULL AND flowguard._repairs_all(v_run);\n' END,
         CASE WHEN v_direct AND p_link.mode <> 'enforce' THEN E'  v_repairs_all boolean := false;\n' ELSE '' END,
-        flowguard._names_check(p_link, 'NULL'));
+        flowguard._names_check(p_link, 'NULL'), v_kept);
 END;
 $_follow_body$;
 COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS
   'The body of the trigger function on a rule''s source that lets links follow it.';
 
-DROP FUNCTION IF EXISTS flowguard._find_kept_call(flowguard.link, text);
-DROP FUNCTION IF EXISTS flowguard._finder_types(flowguard.link);
-DROP FUNCTION IF EXISTS flowguard._kept_finder_signature(flowguard.link);
-DROP FUNCTION IF EXISTS flowguard._kept_finder_body(flowguard.link);
-DROP FUNCTION IF EXISTS flowguard._keep_values(flowguard.link, text, text, text, text);
-DROP FUNCTION IF EXISTS flowguard._keep_into();
-DROP FUNCTION IF EXISTS flowguard._found_variables();
-DROP FUNCTION IF EXISTS flowguard._note_found(flowguard.link, flowguard.rule, text);
-DROP FUNCTION IF EXISTS flowguard._counts_candidates(flowguard.link);
-DROP FUNCTION IF EXISTS flowguard._keeps_provenance(flowguard.link);
+SELECT flowguard._close_to_public();
+SELECT flowguard._grant_engine();
 
 COMMIT;

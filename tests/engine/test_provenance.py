@@ -667,21 +667,29 @@ def test_the_two_roles(app: Connection, roles: Any) -> None:  # noqa: ANN401  co
 # --- There and back
 
 
-def test_an_upgrade_from_1_0_0_writes_the_same_functions(empty_db: str) -> None:
-    """Byte for byte: for a link that keeps nothing there is nothing to do."""
+def missing(connection: Connection) -> list[str]:
+    """Give the statements that guard() would run for all links."""
+    plans = "SELECT p.statement FROM flowguard.link l CROSS JOIN flowguard.guard_plan(l.relation, l.link_column) p"
+    return [statement for (statement,) in rows(connection, plans)]
+
+
+def test_an_upgrade_writes_the_same_functions(empty_db: str) -> None:
+    """Byte for byte: 1.1.0 leaves nothing to do for a link that keeps nothing, 1.2.0 how links follow."""
     changes.deploy(empty_db, to="@v1.0.0")
     with psycopg.connect(empty_db, autocommit=True) as connection:
         run(connection, WORLDS[0].ddl)
         run(connection, WORLDS[0].registration)
         for _ in range(2):  # what one link made, another may need
             run(connection, "SELECT flowguard.guard(relation, link_column) FROM flowguard.link")
+        changes.deploy(empty_db, to="@v1.1.0")
+        assert missing(connection) == []
+        changes.deploy(empty_db)
+        found = [statement.split("(")[0].split()[-1] for statement in missing(connection)]
+        assert found
+        assert [name for name in found if not re.search(r"_follow_\d+$", name)] == []
+        run(connection, "SELECT flowguard.guard(relation, link_column) FROM flowguard.link")
         before = functions(connection)
         assert any("_find(" in name for name in before)
-        changes.deploy(empty_db)
-        plans = rows(
-            connection, "SELECT p.* FROM flowguard.link l CROSS JOIN flowguard.guard_plan(l.relation, l.link_column) p"
-        )
-        assert plans == []
         run(connection, "SELECT flowguard.keep_provenance(relation, link_column) FROM flowguard.link")
         run(connection, "SELECT flowguard.guard(relation, link_column) FROM flowguard.link")
         assert functions(connection) != before
