@@ -363,11 +363,11 @@ def test_a_source_that_becomes_a_candidate_links_rows(app: Connection, change: s
 
 def test_a_nearer_source_that_comes_later_moves_nothing(app: Connection) -> None:
     run(app, "INSERT INTO event VALUES (50, 1, 1, 'live', '2025-01-01 00:00Z')")
-    run(app, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01 00:30Z')")
+    run(app, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01 00:30Z'), (2, 1, '2025-01-01 01:10Z')")
     run(app, "INSERT INTO event VALUES (51, 1, 2, 'live', '2025-01-01 00:30Z')")
-    assert links(app, "probe") == {1: 1}
+    assert links(app, "probe") == {1: 1, 2: 2}  # the second one waited
     run(app, "UPDATE event SET flow = 3")
-    assert links(app, "probe") == {1: 1}
+    assert links(app, "probe") == {1: 1, 2: 2}
 
 
 def test_a_source_that_touches_nothing_of_interest_writes_no_row(app: Connection) -> None:
