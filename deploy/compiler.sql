@@ -1285,7 +1285,32 @@ $_follow_body$;
 COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS
   'The body of the trigger function on a rule''s source that lets links follow it.';
 
+CREATE OR REPLACE FUNCTION flowguard._renew_functions() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_renew_functions$
+-- Functions only: no table is locked. A link that cannot be renewed, as its functions are another role's or a table of
+-- it is gone, keeps no other from it, nor the engine from its upgrade.
+DECLARE
+  v_link flowguard.link;
+BEGIN
+  PERFORM flowguard._serialize();
+  FOR v_link IN SELECT l.* FROM flowguard.link l WHERE l.guarded ORDER BY l.stem LOOP
+    BEGIN
+      PERFORM flowguard._replace_functions(v_link);
+    EXCEPTION WHEN OTHERS THEN
+      RAISE WARNING 'flowguard: link %.% stays guarded by the functions that it has: %', v_link.relation,
+        quote_ident(v_link.link_column), SQLERRM
+        USING DETAIL = 'This release writes them otherwise. They work on as they did.',
+              HINT = format('Call flowguard.guard(%L, %L) as the role that owns them and the table.',
+                            v_link.relation, v_link.link_column);
+    END;
+  END LOOP;
+END;
+$_renew_functions$;
+COMMENT ON FUNCTION flowguard._renew_functions() IS
+  'Writes the functions of all guarded links as this release writes them; warns of a link for which that fails.';
+
 SELECT flowguard._close_to_public();
 SELECT flowguard._grant_engine();
+SELECT flowguard._renew_functions();
 
 COMMIT;

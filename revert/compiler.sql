@@ -1,4 +1,5 @@
--- Deploy pyflowguard:compiler to pg
+-- Revert pyflowguard:compiler from pg
+-- Goes back to what compiler@v1.1.0 deploys, and to what that generates.
 -- Since 1.1.0 a trigger keeps how it found a link by time, where it is to.
 -- Turns a link and its rules into static PL/pgSQL: the function that fills and checks the link at write time, the one
 -- that finds a link for a row that is there already, and those that let links follow when a source gets its own.
@@ -1275,5 +1276,7 @@ COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS
 
 SELECT flowguard._close_to_public();
 SELECT flowguard._grant_engine();
+SELECT flowguard._renew_functions();
+DROP FUNCTION IF EXISTS flowguard._renew_functions();
 
 COMMIT;

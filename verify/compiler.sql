@@ -63,8 +63,9 @@ SELECT 'flowguard._kept_finder_body(flowguard.link)'::regprocedure;
 SELECT 'flowguard._kept_finder_signature(flowguard.link)'::regprocedure;
 SELECT 'flowguard._finder_types(flowguard.link)'::regprocedure;
 SELECT 'flowguard._find_kept_call(flowguard.link, text)'::regprocedure;
+SELECT 'flowguard._renew_functions()'::regprocedure;
 
--- What is new since 1.1.0 is within functions.
+-- What else is new since 1.1.0 is within functions.
 SELECT 1 / count(*) FROM pg_proc
  WHERE oid = 'flowguard._follow_still(flowguard.link, flowguard.rule, text)'::regprocedure
    AND strpos(prosrc, 'IS TRUE') > 0;

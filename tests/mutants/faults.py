@@ -476,7 +476,7 @@ LATE_LINKING = [
     ),
     Fault(
         name="rows that follow are found by the index on the link",
-        breaks="A late link reads all rows that were written without one since the last vacuum, and is planned each time.",
+        breaks="A late link reads all rows that were written without one since the last vacuum.",
         design="4 budget",
         file="compiler.sql",
         find="  THEN '((%1$s.%2$I IS NULL) IS TRUE AND NEW.%4$I IS NOT NULL'\n",
