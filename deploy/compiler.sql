@@ -957,32 +957,65 @@ COMMENT ON FUNCTION flowguard._find_kept_call(flowguard.link, text) IS
   'SQL text for FROM: what the rules yield for a row, and how a rule by time found it.';
 
 CREATE OR REPLACE FUNCTION flowguard._is_trusted(p_role oid) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_trusted$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_is_trusted$
 -- Whoever may act as the current role anyway, or owns the database. 0 is PUBLIC; pg_database_owner is its owner.
-  SELECT p_role <> 0 AND (pg_has_role(p_role, current_user, 'MEMBER')
-                          OR p_role IN ('pg_database_owner'::regrole, d.datdba))
-    FROM pg_database d WHERE d.datname = current_database();
+BEGIN
+  IF p_role = 0 THEN
+    RETURN false;
+  END IF;
+  IF pg_has_role(p_role, current_user, 'MEMBER') OR p_role = 'pg_database_owner'::regrole THEN
+    RETURN true;
+  END IF;
+  RETURN p_role = (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database());
+END;
 $_is_trusted$;
 COMMENT ON FUNCTION flowguard._is_trusted(oid) IS
   'Whether what a role makes may be run with the rights of the current one.';
 
 CREATE OR REPLACE FUNCTION flowguard._safe_path(p_schemas name[]) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_safe_path$
--- Of the schemas of a path those in which nobody else can create anything; temporary tables last.
-  SELECT concat_ws(', ', string_agg(quote_ident(n.nspname), ', ' ORDER BY s.n), 'pg_temp')
-    FROM unnest(p_schemas) WITH ORDINALITY AS s (name, n)
-    JOIN pg_namespace n ON n.nspname = s.name AND n.oid <> pg_my_temp_schema()
-   WHERE NOT EXISTS (SELECT FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
-                      WHERE a.privilege_type = 'CREATE' AND NOT flowguard._is_trusted(a.grantee))
-     AND flowguard._is_trusted(n.nspowner);
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $_safe_path$
+-- Of the schemas of a path those in which nobody else can create anything; temporary tables last. Called at each write
+-- of a source by another role: PL/pgSQL plans it once for a session, and most schemas are the current role's.
+BEGIN
+  RETURN (SELECT concat_ws(', ', string_agg(quote_ident(n.nspname), ', '
+                                            ORDER BY array_position(p_schemas, n.nspname)), 'pg_temp')
+            FROM pg_namespace n
+           WHERE n.nspname = ANY (p_schemas) AND n.oid <> pg_my_temp_schema()
+             AND CASE WHEN pg_has_role(n.nspowner, current_user, 'MEMBER') THEN true
+                      ELSE flowguard._is_trusted(n.nspowner) END
+             AND NOT EXISTS (SELECT FROM aclexplode(n.nspacl) a
+                              WHERE a.privilege_type = 'CREATE' AND NOT flowguard._is_trusted(a.grantee)));
+END;
 $_safe_path$;
 COMMENT ON FUNCTION flowguard._safe_path(name[]) IS
   'A search_path without the schemas in which others could put what the current role would then run.';
 
+CREATE OR REPLACE FUNCTION flowguard._enter_path(p_indent text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_enter_path$
+-- SQL text of generated code that is about to write an application table with the rights of its owner for whoever else
+-- writes now: the application's triggers must not find there what a writer put in their way. It stands in the code
+-- itself, since PostgreSQL plans anew what is called under now this path, now that one.
+  SELECT replace(E'~IF NOT pg_catalog.pg_has_role(session_user, current_user, ''MEMBER'') THEN\n'
+                 '~  v_path := pg_catalog.current_setting(''search_path'');\n'
+                 '~  PERFORM pg_catalog.set_config(''search_path'','
+                 ' flowguard._safe_path(pg_catalog.current_schemas(false)), true);\n'
+                 '~END IF;\n', '~', p_indent);
+$_enter_path$;
+COMMENT ON FUNCTION flowguard._enter_path(text) IS
+  'SQL text that keeps what a writer put into the search_path from being run as the owner.';
+
+CREATE OR REPLACE FUNCTION flowguard._leave_path(p_indent text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_leave_path$
+  SELECT replace(E'~IF v_path IS NOT NULL THEN\n'
+                 '~  v_path := pg_catalog.set_config(''search_path'', v_path, true);\n'
+                 '~END IF;\n', '~', p_indent);
+$_leave_path$;
+COMMENT ON FUNCTION flowguard._leave_path(text) IS
+  'SQL text that goes back to the search_path of before _enter_path().';
+
 CREATE OR REPLACE FUNCTION flowguard._enter_safe_path(p_path text, p_schemas name[]) RETURNS text
 LANGUAGE plpgsql AS $_enter_safe_path$
--- Called by generated code that writes an application table with the rights of its owner for whoever else writes now:
--- the application's triggers must not find there what a writer put in their way. Returns the path to go back to, NULL
+-- Called by code that releases before 1.2.0 have generated; see _enter_path(). Returns the path to go back to, NULL
 -- where the session's own user may act as the owner anyway. No SET: the path is to stay.
 BEGIN
   IF pg_catalog.pg_has_role(session_user, current_user, 'MEMBER') THEN
@@ -1037,10 +1070,8 @@ BEGIN
     -- A trigger of the application may turn the row away or take the link off again. Its write is then taken back: it
     -- would be looked at at commit in turn, without end.
     v_again := format(E'  %s;\n  IF v_link IS NOT NULL THEN\n    BEGIN\n'
-                      '      v_path := flowguard._enter_safe_path(pg_catalog.current_setting(''search_path''),'
-                      ' pg_catalog.current_schemas(false));\n'
-                      '      UPDATE %s c SET %I = v_link WHERE %s AND c.%I IS NULL RETURNING c.%I INTO v_link;\n'
-                      '      IF v_link IS NOT NULL THEN\n%s        PERFORM flowguard._leave_safe_path(v_path);\n'
+                      '%s      UPDATE %s c SET %I = v_link WHERE %s AND c.%I IS NULL RETURNING c.%I INTO v_link;\n'
+                      '      IF v_link IS NOT NULL THEN\n%s%s'
                       '        RETURN NULL;\n      END IF;\n'
                       '      RAISE SQLSTATE ''FG999'';\n    EXCEPTION WHEN SQLSTATE ''FG999'' THEN\n      NULL;\n'
                       '    END;\n  END IF;\n',
@@ -1049,13 +1080,14 @@ BEGIN
                                 ' INTO v_link, v_found, v_rule, v_distance, v_candidates'
                                 || E'\n    FROM ' || flowguard._find_kept_call(p_link, 'NEW.')
                            ELSE 'v_link := ' || flowguard._find_call(p_link, 'NEW.') END,
-                      p_link.relation, p_link.link_column,
+                      flowguard._enter_path('      '), p_link.relation, p_link.link_column,
                       flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'), p_link.link_column, p_link.link_column,
                       CASE WHEN v_keeps
                            THEN format(E'        IF v_rule IS NOT NULL AND v_link %s v_found THEN\n'
                                        '          %s\n    SELECT %s;\n        END IF;\n',
                                        flowguard._equal(p_link.relation, p_link.link_column), flowguard._keep_into(),
-                                       flowguard._keep_values(p_link, 'NEW.', 'v_link', 'v_rule', 'v_')) ELSE '' END);
+                                       flowguard._keep_values(p_link, 'NEW.', 'v_link', 'v_rule', 'v_')) ELSE '' END,
+                      flowguard._leave_path('        '));
   END IF;
   RETURN format($body$
 %3$s
@@ -1174,6 +1206,9 @@ DECLARE
   v_limit  text := '';
   v_skip   text := '';
   v_look   text := '';
+  v_target text;
+  v_order  name;
+  v_one    text;
   v_update text;
   v_logged text;
   -- A link that is written as it is does not come by a rule by time.
@@ -1190,11 +1225,24 @@ BEGIN
   IF p_rule.kind = 'proximity' THEN
     v_skip := format(E'  IF NEW.%I IS NULL OR NOT (%s) THEN\n    RETURN NULL;\n  END IF;\n', p_rule.source_time,
                      flowguard._time_is_usable('NEW.' || quote_ident(p_rule.source_time)));
-    -- What follows is planned at each call, for PostgreSQL can tell how few rows a window holds only when it knows the
-    -- window. A look for the first of them is planned once, and mostly there is none.
+  END IF;
+  -- Mostly no row waits. A look for the first one is planned once and takes a step in an index, while the UPDATE is set
+  -- up for each call and, by time, planned anew: how few rows a window holds PostgreSQL can tell only of that window.
+  -- The look goes by the index whatever the statistics say, for that gives the order; = ANY, since of rows with one
+  -- value there would be none.
+  v_target := flowguard._follow_target(p_link, p_rule, 'o', v_direct);
+  v_order := p_rule.time_column;
+  IF p_rule.kind = 'reference' AND (flowguard._column(p_link.relation, p_rule.via_column)).type
+                                   = ANY ('{uuid,bigint,integer,text}'::regtype[]) THEN
+    v_order := p_rule.via_column;
+    v_one := format('o.%I %s NEW.%I', p_rule.via_column, flowguard._equal(p_link.relation, p_rule.via_column),
+                    p_rule.source_key);
+    v_target := format('o.%I OPERATOR(pg_catalog.=) ANY (ARRAY[NEW.%I])%s', p_rule.via_column, p_rule.source_key,
+                       substr(v_target, length(v_one) + 1));
+  END IF;
+  IF v_order IS NOT NULL THEN
     v_look := format(E'  PERFORM FROM %s o WHERE %s ORDER BY o.%I LIMIT 1;\n  IF NOT FOUND THEN\n    RETURN NULL;\n'
-                     '  END IF;\n', p_link.relation, flowguard._follow_target(p_link, p_rule, 'o', v_direct),
-                     p_rule.time_column);
+                     '  END IF;\n', p_link.relation, v_target, v_order);
   END IF;
   v_new := CASE
              WHEN v_direct THEN format('NEW.%I', p_rule.source_link)
@@ -1251,9 +1299,7 @@ DECLARE
     END IF;
     v_run := flowguard._current_run();
 %12$s  END IF;
-%16$s  v_path := flowguard._enter_safe_path(pg_catalog.current_setting('search_path'),
-                                       pg_catalog.current_schemas(false));
-  IF v_run IS NULL THEN
+%16$s%17$s  IF v_run IS NULL THEN
     %6$s;
   ELSE
     WITH moved AS (
@@ -1266,8 +1312,7 @@ DECLARE
            m.old_link::pg_catalog.text, m.new_link::pg_catalog.text
       FROM moved m;
   END IF;
-  PERFORM flowguard._leave_safe_path(v_path);
-  RETURN NULL;
+%18$s  RETURN NULL;
 END;
 $body$, p_link.link_column, flowguard._generated_remark(p_link), p_rule."position", p_rule.source, v_skip, v_update,
         v_logged, v_moved,
@@ -1279,7 +1324,8 @@ $body$, p_link.link_column, flowguard._generated_remark(p_link), p_rule."positio
              WHEN p_link.mode = 'enforce' THEN ''
              ELSE E'    v_repairs_all := v_run IS NOT NULL AND flowguard._repairs_all(v_run);\n' END,
         CASE WHEN v_direct AND p_link.mode <> 'enforce' THEN E'  v_repairs_all boolean := false;\n' ELSE '' END,
-        flowguard._names_check(p_link, 'NULL'), v_kept, v_look);
+        flowguard._names_check(p_link, 'NULL'), v_kept, v_look,
+        flowguard._enter_path('  '), flowguard._leave_path('  '));
 END;
 $_follow_body$;
 COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS

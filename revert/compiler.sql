@@ -1278,5 +1278,7 @@ SELECT flowguard._close_to_public();
 SELECT flowguard._grant_engine();
 SELECT flowguard._renew_functions();
 DROP FUNCTION IF EXISTS flowguard._renew_functions();
+DROP FUNCTION IF EXISTS flowguard._leave_path(text);
+DROP FUNCTION IF EXISTS flowguard._enter_path(text);
 
 COMMIT;

@@ -63,6 +63,8 @@ SELECT 'flowguard._kept_finder_body(flowguard.link)'::regprocedure;
 SELECT 'flowguard._kept_finder_signature(flowguard.link)'::regprocedure;
 SELECT 'flowguard._finder_types(flowguard.link)'::regprocedure;
 SELECT 'flowguard._find_kept_call(flowguard.link, text)'::regprocedure;
+SELECT 'flowguard._enter_path(text)'::regprocedure;
+SELECT 'flowguard._leave_path(text)'::regprocedure;
 SELECT 'flowguard._renew_functions()'::regprocedure;
 
 -- What else is new since 1.1.0 is within functions.

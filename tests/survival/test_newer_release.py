@@ -222,12 +222,13 @@ def test_what_generated_code_calls_is_known(app: Connection) -> None:
     """Between `deploy` and `guard` code of the older release calls the newer engine: these stay, parameters and all."""
     assert {text for (text,) in rows(app, CALLED)} == {
         "flowguard._current_run()",
-        "flowguard._enter_safe_path(text,name[])",
         "flowguard._is_privileged(text)",
-        "flowguard._leave_safe_path(text)",
         "flowguard._names_hold(text,regclass[],name[],name[],regclass[],name[])",
         "flowguard._refuse_setting(text,text,text,text)",
         "flowguard._refuse_tenantless(regclass,name,jsonb)",
         "flowguard._refuse_unlinked(regclass,name,jsonb)",
         "flowguard._repairs_all(bigint)",
+        "flowguard._safe_path(name[])",
     }
+    for of_1_1_0 in ("_enter_safe_path(text,name[])", "_leave_safe_path(text)"):
+        assert one(app, "SELECT to_regprocedure(%s) IS NOT NULL", f"flowguard.{of_1_1_0}")
