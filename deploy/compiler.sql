@@ -8,6 +8,29 @@
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+-- Which links are guarded by what the engine of before writes for them: these are renewed in the end. Whatever guard()
+-- was not called for since is left to it.
+DO $current$
+DECLARE
+  v_link  flowguard.link;
+  v_stems text[] := '{}';
+BEGIN
+  PERFORM flowguard._serialize();
+  FOR v_link IN SELECT l.* FROM flowguard.link l WHERE l.guarded LOOP
+    BEGIN
+      IF flowguard._is_alive(v_link) AND NOT EXISTS (
+           SELECT FROM flowguard._wanted_functions(v_link) f
+            WHERE flowguard._function_status(f.signature, f.is_definer, f.body) <> 'installed') THEN
+        v_stems := v_stems || v_link.stem::text;
+      END IF;
+    EXCEPTION WHEN OTHERS THEN
+      CONTINUE;  -- told in the end, as it stays out of the list
+    END;
+  END LOOP;
+  PERFORM set_config('flowguard.renew', v_stems::text, true);
+END;
+$current$;
+
 CREATE OR REPLACE FUNCTION flowguard._match_tenants(
   p_left regclass, p_left_columns name[], p_left_prefix text,
   p_right regclass, p_right_columns name[], p_right_refs text[], p_strict boolean
@@ -1331,32 +1354,43 @@ $_follow_body$;
 COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS
   'The body of the trigger function on a rule''s source that lets links follow it.';
 
-CREATE OR REPLACE FUNCTION flowguard._renew_functions() RETURNS void
+CREATE OR REPLACE FUNCTION flowguard._renew_functions(p_stems text[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_renew_functions$
--- Functions only: no table is locked. A link that cannot be renewed, as its functions are another role's or a table of
--- it is gone, keeps no other from it, nor the engine from its upgrade.
+-- Functions only: no table is locked. A link that cannot be renewed, as its functions are another role's or guard() was
+-- not called since it was changed, keeps no other from it, nor the engine from its upgrade.
 DECLARE
-  v_link flowguard.link;
+  v_link   flowguard.link;
+  v_reason text;
 BEGIN
-  PERFORM flowguard._serialize();
   FOR v_link IN SELECT l.* FROM flowguard.link l WHERE l.guarded ORDER BY l.stem LOOP
+    CONTINUE WHEN NOT flowguard._is_alive(v_link);  -- which is a finding already
+    v_reason := NULL;
     BEGIN
-      PERFORM flowguard._replace_functions(v_link);
+      IF v_link.stem = ANY (p_stems) THEN
+        PERFORM flowguard._replace_functions(v_link);
+      ELSIF EXISTS (SELECT FROM flowguard._wanted_functions(v_link) f
+                     WHERE flowguard._function_status(f.signature, f.is_definer, f.body) <> 'installed') THEN
+        v_reason := 'they were not as its rules and its mode say before';
+      END IF;
     EXCEPTION WHEN OTHERS THEN
+      v_reason := SQLERRM;
+    END;
+    IF v_reason IS NOT NULL THEN
       RAISE WARNING 'flowguard: link %.% stays guarded by the functions that it has: %', v_link.relation,
-        quote_ident(v_link.link_column), SQLERRM
+        quote_ident(v_link.link_column), v_reason
         USING DETAIL = 'This release writes them otherwise. They work on as they did.',
               HINT = format('Call flowguard.guard(%L, %L) as the role that owns them and the table.',
                             v_link.relation, v_link.link_column);
-    END;
+    END IF;
   END LOOP;
 END;
 $_renew_functions$;
-COMMENT ON FUNCTION flowguard._renew_functions() IS
-  'Writes the functions of all guarded links as this release writes them; warns of a link for which that fails.';
+COMMENT ON FUNCTION flowguard._renew_functions(text[]) IS
+  'Writes the functions of guarded links, told by their stems, as this release writes them; warns of a link whose '
+  'functions stay otherwise.';
 
 SELECT flowguard._close_to_public();
 SELECT flowguard._grant_engine();
-SELECT flowguard._renew_functions();
+SELECT flowguard._renew_functions(current_setting('flowguard.renew')::text[]);
 
 COMMIT;

@@ -8,6 +8,29 @@
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+-- Which links are guarded by what the engine of before writes for them: these are renewed in the end. Whatever guard()
+-- was not called for since is left to it.
+DO $current$
+DECLARE
+  v_link  flowguard.link;
+  v_stems text[] := '{}';
+BEGIN
+  PERFORM flowguard._serialize();
+  FOR v_link IN SELECT l.* FROM flowguard.link l WHERE l.guarded LOOP
+    BEGIN
+      IF flowguard._is_alive(v_link) AND NOT EXISTS (
+           SELECT FROM flowguard._wanted_functions(v_link) f
+            WHERE flowguard._function_status(f.signature, f.is_definer, f.body) <> 'installed') THEN
+        v_stems := v_stems || v_link.stem::text;
+      END IF;
+    EXCEPTION WHEN OTHERS THEN
+      CONTINUE;  -- told in the end, as it stays out of the list
+    END;
+  END LOOP;
+  PERFORM set_config('flowguard.renew', v_stems::text, true);
+END;
+$current$;
+
 CREATE OR REPLACE FUNCTION flowguard._match_tenants(
   p_left regclass, p_left_columns name[], p_left_prefix text,
   p_right regclass, p_right_columns name[], p_right_refs text[], p_strict boolean
@@ -1276,8 +1299,14 @@ COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS
 
 SELECT flowguard._close_to_public();
 SELECT flowguard._grant_engine();
-SELECT flowguard._renew_functions();
-DROP FUNCTION IF EXISTS flowguard._renew_functions();
+DO $renew$
+BEGIN
+  IF to_regprocedure('flowguard._renew_functions(text[])') IS NOT NULL THEN  -- else this ran before
+    PERFORM flowguard._renew_functions(current_setting('flowguard.renew')::text[]);
+  END IF;
+END;
+$renew$;
+DROP FUNCTION IF EXISTS flowguard._renew_functions(text[]);
 DROP FUNCTION IF EXISTS flowguard._leave_path(text);
 DROP FUNCTION IF EXISTS flowguard._enter_path(text);
 

@@ -65,7 +65,7 @@ SELECT 'flowguard._finder_types(flowguard.link)'::regprocedure;
 SELECT 'flowguard._find_kept_call(flowguard.link, text)'::regprocedure;
 SELECT 'flowguard._enter_path(text)'::regprocedure;
 SELECT 'flowguard._leave_path(text)'::regprocedure;
-SELECT 'flowguard._renew_functions()'::regprocedure;
+SELECT 'flowguard._renew_functions(text[])'::regprocedure;
 
 -- What else is new since 1.1.0 is within functions.
 SELECT 1 / count(*) FROM pg_proc

@@ -61,24 +61,34 @@ def test_who_calls_guard_does_not_own_the_table(world: World, connect: Connect, 
 
 
 @reaches(("_renew_functions", "stays guarded by"))
-def test_an_upgrade_cannot_renew_functions_of_another_role(world: World, connect: Connect, tell: Teller) -> None:
+@pytest.mark.parametrize(
+    ("stems", "reason"),
+    [
+        ("{child_flow,probe_flow}", "must be owner of function child_flow_fill"),
+        ("{probe_flow}", "they were not as its rules and its mode say before"),
+    ],
+    ids=["owner", "altered"],
+)
+def test_an_upgrade_cannot_renew_all_functions(
+    world: World, connect: Connect, tell: Teller, stems: str, reason: str
+) -> None:
     dsn = world("observe")
     owner, admin = connect(dsn, "app_owner"), connect(dsn, "postgres")
     older = "EXECUTE replace(pg_get_functiondef('flowguard.{}_flow_fill'::regproc), 'BEGIN', 'BEGIN -- older')"
     run(owner, f"DO $$ BEGIN {older.format('child')}; {older.format('probe')}; END $$")
     run(admin, f"ALTER FUNCTION flowguard.child_flow_fill() OWNER TO {DEPUTY}")
+    renew = f"SELECT flowguard._renew_functions('{stems}')"
     try:
-        said = tell(hear(owner, "SELECT flowguard._renew_functions()"), "stays guarded")
+        said = tell(hear(owner, renew), "stays guarded")
         assert normal(str(said)) == (
-            "WARNING: flowguard: link public.child.flow stays guarded by the functions that it has: "
-            "must be owner of function child_flow_fill "
+            f"WARNING: flowguard: link public.child.flow stays guarded by the functions that it has: {reason} "
             "DETAIL: This release writes them otherwise. They work on as they did. "
             "HINT: Call flowguard.guard('public.child', 'flow') as the role that owns them and the table."
         )
         # The other one is renewed.
         assert rows(owner, "SELECT flowguard.guard('probe', 'flow')") == []
         assert rows(admin, "SELECT flowguard.guard('public.child', 'flow')") != []
-        assert hear(owner, "SELECT flowguard._renew_functions()") == []
+        assert hear(owner, renew) == []
     finally:
         run(admin, f"REASSIGN OWNED BY {DEPUTY} TO app_owner")
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import psycopg
 import pytest
 from acceptance.command import in_migration
+from engine.tables import guarded
 from releases.record import release_tags
-from releases.stay import TABLES, upgraded
+from releases.stay import TABLES, schema, upgraded
 from repair.calls import dump
 
 from pyflowguard import changes, database
 from pyflowguard.errors import ScriptFailed
 from pyflowguard.plan import read_plan
+
+if TYPE_CHECKING:
+    from conftest import TestPostgresql
 
 PLAN = read_plan()
 RELEASES = release_tags(PLAN)
@@ -55,3 +61,27 @@ def test_nothing_of_a_later_release_is_taken_for_deployed(empty_db: str, tag: st
                 continue
         passed.append(change.name)
     assert passed == []
+
+
+def test_scripts_of_the_last_release_bear_a_second_run(empty_db: str, postgresql: TestPostgresql) -> None:
+    """After a kill between a script and its record it is run once more."""
+    before, last = RELEASES[-2:]
+    new = PLAN.changes[PLAN.index_of(f"@{before}") + 1 : PLAN.index_of(f"@{last}") + 1]
+    changes.deploy(empty_db, to=f"@{before}")
+    with psycopg.connect(empty_db, autocommit=True) as connection:
+        guarded(connection)
+    older = schema(postgresql, empty_db)
+    for _ in range(2):
+        changes.deploy(empty_db, to=f"@{last}")
+        newer = schema(postgresql, empty_db)
+        assert newer != older
+        with database.connect(empty_db) as connection:
+            for change in new:
+                database.run_script(connection, PLAN.deploy_file(change), action=f"deploying {change.name} again")
+        assert schema(postgresql, empty_db) == newer
+        changes.revert(empty_db, to=f"@{before}")
+        assert schema(postgresql, empty_db) == older
+        with database.connect(empty_db) as connection:
+            for change in reversed(new):
+                database.run_script(connection, PLAN.revert_file(change), action=f"reverting {change.name} again")
+        assert schema(postgresql, empty_db) == older

@@ -16,11 +16,12 @@ import psycopg
 import pytest
 from changesets import NEWER, write_newer_release
 from engine.postgres import Connection, one, rows, run
-from engine.tables import LINKS, guarded
+from engine.tables import LINKS, guard, guarded
 from engine.test_guard import plan
 from waiting import wait_until
 
 from pyflowguard import changes, online
+from pyflowguard.database import Notice
 from pyflowguard.errors import PlanDiverged
 from pyflowguard.health import check
 from pyflowguard.plan import read_plan
@@ -181,6 +182,48 @@ def test_an_upgrade_renews_what_1_1_0_has_generated_while_others_write(empty_db:
                 assert (rows(connection, GENERATED) == before) is is_older
                 assert outdated(connection) == {}
                 write_on(told)
+
+
+PENDING = {
+    "a rule": "ALTER TABLE probe ADD parent integer; "
+    "SELECT flowguard.add_reference_rule('probe', 'parent', 'parent', source_link => 'flow', agree => false, "
+    "link_column => 'flow')",
+    "another source": "ALTER TABLE probe ADD parent integer; SELECT flowguard.drop_rule('probe', 1, 'flow'); "
+    "SELECT flowguard.add_reference_rule('probe', 'parent', 'parent', source_link => 'flow', agree => false, "
+    "\"position\" => 1, link_column => 'flow')",
+    "a mode": "SELECT flowguard.set_mode('probe', 'enforce', 'flow', online => true)",
+    "provenance": "SELECT flowguard.keep_provenance('probe', 'flow')",
+}
+"""What is registered, and waits for guard()."""
+
+
+@pytest.mark.parametrize("change", PENDING.values(), ids=PENDING)
+@pytest.mark.parametrize("back", [False, True], ids=["upgrade", "way back"])
+def test_an_upgrade_leaves_to_guard_what_that_was_not_called_for(empty_db: str, change: str, back: bool) -> None:
+    """Else functions would not be those that the triggers call, or be there without the rights of who guarded."""
+    changes.deploy(empty_db, to=None if back else "@v1.1.0")
+    with psycopg.connect(empty_db, autocommit=True) as connection:
+        guarded(connection)
+        run(connection, change)
+        before = dict(rows(connection, GENERATED))
+        said: list[Notice] = []
+        if back:
+            changes.revert(empty_db, to="@v1.1.0", on_notice=said.append)
+        else:
+            changes.deploy(empty_db, on_notice=said.append)
+        after = dict(rows(connection, GENERATED))
+        assert {name for name in after if "probe" in name and after[name] != before.get(name)} == set()
+        assert {name for name in after if "child" in name and after[name] != before[name]} != set()
+        warned = [str(notice) for notice in said if notice.severity == "WARNING"]
+        assert len(warned) == 1
+        assert "link public.probe.flow stays guarded by the functions that it has" in warned[0]
+        run(connection, "INSERT INTO event VALUES (1, 1, 1, 'live', '2025-01-01')")
+        run(connection, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01 00:30')")
+        assert one(connection, "SELECT flow FROM probe") == 1
+        guard(connection, "probe")
+        assert outdated(connection) == {}
+        run(connection, "INSERT INTO probe (id, tenant, at) VALUES (2, 1, '2025-01-01 00:30')")
+        assert one(connection, "SELECT flow FROM probe WHERE id = 2") == 1
 
 
 def test_triggers_that_another_statement_made_are_made_anew_while_others_write(app: Connection) -> None:
