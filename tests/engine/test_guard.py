@@ -150,7 +150,10 @@ def test_reverting_the_engine_under_guarded_links_is_refused_while_they_work(
 def test_a_revert_waits_for_a_link_that_is_being_guarded(db: Connection) -> None:
     create(db)
     register(db)
-    waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'flowguard.link'::regclass AND NOT granted)"
+    waits = (
+        "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+        "WHERE d.datname = current_database() AND NOT l.granted)"
+    )
     with psycopg.connect(db.info.dsn) as guarding:
         guard(guarding, "parent")
         with beside(lambda: changes.revert(make_conninfo(db.info.dsn, options="-c lock_timeout=20s"))) as reverted:
