@@ -1251,8 +1251,8 @@ BEGIN
   END IF;
   -- Mostly no row waits. A look for the first one is planned once and takes a step in an index, while the UPDATE is set
   -- up for each call and, by time, planned anew: how few rows a window holds PostgreSQL can tell only of that window.
-  -- The look goes by the index whatever the statistics say, for that gives the order; = ANY, since of rows with one
-  -- value there would be none.
+  -- The look asks for the order that the index gives, or it would read a large table for rows of which statistics
+  -- promise many; = ANY, since rows with one value have no order.
   v_target := flowguard._follow_target(p_link, p_rule, 'o', v_direct);
   v_order := p_rule.time_column;
   IF p_rule.kind = 'reference' AND (flowguard._column(p_link.relation, p_rule.via_column)).type
