@@ -614,7 +614,7 @@ def single_late_links(lab: Laboratory) -> Iterator[Answer]:
         ("late link by reference", "migration.data_imports", "import_name", "migration.raw_import_records",
          "data_import_id = %(id)s", "row_number < 0"),
         ("late link by time", "migration.discovery_flows", "flow_name", "migration.assets",
-         ("client_account_id = %(client)s AND engagement_id = %(engagement)s AND created_at "
+         ("client_account_id = %(client)s AND engagement_id = %(engagement)s AND master_flow_id IS NULL AND created_at "
           "BETWEEN %(at)s::timestamptz - interval '1 hour' AND %(at)s::timestamptz + interval '1 hour'"),
          "name = 'single'"),
     ):  # fmt: skip
