@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import psycopg
 import pytest
 from engine.postgres import Connection, one, rows, run
 from engine.tables import guarded as guard_tables
@@ -64,6 +65,28 @@ def test_late_links_all_the_way_down(app: Connection) -> None:
     run(app, "UPDATE parent SET flow = 1")
     assert log(app) == [("PARENT", 10, None, 1), ("CHILD", 20, None, 1), ("GRANDCHILD", 30, None, 1)]
     kept(app)
+
+
+def test_the_path_is_worked_out_where_rows_follow_and_nowhere_else(
+    app: Connection, as_role: Callable[[str, str], str]
+) -> None:
+    """A role that may not act as the owner: what its path may hold is asked of the catalog."""
+    run(app, "INSERT INTO parent VALUES (10, 1)")
+    run(app, "INSERT INTO child (id, tenant, parent) SELECT n, 1, 10 FROM generate_series(20, 24) AS n")
+    run(app, "INSERT INTO grandchild (id, tenant, child) VALUES (30, 1, 20)")
+    run(
+        app,
+        "GRANT USAGE ON SCHEMA app TO pg_monitor; GRANT SELECT, UPDATE ON parent TO pg_monitor; "
+        "GRANT INSERT ON log TO pg_monitor",
+    )
+    with psycopg.connect(as_role(app.info.dsn, "postgres")) as other:
+        run(other, "SET track_functions = 'all'; SET search_path = app; SET SESSION AUTHORIZATION pg_monitor")
+        run(other, "UPDATE parent SET flow = 1")
+        # For the children of the parent and the grandchild of one of them; four have none.
+        calls = "SELECT pg_stat_get_xact_function_calls('flowguard._safe_path(name[])'::regprocedure)"
+        run(other, "RESET SESSION AUTHORIZATION")
+        assert one(other, calls) == 2
+    assert links(app, "grandchild") == {30: 1}
 
 
 def test_the_second_look_at_commit(app: Connection, session: Callable[[Connection], Connection]) -> None:
