@@ -1,6 +1,6 @@
 """How much the tests with random input try: a little and always the same in CI, much and always new every night.
 
-HYPOTHESIS_PROFILE=nightly, which `make nightly` sets, chooses the second; HYPOTHESIS_PROFILE=few a third of the first,
+HYPOTHESIS_PROFILE=nightly, which `make nightly` sets, chooses the second; HYPOTHESIS_PROFILE=few a sixth of the first,
 for one more server in the same run of CI.
 """
 
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 NAME = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 EXAMPLES = 60
-FEWER = 3
+FEWER = 6
 """One in so many of them is tried where there are to be few."""
 
 settings.register_profile(
