@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from engine.postgres import Connection, one, refused, rows, run
 from engine.tables import Guarded, add_links, add_reference, create, guard, link, links, register
+from engine.tables import guarded as guard_tables
 
 
 @pytest.fixture
@@ -19,6 +20,14 @@ def app(guarded: Guarded) -> Connection:
     connection = guarded()
     chain(connection)
     return connection
+
+
+@pytest.fixture
+def own(db: Connection) -> Connection:
+    """The same in a database of its own, whose tables a test may alter."""
+    guard_tables(db)
+    chain(db)
+    return db
 
 
 def chain(connection: Connection, flow: int | None = None) -> None:
@@ -87,8 +96,9 @@ def test_an_update_that_leaves_the_link_alone_writes_nothing_else(app: Connectio
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["the only rule", "a later rule"])
-def test_rows_that_follow_are_found_by_their_reference(app: Connection, direct: bool) -> None:
+def test_rows_that_follow_are_found_by_their_reference(own: Connection, direct: bool) -> None:
     """Not by the index on the link: that holds each row that was written without one until the table is vacuumed."""
+    app = own
     if not direct:
         run(app, "ALTER TABLE grandchild ADD other integer")
         add_reference(app, "grandchild", "other", "parent", position=1, agree=False)
@@ -391,8 +401,9 @@ def statements(app: Connection, table: str) -> Callable[[], int]:
     return lambda: int(one(app, "SELECT count(*) FROM statement"))
 
 
-def test_a_source_in_time_for_which_no_row_waits_updates_none(app: Connection) -> None:
+def test_a_source_in_time_for_which_no_row_waits_updates_none(own: Connection) -> None:
     """Not even no rows: what finds them is planned at each call, for a window's rows depend on the window."""
+    app = own
     count = statements(app, "probe")
     run(
         app,
