@@ -998,14 +998,13 @@ COMMENT ON FUNCTION flowguard._is_trusted(oid) IS
 CREATE OR REPLACE FUNCTION flowguard._safe_path(p_schemas name[]) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $_safe_path$
 -- Of the schemas of a path those in which nobody else can create anything; temporary tables last. Called at each write
--- of a source by another role: PL/pgSQL plans it once for a session, and most schemas are the current role's.
+-- of a source by another role: PL/pgSQL plans it once for a session.
 BEGIN
   RETURN (SELECT concat_ws(', ', string_agg(quote_ident(n.nspname), ', '
                                             ORDER BY array_position(p_schemas, n.nspname)), 'pg_temp')
             FROM pg_namespace n
            WHERE n.nspname = ANY (p_schemas) AND n.oid <> pg_my_temp_schema()
-             AND CASE WHEN pg_has_role(n.nspowner, current_user, 'MEMBER') THEN true
-                      ELSE flowguard._is_trusted(n.nspowner) END
+             AND flowguard._is_trusted(n.nspowner)
              AND NOT EXISTS (SELECT FROM aclexplode(n.nspacl) a
                               WHERE a.privilege_type = 'CREATE' AND NOT flowguard._is_trusted(a.grantee)));
 END;

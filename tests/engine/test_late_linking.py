@@ -98,25 +98,24 @@ def test_an_update_that_leaves_the_link_alone_writes_nothing_else(app: Connectio
 @pytest.mark.parametrize("direct", [True, False], ids=["the only rule", "a later rule"])
 def test_rows_that_follow_are_found_by_their_reference(own: Connection, direct: bool) -> None:
     """Not by the index on the link: that holds each row that was written without one until the table is vacuumed."""
-    app = own
     if not direct:
-        run(app, "ALTER TABLE grandchild ADD other integer")
-        add_reference(app, "grandchild", "other", "parent", position=1, agree=False)
-        guard(app)
-    run(app, "INSERT INTO parent SELECT n, 1, 1 FROM generate_series(1000, 1300) AS n")
-    run(app, "INSERT INTO child (id, tenant, parent) SELECT n, 1, n FROM generate_series(1000, 1300) AS n")
-    run(app, "INSERT INTO grandchild (id, tenant, child) SELECT n, 1, n FROM generate_series(1000, 1300) AS n")
-    set_parent(app, 1)
-    run(app, "DELETE FROM grandchild WHERE flow IS NULL; ANALYZE parent, child, grandchild")  # all rows are linked
+        run(own, "ALTER TABLE grandchild ADD other integer")
+        add_reference(own, "grandchild", "other", "parent", position=1, agree=False)
+        guard(own)
+    run(own, "INSERT INTO parent SELECT n, 1, 1 FROM generate_series(1000, 1300) AS n")
+    run(own, "INSERT INTO child (id, tenant, parent) SELECT n, 1, n FROM generate_series(1000, 1300) AS n")
+    run(own, "INSERT INTO grandchild (id, tenant, child) SELECT n, 1, n FROM generate_series(1000, 1300) AS n")
+    set_parent(own, 1)
+    run(own, "DELETE FROM grandchild WHERE flow IS NULL; ANALYZE parent, child, grandchild")  # all rows are linked
     for n in range(20, 30):  # as often as PostgreSQL takes to make up its mind
-        with app.transaction():
-            run(app, "INSERT INTO parent VALUES (%s, 1)", n)
-            run(app, "INSERT INTO child (id, tenant, parent) VALUES (%s, 1, %s)", n * 10, n)
-            run(app, "INSERT INTO grandchild (id, tenant, child) VALUES (%s, 1, %s)", n * 10, n * 10)
-            before = [one(app, SCANS, index) for index in ("child_flow", "grandchild_flow")]
-            run(app, "UPDATE parent SET flow = 1 WHERE id = %s", n)
-            assert [one(app, SCANS, index) for index in ("child_flow", "grandchild_flow")] == before
-        assert one(app, "SELECT count(*) FROM grandchild WHERE flow IS NULL") == 0
+        with own.transaction():
+            run(own, "INSERT INTO parent VALUES (%s, 1)", n)
+            run(own, "INSERT INTO child (id, tenant, parent) VALUES (%s, 1, %s)", n * 10, n)
+            run(own, "INSERT INTO grandchild (id, tenant, child) VALUES (%s, 1, %s)", n * 10, n * 10)
+            before = [one(own, SCANS, index) for index in ("child_flow", "grandchild_flow")]
+            run(own, "UPDATE parent SET flow = 1 WHERE id = %s", n)
+            assert [one(own, SCANS, index) for index in ("child_flow", "grandchild_flow")] == before
+        assert one(own, "SELECT count(*) FROM grandchild WHERE flow IS NULL") == 0
 
 
 SCANS = "SELECT pg_stat_get_xact_numscans(('flowguard_' || %s || '_idx')::regclass)"
@@ -403,19 +402,18 @@ def statements(app: Connection, table: str) -> Callable[[], int]:
 
 def test_a_source_in_time_for_which_no_row_waits_updates_none(own: Connection) -> None:
     """Not even no rows: what finds them is planned at each call, for a window's rows depend on the window."""
-    app = own
-    count = statements(app, "probe")
+    count = statements(own, "probe")
     run(
-        app,
+        own,
         "INSERT INTO probe (id, tenant, flow, at) VALUES (1, 1, 1, '2025-01-01'), (2, 2, NULL, '2025-01-01'), "
         "(3, 1, NULL, '2025-01-01 01:00:00.000001Z')",
     )
-    run(app, "INSERT INTO event VALUES (50, 1, NULL, 'live', '2025-01-01 00:00Z')")
-    run(app, "UPDATE event SET flow = 1")
-    assert (count(), links(app, "probe")) == (0, {1: 1, 2: None, 3: None})
-    run(app, "UPDATE event SET at = at + '1 us'::interval")
+    run(own, "INSERT INTO event VALUES (50, 1, NULL, 'live', '2025-01-01 00:00Z')")
+    run(own, "UPDATE event SET flow = 1")
+    assert (count(), links(own, "probe")) == (0, {1: 1, 2: None, 3: None})
+    run(own, "UPDATE event SET at = at + '1 us'::interval")
     assert count() > 0
-    assert links(app, "probe") == {1: 1, 2: None, 3: 1}
+    assert links(own, "probe") == {1: 1, 2: None, 3: 1}
 
 
 @pytest.mark.parametrize("kind", ["integer", "bigint", "text", "uuid", "numeric"])
