@@ -151,9 +151,10 @@ def throwaway_server(
 def new_cluster(
     bindir: Path, settings: Mapping[str, str], *, password: str | None = None, parent: Path | None = None
 ) -> Cluster:
-    """Make a directory for a server, in `parent` or where temporary files are, and say how to fill and run it.
+    """Choose a directory for a server, in `parent` or where temporary files are, and say how to fill and run it.
 
-    Its Unix socket is in `socket` below it. Over TCP it trusts everyone, unless a password is given.
+    Nothing is made yet: what the watchdog alone makes, it can remove, whenever this process ends. The server's Unix
+    socket will be in `socket` below the directory. Over TCP it trusts everyone, unless a password is given.
     """
     if not (bindir / "initdb").is_file() or not (bindir / "postgres").is_file():
         raise ServerFailed(f"There is no PostgreSQL server in {bindir}: initdb and postgres are expected.")
@@ -163,27 +164,21 @@ def new_cluster(
     remove = []
     if account is not None and not _is_executable_by(account, bindir / "initdb"):
         sources = _movable(bindir)
-        programs = Path(tempfile.mkdtemp(prefix="pyflowguard-", dir=temporary))
-        programs.chmod(0o711)
+        programs = _new_name(temporary)
         remove.append(str(programs))
         # psql and its like find libpq by the way from one to the other, so the copy keeps it
         copy = [(str(source), str(programs / source.relative_to(sources[0].parents[1]))) for source in sources]
         bindir = programs / sources[0].relative_to(sources[0].parents[1]) / "bin"
-    directory = Path(tempfile.mkdtemp(prefix="pyflowguard-", dir=parent or temporary))
+    directory = _new_name(parent or temporary)
     remove.append(str(directory))
     data = directory / "data"
-    if account is not None:
-        directory.chmod(0o711)
+    secret = None
     initdb = [*_initdb_command(bindir, data), "--auth-local=trust"]
     if password is None:
         initdb.append("--auth-host=trust")
     else:
-        password_file = directory / "password"
-        password_file.touch(mode=0o600)
-        password_file.write_text(password + "\n")
-        if account is not None:
-            os.chown(password_file, account.uid, account.gid)
-        initdb += ["--auth-host=scram-sha-256", f"--pwfile={password_file}"]
+        secret = (str(directory / "password"), password)
+        initdb += ["--auth-host=scram-sha-256", f"--pwfile={secret[0]}"]
     options = {
         "listen_addresses": "127.0.0.1",
         "unix_socket_directories": str(directory / "socket"),
@@ -196,6 +191,8 @@ def new_cluster(
     for name, value in options.items():
         postgres += ["-c", f"{name}={value}"]
     order = Order(
+        make=[*remove],
+        secret=secret,
         copy=copy,
         own=[str(data), str(directory / "socket")],
         prepare=[initdb],
@@ -207,6 +204,11 @@ def new_cluster(
         remove=remove,
     )
     return Cluster(bindir, directory, order)
+
+
+def _new_name(parent: str | Path) -> Path:
+    """Name a directory that nobody has and nobody can guess."""
+    return Path(parent) / f"pyflowguard-{secrets.token_hex(8)}"
 
 
 @contextmanager

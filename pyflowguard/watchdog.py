@@ -30,8 +30,13 @@ _PR_SET_PDEATHSIG = 1  # Linux, <sys/prctl.h>
 
 
 class Order(TypedDict):
-    """What to run. Commands run as `uid` and `gid`, if given; the port is appended to the server's."""
+    """What to make and run. Commands run as `uid` and `gid`, if given; the port is appended to the server's.
 
+    `make` are directories that only we write to, `secret` is a file to make there and the line for it.
+    """
+
+    make: list[str]
+    secret: tuple[str, str] | None
     copy: list[tuple[str, str]]
     own: list[str]
     prepare: list[list[str]]
@@ -82,7 +87,7 @@ class Watchdog:
         finally:
             self._stop()
             for path in self.order["remove"]:
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
 
     def _on_signal(self, *_: object) -> None:
         self.signalled = True
@@ -112,13 +117,22 @@ class Watchdog:
 
     def _prepare(self) -> None:
         os.umask(0o022)
+        uid, gid = self.order["uid"], self.order["gid"]
+        for path in self.order["make"]:
+            Path(path).mkdir(mode=0o700 if uid is None else 0o711, exist_ok=True)
+        if self.order["secret"] is not None:
+            file, line = self.order["secret"]
+            Path(file).touch(mode=0o600)
+            Path(file).write_text(line + "\n")
+            if uid is not None and gid is not None:
+                os.chown(file, uid, gid)
         for source, target in self.order["copy"]:
             shutil.copytree(source, target)
             _let_others_read(Path(target))
         for path in self.order["own"]:
             Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self.order["uid"] is not None and self.order["gid"] is not None:
-                os.chown(path, self.order["uid"], self.order["gid"])
+            if uid is not None and gid is not None:
+                os.chown(path, uid, gid)
         for command in self.order["prepare"]:
             with Path(self.order["log"]).open("ab") as log:
                 process = self._spawn(command, log)
@@ -167,6 +181,16 @@ class Watchdog:
                 self.server.wait(_STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
                 continue
+
+
+def _remove(path: str) -> None:
+    """Remove a directory; a process that has just been stopped may still be writing to it, so more than once."""
+    deadline = time.monotonic() + _STOP_TIMEOUT
+    while Path(path).exists():
+        shutil.rmtree(path, ignore_errors=True)
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.02)
 
 
 def _let_others_read(top: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,17 @@ with throwaway_server() as server:
     print(server.directory, server.pid, flush=True)
     {then}
 """
+
+
+@pytest.fixture
+def shared_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Make the directory for temporary files: short, for the socket in it, and open to the server's own user."""
+    with tempfile.TemporaryDirectory(prefix="server-", dir="/tmp") as name:
+        shared = Path(name)
+        shared.chmod(0o711)
+        monkeypatch.setenv("TMPDIR", name)
+        monkeypatch.setattr("tempfile.tempdir", None)
+        yield shared
 
 
 def is_running(pid: int) -> bool:
@@ -89,28 +101,22 @@ def test_nothing_is_left_when_the_parent_ends(
     assert_gone(directory, pid)
 
 
-def test_nothing_is_left_when_the_parent_is_killed_while_the_server_starts(tmp_path: Path) -> None:
-    for delay in (0.15, 0.3, 0.5):
-        with subprocess.Popen(
-            [sys.executable, "-c", PARENT.format(then="time.sleep(60)")],
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, "TMPDIR": str(shared_directory(tmp_path))},
-        ) as parent:
-            time.sleep(delay)
-            parent.kill()
+@pytest.mark.parametrize("delay", [0, 0.15, 0.5])
+def test_nothing_is_left_when_the_parent_is_killed_while_the_server_starts(
+    shared_directory: Path, delay: float
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(then="time.sleep(60)")], stdout=subprocess.DEVNULL
+    ) as parent:
         deadline = time.monotonic() + 15
-        while left := list((tmp_path / "shared").glob("pyflowguard-*/*")):
+        while not list(shared_directory.glob("pyflowguard-*")):  # tempfile tries out a file of its own before
+            assert time.monotonic() < deadline, "it makes no directory here"
+            time.sleep(0.005)
+        time.sleep(delay)
+        parent.kill()
+        while left := list(shared_directory.iterdir()):
             assert time.monotonic() < deadline, left
             time.sleep(0.05)
-
-
-def shared_directory(tmp_path: Path) -> Path:
-    """Make a directory that the server's own user can enter too."""
-    shared = tmp_path / "shared"
-    shared.mkdir(exist_ok=True)
-    for path in (shared, tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        path.chmod(path.stat().st_mode | 0o011)
-    return shared
 
 
 def test_the_server_ends_with_its_watchdog(
@@ -189,9 +195,7 @@ def test_a_wheel_that_its_user_cannot_reach_is_copied(tmp_path: Path) -> None:
     assert not running.directory.exists()
 
 
-def test_a_server_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(shared_directory(tmp_path)))
-    monkeypatch.setattr("tempfile.tempdir", None)
+def test_a_server_that_does_not_start_says_why(tmp_path: Path, shared_directory: Path) -> None:
     with (
         pytest.raises(ServerFailed, match='unrecognized configuration parameter "nonsense"'),
         server.throwaway_server(settings={"nonsense": "1"}),
@@ -202,7 +206,18 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pyte
         server.throwaway_server(bindir=tmp_path / "nowhere"),
     ):
         pass
-    assert list(shared_directory(tmp_path).iterdir()) == []
+    assert list(shared_directory.iterdir()) == []
+
+
+def test_nothing_is_made_before_there_is_a_watchdog_to_remove_it(shared_directory: Path) -> None:
+    """Whoever is interrupted, or killed, between the two leaves nothing behind."""
+    cluster = server.new_cluster(server.wheel_bindir(), {}, password="secret")  # noqa: S106
+    assert cluster.directory.parent == shared_directory
+    assert list(shared_directory.iterdir()) == []
+    with server.watched_server(cluster.order):
+        assert cluster.directory.stat().st_mode & 0o066 == 0
+        assert (cluster.directory / "password").stat().st_mode & 0o077 == 0
+    assert list(shared_directory.iterdir()) == []
 
 
 def test_a_missing_wheel_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
