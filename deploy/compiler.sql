@@ -864,11 +864,13 @@ COMMENT ON FUNCTION flowguard._keep_values(flowguard.link, text, text, text, tex
 
 CREATE OR REPLACE FUNCTION flowguard._fill_body(p_link flowguard.link) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_fill_body$
--- The body of the function of the BEFORE triggers of a link: what the rules yield is the link of the row.
+-- The body of the function of the BEFORE triggers of a link: what the rules yield is the link of the row. Whether an
+-- update of a row without a link concerns it is asked here: PostgreSQL reads a WHEN anew for each statement.
 DECLARE
   v_session text := '';
   v_found   text := '';
   v_keep    text := '';
+  v_moved   text := flowguard._moved_sql(p_link.relation, flowguard._read_columns(p_link));
 BEGIN
   IF p_link.paused THEN
     RETURN flowguard._paused_body(p_link, 'NEW');
@@ -890,6 +892,9 @@ DECLARE
   v_link %6$s;
   v_reference %6$s;
 %3$sBEGIN
+  IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND NEW.%1$I IS NULL AND OLD.%1$I IS NULL%9$s THEN
+    RETURN NEW;
+  END IF;
 %7$s  IF pg_catalog.current_setting('flowguard.privileged', true) OPERATOR(pg_catalog.<>) '' THEN
     IF flowguard._is_privileged('undo') THEN
       RETURN NEW;
@@ -900,7 +905,8 @@ DECLARE
 END;
 $body$, p_link.link_column, p_link.relation, v_session || flowguard._lookup_variables(p_link) || v_found,
          flowguard._lookup(p_link, 'NEW'), flowguard._generated_remark(p_link),
-         flowguard._nullable_type(p_link.relation, p_link.link_column), flowguard._names_check(p_link, 'NEW'), v_keep);
+         flowguard._nullable_type(p_link.relation, p_link.link_column), flowguard._names_check(p_link, 'NEW'), v_keep,
+         coalesce(format(' AND (%s) IS NOT TRUE', v_moved), ''));
 END;
 $_fill_body$;
 COMMENT ON FUNCTION flowguard._fill_body(flowguard.link) IS
@@ -1139,6 +1145,27 @@ $_commit_body$;
 COMMENT ON FUNCTION flowguard._commit_body(flowguard.link) IS
   'The body of the trigger function that looks at a row without a link again at commit.';
 
+CREATE OR REPLACE FUNCTION flowguard._moved_sql(p_relation regclass, p_columns name[]) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_moved_sql$
+-- SQL text for a trigger function: one of the columns changes. IS DISTINCT FROM would look for its operator in the path
+-- of whoever writes. A type of which no operator is known is compared as text.
+BEGIN
+  RETURN (SELECT string_agg(
+                   format('(OLD.%1$I IS NULL) OPERATOR(pg_catalog.<>) (NEW.%1$I IS NULL)'
+                          ' OR NOT OLD.%1$I%2$s %3$s NEW.%1$I%2$s', a.attname,
+                          CASE WHEN c.is_plain THEN '' ELSE '::pg_catalog.text' END,
+                          CASE WHEN c.is_plain THEN flowguard._equal(p_relation, a.attname)
+                               ELSE 'OPERATOR(pg_catalog.=)' END), ' OR ' ORDER BY a.attnum)
+            FROM pg_attribute a
+           CROSS JOIN LATERAL (
+             SELECT EXISTS (SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod
+                             WHERE m.amname = 'btree' AND o.opcdefault AND o.opcintype = a.atttypid) AS is_plain) c
+           WHERE a.attrelid = p_relation AND a.attname = ANY (p_columns));
+END;
+$_moved_sql$;
+COMMENT ON FUNCTION flowguard._moved_sql(regclass, name[]) IS
+  'SQL text for a trigger function: one of the columns changes.';
+
 CREATE OR REPLACE FUNCTION flowguard._is_direct(p_link flowguard.link, p_rule flowguard.rule) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_is_direct$
 -- Whether no other rule has a say before this reference to a registered link: then a late link may simply be written,
@@ -1155,6 +1182,45 @@ END;
 $_is_direct$;
 COMMENT ON FUNCTION flowguard._is_direct(flowguard.link, flowguard.rule) IS
   'Whether a late link by this rule may be written without asking the other rules.';
+
+CREATE OR REPLACE FUNCTION flowguard._is_backed(p_link flowguard.link, p_rule flowguard.rule) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_is_backed$
+-- A key that is checked at once lets no child come before the row that it refers to.
+BEGIN
+  RETURN p_rule.kind = 'reference' AND EXISTS (
+    SELECT FROM flowguard._foreign_keys(p_link.relation, p_rule.via_column) k
+     WHERE k.target = p_rule.source AND k.target_column = p_rule.source_key AND NOT k.is_deferrable
+       AND flowguard._all_known(p_link.relation, array_remove(k.columns, p_rule.via_column)));
+END;
+$_is_backed$;
+COMMENT ON FUNCTION flowguard._is_backed(flowguard.link, flowguard.rule) IS
+  'Whether a key of the application makes the row come first that a rule by reference leads to.';
+
+CREATE OR REPLACE FUNCTION flowguard._is_asked_again(p_link flowguard.link, p_rule flowguard.rule) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_is_asked_again$
+-- The finder yields only a master that is there; the source may have got its link before that. Asked again at commit,
+-- unless a key makes the master come first.
+DECLARE
+  v_master flowguard.master := flowguard._master(p_link.master);
+BEGIN
+  RETURN NOT flowguard._is_direct(p_link, p_rule) AND p_rule.source <> v_master.relation
+         AND NOT flowguard._master_comes_first(p_rule, v_master);
+END;
+$_is_asked_again$;
+COMMENT ON FUNCTION flowguard._is_asked_again(flowguard.link, flowguard.rule) IS
+  'Whether what follows a source has to be looked for once more at commit.';
+
+CREATE OR REPLACE FUNCTION flowguard._watched_columns(p_link flowguard.link, p_rule flowguard.rule) RETURNS name[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_watched_columns$
+BEGIN
+  RETURN array_remove(p_rule.source_tenant_columns || CASE
+    WHEN p_rule.kind = 'proximity' THEN p_rule.source_time || p_rule.filter_columns
+    WHEN NOT flowguard._is_backed(p_link, p_rule) THEN ARRAY[p_rule.source_key]
+    ELSE '{}'::name[] END, NULL);
+END;
+$_watched_columns$;
+COMMENT ON FUNCTION flowguard._watched_columns(flowguard.link, flowguard.rule) IS
+  'Columns of a rule''s source, beside its link, on which what follows it depends.';
 
 CREATE OR REPLACE FUNCTION flowguard._follow_target(
   p_link flowguard.link, p_rule flowguard.rule, p_alias text, p_direct boolean
@@ -1220,7 +1286,9 @@ COMMENT ON FUNCTION flowguard._follow_still(flowguard.link, flowguard.rule, text
 
 CREATE OR REPLACE FUNCTION flowguard._follow_body(p_link flowguard.link, p_rule flowguard.rule) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_follow_body$
--- The body of the trigger function on a rule's source: rows that wait for it, or carry the link that it had, follow.
+-- The body of the function that is called for a rule's source: rows that wait for it, or carry the link that it had,
+-- follow. It is called with the row OLD, the row NEW and TG_NARGS: 0 for an update, 1 at commit, -1 for an insert, of
+-- which OLD is NEW; and it is that of a trigger as 1.1.0 made them, where TG_NARGS is 0 or 1.
 DECLARE
   v_direct boolean := flowguard._is_direct(p_link, p_rule);
   v_equal  text := flowguard._equal(p_link.relation, p_link.link_column);
@@ -1237,10 +1305,18 @@ DECLARE
   v_keeps  boolean := NOT v_direct AND flowguard._keeps_provenance(p_link);
   v_moved  text;
   v_kept   text := '';
+  v_change text;
 BEGIN
   IF p_link.paused THEN
     RETURN flowguard._paused_body(p_link, 'NULL');
   END IF;
+  -- The trigger is one for all that follows its table.
+  v_change := flowguard._moved_sql(p_rule.source, flowguard._watched_columns(p_link, p_rule));
+  v_change := format(CASE p_rule.kind
+                       WHEN 'reference' THEN '%1$s%3$s'
+                       ELSE 'NEW.%2$I IS NOT NULL AND (%1$s%4$s)' END,
+                     flowguard._moved_sql(p_rule.source, ARRAY[p_rule.source_link]), p_rule.source_link,
+                     format(' OR NEW.%I IS NOT NULL AND (', p_rule.source_link) || v_change || ')', ' OR ' || v_change);
   IF p_rule.late_limit IS NOT NULL AND p_link.mode = 'observe' THEN
     v_limit := format(' LIMIT %s', p_rule.late_limit);
   END IF;
@@ -1315,6 +1391,10 @@ DECLARE
   v_run     bigint;
   v_path    pg_catalog.text;
 %13$sBEGIN
+  IF TG_NARGS OPERATOR(pg_catalog.=) 0 AND (%19$s) IS NOT TRUE
+     OR TG_NARGS OPERATOR(pg_catalog.<>) 0 AND NEW.%20$I IS NULL THEN
+    RETURN NULL;
+  END IF;
 %14$s%5$s  IF v_setting OPERATOR(pg_catalog.<>) '' THEN
     IF flowguard._is_privileged('undo') THEN
       RETURN NULL;
@@ -1347,11 +1427,11 @@ $body$, p_link.link_column, flowguard._generated_remark(p_link), p_rule."positio
              ELSE E'    v_repairs_all := v_run IS NOT NULL AND flowguard._repairs_all(v_run);\n' END,
         CASE WHEN v_direct AND p_link.mode <> 'enforce' THEN E'  v_repairs_all boolean := false;\n' ELSE '' END,
         flowguard._names_check(p_link, 'NULL'), v_kept, v_look,
-        flowguard._enter_path('  '), flowguard._leave_path('  '));
+        flowguard._enter_path('  '), flowguard._leave_path('  '), v_change, p_rule.source_link);
 END;
 $_follow_body$;
 COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS
-  'The body of the trigger function on a rule''s source that lets links follow it.';
+  'The body of the function that lets links follow a rule''s source.';
 
 CREATE OR REPLACE FUNCTION flowguard._renew_functions(p_stems text[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_renew_functions$

@@ -1,5 +1,6 @@
 -- Deploy pyflowguard:guard to pg
--- Since 1.1.0 a link may have a second finder, which tells how it found the link.
+-- Since 1.1.0 a link may have a second finder, which tells how it found the link. Since 1.2.0 a source has the same
+-- triggers for all that follows it.
 -- What must exist for a link to be guarded, what of it is missing, and the calls that make it so or take it away.
 
 BEGIN;
@@ -474,9 +475,9 @@ $_key_steps$;
 COMMENT ON FUNCTION flowguard._key_steps(regclass, text, text, regclass, boolean) IS
   'What is missing of a foreign key, on a partitioned table before 18 partition by partition.';
 
-CREATE OR REPLACE FUNCTION flowguard._wanted_functions(p_link flowguard.link)
+CREATE OR REPLACE FUNCTION flowguard._own_functions(p_link flowguard.link)
 RETURNS TABLE (signature text, returns text, is_definer boolean, body text, description text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_functions$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_own_functions$
 
 #variable_conflict use_column
 BEGIN
@@ -498,12 +499,37 @@ BEGIN
            'looks again at commit at a row without a link'
      WHERE p_link.mode = 'enforce' OR flowguard._has_finder(p_link)
     UNION ALL
-    SELECT format('flowguard.%I()', p_link.stem || '_follow_' || r."position"), 'trigger', true,
+    SELECT flowguard._follow_signature(p_link, r, ''), 'pg_catalog.bool', true,
            flowguard._follow_body(p_link, r), 'lets the link follow its source'
       FROM flowguard._rules(p_link) r WHERE r.kind <> 'session';
 END;
+$_own_functions$;
+COMMENT ON FUNCTION flowguard._own_functions(flowguard.link) IS 'The functions generated for a link alone.';
+
+CREATE OR REPLACE FUNCTION flowguard._follow_signature(p_link flowguard.link, p_rule flowguard.rule, p_style text)
+RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_follow_signature$
+-- p_style trigger: that of before 1.2.0, which a trigger of the rule called.
+  SELECT format(CASE p_style WHEN 'trigger' THEN 'flowguard.%I()' ELSE 'flowguard.%I(record,record,integer)' END,
+                p_link.stem || '_follow_' || p_rule."position");
+$_follow_signature$;
+COMMENT ON FUNCTION flowguard._follow_signature(flowguard.link, flowguard.rule, text) IS
+  'The signature of the function that lets a link follow a rule''s source.';
+
+CREATE OR REPLACE FUNCTION flowguard._wanted_functions(p_link flowguard.link)
+RETURNS TABLE (signature text, returns text, is_definer boolean, body text, description text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_functions$
+BEGIN
+  RETURN QUERY
+    SELECT f.* FROM flowguard._own_functions(p_link) f
+    UNION ALL
+    SELECT format('flowguard.%I()', c.name), 'trigger', true, c.body, 'calls what follows ' || s.source
+      FROM flowguard._sources(p_link) AS s (source)
+     CROSS JOIN LATERAL flowguard._caller(s.source, p_link) c;
+END;
 $_wanted_functions$;
-COMMENT ON FUNCTION flowguard._wanted_functions(flowguard.link) IS 'The functions generated for a link.';
+COMMENT ON FUNCTION flowguard._wanted_functions(flowguard.link) IS
+  'The functions generated for a link, and those of its sources that call them.';
 
 CREATE OR REPLACE FUNCTION flowguard._changed_sql(p_relation regclass, p_columns name[]) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_changed_sql$
@@ -539,26 +565,18 @@ $_master_comes_first$;
 COMMENT ON FUNCTION flowguard._master_comes_first(flowguard.rule, flowguard.master) IS
   'Whether a key of the application makes a master exist before a source of the rule points to it.';
 
-CREATE OR REPLACE FUNCTION flowguard._wanted_triggers(p_link flowguard.link)
+CREATE OR REPLACE FUNCTION flowguard._own_triggers(p_link flowguard.link)
 RETURNS TABLE (relation regclass, name text, statement text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_triggers$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_own_triggers$
 -- Triggers are called only where there is something to do. Names begin with ~ to come after the application's.
 #variable_conflict use_column
 DECLARE
-  v_master    flowguard.master := flowguard._master(p_link.master);
-  v_fill      text := format('EXECUTE FUNCTION flowguard.%I()', p_link.stem || '_fill');
-  v_follow    text;
-  v_stem      text;
-  v_changed   text;
-  v_moved     text;
-  v_unknown   text := flowguard._unknown_tenant_sql(p_link, 'NEW.');
-  v_is_backed boolean;
-  r_rule      flowguard.rule;
-  r_event     record;
+  v_fill    text := format('EXECUTE FUNCTION flowguard.%I()', p_link.stem || '_fill');
+  v_moved   text;
+  v_unknown text := flowguard._unknown_tenant_sql(p_link, 'NEW.');
 BEGIN
   relation := p_link.relation;
   IF EXISTS (SELECT FROM flowguard._rules(p_link)) THEN
-    v_changed := flowguard._changed_sql(relation, flowguard._read_columns(p_link));
     SELECT string_agg(format('(NEW.%1$I IS NOT NULL AND %2$s)', r.via_column,
                              flowguard._changed_sql(p_link.relation, ARRAY[r.via_column])), ' OR '
                                ORDER BY r."position")
@@ -569,8 +587,8 @@ BEGIN
     RETURN NEXT;
     name := '~flowguard_' || p_link.stem || '_update';
     statement := format('CREATE OR REPLACE TRIGGER %1$I BEFORE UPDATE ON %2$s FOR EACH ROW '
-                        'WHEN (NEW.%3$I IS NULL AND (OLD.%3$I IS NOT NULL%4$s)%5$s) %6$s',
-                        name, relation, p_link.link_column, coalesce(' OR ' || v_changed, ''),
+                        'WHEN (NEW.%3$I IS NULL%4$s) %5$s',
+                        name, relation, p_link.link_column,
                         CASE WHEN v_moved IS NULL THEN ''
                              ELSE format(' OR NEW.%1$I IS NOT DISTINCT FROM OLD.%1$I AND (%2$s)', p_link.link_column,
                                v_moved) END,
@@ -587,50 +605,205 @@ BEGIN
                         p_link.stem || '_commit');
     RETURN NEXT;
   END IF;
-  FOR r_rule IN SELECT * FROM flowguard._rules(p_link) r WHERE r.kind <> 'session' ORDER BY r."position" LOOP
-    relation := r_rule.source;
-    v_stem := '~flowguard_' || p_link.stem || '_' || r_rule."position";
-    v_follow := format('EXECUTE FUNCTION flowguard.%I', p_link.stem || '_follow_' || r_rule."position");
-    -- A key that is checked at once lets no child come before the row that it refers to.
-    v_is_backed := r_rule.kind = 'reference' AND EXISTS (
-      SELECT FROM flowguard._foreign_keys(p_link.relation, r_rule.via_column) k
-       WHERE k.target = r_rule.source AND k.target_column = r_rule.source_key AND NOT k.is_deferrable
-         AND flowguard._all_known(p_link.relation, array_remove(k.columns, r_rule.via_column)));
-    v_changed := flowguard._changed_sql(relation, r_rule.source_tenant_columns || CASE
-      WHEN r_rule.kind = 'proximity' THEN r_rule.source_time || r_rule.filter_columns
-      WHEN NOT v_is_backed THEN ARRAY[r_rule.source_key] END);
-    FOR r_event IN
-      SELECT e.event, e.condition
-        FROM (VALUES
-          ('insert', format('NEW.%I IS NOT NULL', r_rule.source_link), NOT v_is_backed),
-          ('update', format(CASE r_rule.kind
-                              WHEN 'reference' THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I%3$s'
-                              ELSE 'NEW.%1$I IS NOT NULL AND (OLD.%1$I IS DISTINCT FROM NEW.%1$I OR %2$s)' END,
-                            r_rule.source_link, v_changed,
-                            format(' OR NEW.%I IS NOT NULL AND (', r_rule.source_link) || v_changed || ')'), true)
-        ) AS e (event, condition, is_needed)
-       WHERE e.is_needed
-    LOOP
-      name := flowguard._fit(v_stem || '_' || r_event.event);
-      statement := format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s FOR EACH ROW WHEN (%s) %s',
-                          name, upper(r_event.event), relation, r_event.condition, v_follow || '()');
-      RETURN NEXT;
-      -- The finder yields only a master that is there; the source may have got its link before that. Asked again at
-      -- commit, unless a key makes the master come first.
-      IF NOT flowguard._is_direct(p_link, r_rule) AND r_rule.source <> v_master.relation
-         AND NOT flowguard._master_comes_first(r_rule, v_master) THEN
-        name := flowguard._fit(v_stem || '_' || r_event.event || '_commit');
-        statement := format('CREATE CONSTRAINT TRIGGER %I AFTER %s ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW '
-                            'WHEN (%s) %s', name, upper(r_event.event), relation, r_event.condition,
-                            v_follow || '(''commit'')');
-        RETURN NEXT;
-      END IF;
-    END LOOP;
-  END LOOP;
 END;
+$_own_triggers$;
+COMMENT ON FUNCTION flowguard._own_triggers(flowguard.link) IS
+  'The triggers on the table of a link that call the functions generated for it.';
+
+CREATE OR REPLACE FUNCTION flowguard._sources(p_link flowguard.link) RETURNS SETOF regclass
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_sources$
+  SELECT DISTINCT r.source FROM flowguard._rules(p_link) r WHERE r.kind <> 'session' ORDER BY r.source;
+$_sources$;
+COMMENT ON FUNCTION flowguard._sources(flowguard.link) IS 'The tables that a link follows.';
+
+CREATE OR REPLACE FUNCTION flowguard._callers() RETURNS TABLE (relation regclass, id oid, trigger_id oid, name name)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_callers$
+-- The triggers of sources, told by their names, and the function that those of one table call.
+  SELECT t.tgrelid::regclass, t.tgfoid, t.oid, t.tgname
+    FROM pg_trigger t
+    JOIN pg_proc p ON p.oid = t.tgfoid AND p.pronamespace = 'flowguard'::regnamespace
+   WHERE starts_with(t.tgname::text, '~flowguard~') AND NOT t.tgisinternal AND t.tgparentid = 0;
+$_callers$;
+COMMENT ON FUNCTION flowguard._callers() IS 'The triggers of sources that call what follows them.';
+
+CREATE OR REPLACE FUNCTION flowguard._followers(p_source regclass)
+RETURNS TABLE (stem text, called text, link name, columns name[], on_insert boolean, at_commit boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_followers$
+-- What follows a source as it is, link by link, whatever the registry has been told since: the function that its
+-- triggers call says so itself, in remarks. A column that was renamed since has its new name here.
+#variable_conflict use_column
+DECLARE
+  v_caller oid := (SELECT c.id FROM flowguard._callers() c WHERE c.relation = p_source LIMIT 1);
+  v_names  jsonb := (
+    SELECT jsonb_object_agg(x.noted, x.now)
+      FROM flowguard._callers() c
+     CROSS JOIN LATERAL (
+       SELECT substring(obj_description(c.trigger_id, 'pg_trigger')
+                        FROM '^Generated by PyFlowGuard [^ ]+ [^ ]+ ([{].*[}])$')::jsonb -> 'columns',
+              flowguard._trigger_names(c.trigger_id) -> 'columns') AS n (noted, now)
+     CROSS JOIN LATERAL ROWS FROM (jsonb_array_elements_text(n.noted), jsonb_array_elements_text(n.now))
+       AS x (noted, now)
+     WHERE c.relation = p_source AND x.noted IS NOT NULL);
+BEGIN
+  RETURN QUERY
+    SELECT x.f ->> 'stem', x.f ->> 'called', coalesce(v_names ->> (x.f ->> 'link'), x.f ->> 'link')::name,
+           ARRAY(SELECT coalesce(v_names ->> c.name, c.name)::name
+                   FROM jsonb_array_elements_text(x.f -> 'columns') WITH ORDINALITY AS c (name, n) ORDER BY c.n),
+           (x.f ->> 'on_insert')::boolean, (x.f ->> 'at_commit')::boolean
+      FROM pg_proc p
+     CROSS JOIN LATERAL regexp_matches(p.prosrc, '^-- follows: ([{].*[}])$', 'gn') AS m (found)
+     CROSS JOIN LATERAL (SELECT m.found[1]::jsonb) AS x (f)
+     WHERE p.oid = v_caller;
+END;
+$_followers$;
+COMMENT ON FUNCTION flowguard._followers(regclass) IS
+  'What follows a source, as the function says that its triggers call.';
+
+CREATE OR REPLACE FUNCTION flowguard._caller(
+  p_source regclass, p_link flowguard.link, OUT id oid, OUT name text, OUT body text, OUT followers jsonb
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_caller$
+-- The function that the triggers of a source should call: what other guarded links have of it, and what the rules of
+-- this one need. body is NULL where nothing follows the source. id is that of the function as it is.
+-- Not before the commit is a source as its link's master will find it: it is read again then.
+DECLARE
+  v_table   name := (SELECT c.relname FROM pg_class c WHERE c.oid = p_source);
+  v_remarks text;
+BEGIN
+  SELECT c.id INTO id FROM flowguard._callers() c WHERE c.relation = p_source LIMIT 1;
+  IF id IS NOT NULL THEN
+    SELECT p.proname INTO name FROM pg_proc p WHERE p.oid = id;
+  ELSE
+    name := flowguard._fit(v_table || '_followers', 38);
+    IF EXISTS (SELECT FROM flowguard._callers() c JOIN pg_proc p ON p.oid = c.id WHERE p.proname = _caller.name) THEN
+      name := flowguard._fit(flowguard._other_name(p_source::text, name), 38);
+    END IF;
+  END IF;
+  SELECT jsonb_agg(to_jsonb(f) ORDER BY f.called COLLATE "C")
+    INTO followers
+    FROM (SELECT o.*
+            FROM flowguard._followers(p_source) o
+           WHERE o.stem IS DISTINCT FROM p_link.stem AND to_regprocedure(o.called) IS NOT NULL
+             AND EXISTS (SELECT FROM flowguard.link l WHERE l.stem = o.stem AND l.guarded)
+          UNION ALL
+          SELECT p_link.stem, flowguard._follow_signature(p_link, r, ''), r.source_link,
+                 flowguard._watched_columns(p_link, r), NOT flowguard._is_backed(p_link, r),
+                 flowguard._is_asked_again(p_link, r)
+            FROM flowguard._rules(p_link) r
+           WHERE r.kind <> 'session' AND r.source = p_source) AS f;
+  IF followers IS NULL THEN
+    RETURN;
+  END IF;
+  body := format($body$
+%1$s
+%2$s
+DECLARE
+  v_now  pg_catalog.record;
+  v_done pg_catalog.bool;
+BEGIN
+  IF TG_NARGS OPERATOR(pg_catalog.>) 0 THEN
+    SELECT s.* INTO v_now FROM %3$s s WHERE %4$s;
+    IF FOUND THEN
+%5$s    END IF;
+  ELSIF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+%6$s  ELSE
+%7$s  END IF;
+  RETURN NULL;
+END;
+$body$, flowguard._remark(format('Generated by flowguard.guard() for all that follows %s.', p_source)),
+        (SELECT string_agg('-- follows: ' || f.value::text, E'\n' ORDER BY f.ordinality)
+           FROM jsonb_array_elements(followers) WITH ORDINALITY f),
+        p_source, flowguard._same_row_sql(p_source, 's.', 'NEW.'),
+        flowguard._calls(followers, 'at_commit', 'v_now, v_now, 1', '      '),
+        flowguard._calls(followers, 'on_insert', 'NEW, NEW, -1', '    '),
+        flowguard._calls(followers, NULL, 'OLD, NEW, 0', '    '));
+END;
+$_caller$;
+COMMENT ON FUNCTION flowguard._caller(regclass, flowguard.link) IS
+  'The function that the triggers of a source should call, with what a link needs of it.';
+
+CREATE OR REPLACE FUNCTION flowguard._calls(p_followers jsonb, p_kind text, p_arguments text, p_indent text)
+RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_calls$
+  SELECT coalesce(string_agg(format(E'%sv_done := %s(%s);\n', p_indent,
+                                    left(f.value ->> 'called', -length('(record,record,integer)')), p_arguments), ''
+                             ORDER BY f.ordinality),
+                  p_indent || E'NULL;\n')
+    FROM jsonb_array_elements(p_followers) WITH ORDINALITY f
+   WHERE p_kind IS NULL OR (f.value ->> p_kind)::boolean;
+$_calls$;
+COMMENT ON FUNCTION flowguard._calls(jsonb, text, text, text) IS
+  'PL/pgSQL text: calls of what follows a source, all of it or that for which a flag is set.';
+
+CREATE OR REPLACE FUNCTION flowguard._caller_triggers(p_source regclass, p_name text, p_followers jsonb)
+RETURNS TABLE (relation regclass, name text, statement text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_caller_triggers$
+-- PostgreSQL reads and compiles each WHEN of a table anew for each statement, column by column. So a source has one
+-- trigger for all that follows it, which names a column once.
+#variable_conflict use_column
+DECLARE
+  v_call     text := format('EXECUTE FUNCTION flowguard.%I', p_name);
+  v_inserted text;
+  v_changed  text;
+  v_asked    text;
+  v_linked   text;
+BEGIN
+  relation := p_source;
+  WITH follower AS (
+    SELECT f.* FROM jsonb_to_recordset(p_followers)
+      AS f (link name, columns name[], on_insert boolean, at_commit boolean)
+  ), source_link AS (
+    SELECT f.link, bool_or(f.on_insert) AS on_insert, bool_or(f.at_commit) AS at_commit,
+           flowguard._changed_sql(p_source, ARRAY[f.link]) AS moved,
+           flowguard._changed_sql(p_source, ARRAY(SELECT c.name FROM follower o CROSS JOIN unnest(o.columns) AS c (name)
+                                                   WHERE o.link = f.link)) AS changed
+      FROM follower f GROUP BY f.link
+  )
+  SELECT string_agg(format('NEW.%I IS NOT NULL', s.link), ' OR ' ORDER BY s.link) FILTER (WHERE s.on_insert),
+         string_agg(s.moved || coalesce(format(' OR NEW.%I IS NOT NULL AND (', s.link) || s.changed || ')', ''), ' OR '
+                    ORDER BY s.link),
+         string_agg(format('NEW.%I IS NOT NULL', s.link), ' OR ' ORDER BY s.link) FILTER (WHERE s.at_commit),
+         string_agg(format('NEW.%I IS NOT NULL AND (%s)', s.link,
+                           concat_ws(' OR ', s.moved, flowguard._changed_sql(p_source, flowguard._row_key(p_source)))),
+                    ' OR ' ORDER BY s.link) FILTER (WHERE s.at_commit)
+    INTO v_inserted, v_changed, v_asked, v_linked
+    FROM source_link s;
+  name := format('~flowguard~%s_update', p_name);
+  statement := format('CREATE OR REPLACE TRIGGER %I AFTER UPDATE ON %s FOR EACH ROW WHEN (%s) %s()',
+                      name, relation, v_changed, v_call);
+  RETURN NEXT;
+  IF v_inserted IS NOT NULL THEN
+    name := format('~flowguard~%s_insert', p_name);
+    statement := format('CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH ROW WHEN (%s) %s()',
+                        name, relation, v_inserted, v_call);
+    RETURN NEXT;
+  END IF;
+  IF v_asked IS NOT NULL THEN
+    name := format('~flowguard~%s_insert_commit', p_name);
+    statement := format('CREATE CONSTRAINT TRIGGER %I AFTER INSERT ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW '
+                        'WHEN (%s) %s(''commit'')', name, relation, v_asked, v_call);
+    RETURN NEXT;
+    name := format('~flowguard~%s_update_commit', p_name);
+    statement := format('CREATE CONSTRAINT TRIGGER %I AFTER UPDATE ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW '
+                        'WHEN (%s) %s(''commit'')', name, relation, v_linked, v_call);
+    RETURN NEXT;
+  END IF;
+END;
+$_caller_triggers$;
+COMMENT ON FUNCTION flowguard._caller_triggers(regclass, text, jsonb) IS
+  'The triggers of a source that call what follows it.';
+
+CREATE OR REPLACE FUNCTION flowguard._wanted_triggers(p_link flowguard.link)
+RETURNS TABLE (relation regclass, name text, statement text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_wanted_triggers$
+  SELECT t.* FROM flowguard._own_triggers(p_link) t
+  UNION ALL
+  SELECT t.*
+    FROM flowguard._sources(p_link) AS s (source)
+   CROSS JOIN LATERAL flowguard._caller(s.source, p_link) c
+   CROSS JOIN LATERAL flowguard._caller_triggers(s.source, c.name, c.followers) t;
 $_wanted_triggers$;
 COMMENT ON FUNCTION flowguard._wanted_triggers(flowguard.link) IS
-  'The triggers that call the functions generated for a link.';
+  'The triggers on the table of a link, and on its sources, that call the functions generated for it.';
 
 CREATE OR REPLACE FUNCTION flowguard._trigger_names(p_trigger oid) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_trigger_names$
@@ -760,6 +933,102 @@ $_locking_both$;
 COMMENT ON FUNCTION flowguard._locking_both(boolean, regclass, regclass, text) IS
   'The beginning of a statement of an online plan that locks two tables; otherwise empty.';
 
+CREATE OR REPLACE FUNCTION flowguard._caller_status(p_source regclass, p_link flowguard.link)
+RETURNS TABLE (is_current boolean, lock text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_caller_status$
+-- Whether what a source calls is as a link needs it; the lock that making it so takes. A constraint trigger cannot be
+-- replaced: it is dropped first.
+#variable_conflict use_column
+DECLARE
+  v_caller record := flowguard._caller(p_source, p_link);
+BEGIN
+  RETURN QUERY
+    SELECT coalesce(bool_and(w.status = 'installed'), true) AND NOT x.is_left
+             AND (v_caller.body IS NULL
+                  OR flowguard._function_status(format('flowguard.%I()', v_caller.name), true, v_caller.body)
+                     = 'installed'),
+           format(CASE WHEN x.is_left OR coalesce(bool_or(w.is_replaced), false) THEN 'ACCESS EXCLUSIVE on %s'
+                       ELSE 'SHARE ROW EXCLUSIVE on %s' END, p_source)
+      FROM (SELECT EXISTS (SELECT FROM flowguard._callers() c
+                            WHERE c.relation = p_source AND c.name NOT IN (
+                              SELECT t.name
+                                FROM flowguard._caller_triggers(p_source, v_caller.name, v_caller.followers) t
+                               WHERE v_caller.body IS NOT NULL))) AS x (is_left)
+      LEFT JOIN LATERAL (
+        SELECT s.status, t.statement LIKE 'CREATE CONSTRAINT TRIGGER %' AND s.status NOT IN ('installed', 'missing')
+                 AS is_replaced
+          FROM flowguard._caller_triggers(p_source, v_caller.name, v_caller.followers) t
+         CROSS JOIN LATERAL flowguard._trigger_status(t.relation, t.name, t.statement) AS s (status)
+         WHERE v_caller.body IS NOT NULL) AS w ON true
+     GROUP BY x.is_left;
+END;
+$_caller_status$;
+COMMENT ON FUNCTION flowguard._caller_status(regclass, flowguard.link) IS
+  'Whether the triggers of a source call what a link needs, and the lock that making them takes.';
+
+CREATE OR REPLACE FUNCTION flowguard._sync_caller(p_source regclass, p_relation regclass, p_link_column name)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $_sync_caller$
+-- Makes the triggers of a source, and the function that they call, as the link needs them that is guarded or is not any
+-- more, and as other links have them. One at a time, for what each writes is made from what is there.
+DECLARE
+  v_link   flowguard.link;
+  v_caller record;
+  r_object record;
+BEGIN
+  PERFORM flowguard._serialize();
+  SELECT l.* INTO v_link FROM flowguard.link l WHERE l.relation = p_relation AND l.link_column = p_link_column;
+  IF NOT v_link.guarded THEN
+    v_link.relation := NULL;
+    v_link.link_column := NULL;
+  END IF;
+  v_caller := flowguard._caller(p_source, v_link);
+  IF v_caller.body IS NOT NULL THEN
+    EXECUTE format('CREATE OR REPLACE FUNCTION flowguard.%1$I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
+                   'AS %2$L', v_caller.name, v_caller.body);
+    EXECUTE format('REVOKE ALL ON FUNCTION flowguard.%I() FROM PUBLIC', v_caller.name);
+    EXECUTE format('COMMENT ON FUNCTION flowguard.%I() IS %L', v_caller.name,
+                   format('Generated by PyFlowGuard for %s: calls what follows it.', p_source));
+    FOR r_object IN
+      SELECT f.called, h.rolname
+        FROM jsonb_to_recordset(v_caller.followers) AS f (called text)
+        JOIN pg_proc p ON p.oid = to_regprocedure(f.called)
+        JOIN pg_proc c ON c.oid = to_regprocedure(format('flowguard.%I()', v_caller.name)) AND c.proowner <> p.proowner
+        JOIN pg_roles h ON h.oid = c.proowner
+       WHERE NOT has_function_privilege(h.oid, p.oid, 'EXECUTE') AND pg_has_role(current_user, p.proowner, 'USAGE')
+    LOOP
+      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', r_object.called, r_object.rolname);
+    END LOOP;
+  END IF;
+  FOR r_object IN
+    SELECT c.name FROM flowguard._callers() c
+     WHERE c.relation = p_source AND c.name NOT IN (
+       SELECT t.name FROM flowguard._caller_triggers(p_source, v_caller.name, v_caller.followers) t
+        WHERE v_caller.body IS NOT NULL)
+  LOOP
+    EXECUTE format('DROP TRIGGER %I ON %s', r_object.name, p_source);
+  END LOOP;
+  IF v_caller.body IS NULL THEN
+    EXECUTE format('DROP FUNCTION IF EXISTS flowguard.%I()', v_caller.name);
+    RETURN;
+  END IF;
+  FOR r_object IN
+    SELECT t.name, t.statement, s.status
+      FROM flowguard._caller_triggers(p_source, v_caller.name, v_caller.followers) t
+     CROSS JOIN LATERAL flowguard._trigger_status(t.relation, t.name, t.statement) AS s (status)
+     WHERE s.status <> 'installed'
+  LOOP
+    IF r_object.statement LIKE 'CREATE CONSTRAINT TRIGGER %' AND r_object.status <> 'missing' THEN
+      EXECUTE format('DROP TRIGGER %I ON %s', r_object.name, p_source);
+    END IF;
+    EXECUTE r_object.statement;
+    PERFORM flowguard._stamp_trigger(p_source, r_object.name, md5(r_object.statement));
+  END LOOP;
+END;
+$_sync_caller$;
+COMMENT ON FUNCTION flowguard._sync_caller(regclass, regclass, name) IS
+  'Makes the triggers of a source call what a link needs, and what others have.';
+
 CREATE OR REPLACE FUNCTION flowguard._obsolete_own(p_link flowguard.link, p_online boolean, p_strays boolean)
 RETURNS TABLE (n integer, relation oid, statement text, lock text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete_own$
@@ -780,7 +1049,17 @@ BEGIN
        AND (p_strays OR starts_with(t.tgname::text, '~flowguard_' || p_link.stem || '_'))
        AND flowguard._is_for(p_link, t.tgname)
        AND (t.tgrelid, t.tgname::text) NOT IN (
-             SELECT w.relation, w.name FROM mine n CROSS JOIN LATERAL flowguard._wanted_triggers(n.link) w)
+             SELECT w.relation, w.name FROM mine n CROSS JOIN LATERAL flowguard._own_triggers(n.link) w)
+    UNION ALL
+    -- What a source still calls for this link, which does not follow it any more; p_strays: or for nobody.
+    SELECT 1, s.relation, format('SELECT flowguard._sync_caller(%L, %L, %L)', s.relation, p_link.relation,
+                                 p_link.link_column),
+           format('ACCESS EXCLUSIVE on %s', s.relation)
+      FROM (SELECT DISTINCT c.relation FROM flowguard._callers() c) AS s
+     WHERE s.relation NOT IN (SELECT x.source FROM mine n CROSS JOIN LATERAL flowguard._sources(n.link) AS x (source))
+       AND EXISTS (SELECT FROM flowguard._followers(s.relation) f
+                    WHERE f.stem = p_link.stem
+                       OR p_strays AND NOT EXISTS (SELECT FROM flowguard.link l WHERE l.stem = f.stem AND l.guarded))
     UNION ALL
     SELECT 2, NULL, format('DROP FUNCTION %s', p.oid::regprocedure), 'none'
       FROM (SELECT f.oid, f.proname
@@ -789,11 +1068,22 @@ BEGIN
                                    AND starts_with(d.description, 'Generated by PyFlowGuard')
              WHERE f.pronamespace = 'flowguard'::regnamespace
                AND (p_strays OR starts_with(f.proname::text, p_link.stem || '_'))
+               AND d.description NOT LIKE '%: calls what follows it.'
             OFFSET 0) AS p
      WHERE flowguard._is_for(p_link, p.proname)
        AND p.oid NOT IN (SELECT w.oid FROM mine n CROSS JOIN LATERAL (
-             SELECT to_regprocedure(f.signature)::oid AS oid FROM flowguard._wanted_functions(n.link) f) w
+             SELECT to_regprocedure(f.signature)::oid AS oid FROM flowguard._own_functions(n.link) f) w
                WHERE w.oid IS NOT NULL)
+    UNION ALL
+    -- That of a source that was dropped.
+    SELECT 2, NULL, format('DROP FUNCTION %s', p.oid::regprocedure), 'none'
+      FROM pg_proc p
+      JOIN pg_description d ON d.classoid = 'pg_proc'::regclass AND d.objoid = p.oid
+                           AND d.description LIKE 'Generated by PyFlowGuard %: calls what follows it.'
+     WHERE p_strays AND p.pronamespace = 'flowguard'::regnamespace
+       AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid)
+       AND p.proname NOT IN (SELECT c.name FROM mine n CROSS JOIN LATERAL flowguard._sources(n.link) AS x (source)
+                              CROSS JOIN LATERAL flowguard._caller(x.source, n.link) c)
     UNION ALL
     SELECT 3, c.conrelid, flowguard._locking_both(p_online, c.conrelid, c.confrelid, 'ACCESS EXCLUSIVE')
               || format('ALTER TABLE %s DROP CONSTRAINT %I', c.conrelid::regclass, c.conname),
@@ -1007,6 +1297,18 @@ BEGIN
       END LOOP;
     END IF;
   END LOOP;
+  FOR r_table IN
+    SELECT s.source, p.oid::regprocedure AS caller, pg_get_userbyid(p.proowner) AS owner
+      FROM flowguard._sources(p_link) AS s (source)
+     CROSS JOIN LATERAL flowguard._caller(s.source, p_link) c
+      JOIN pg_proc p ON p.oid = c.id
+     WHERE NOT pg_has_role(current_user, p.proowner, 'USAGE')
+  LOOP
+    RAISE EXCEPTION 'flowguard: function % of % calls what follows table %', r_table.caller, quote_ident(r_table.owner),
+                    r_table.source
+      USING ERRCODE = 'FG110', DETAIL = 'It has to call this link as well, and only its owner can change it.',
+            HINT = format('Run guard() as %I, or "GRANT %1$I TO %I".', r_table.owner, current_user);
+  END LOOP;
   PERFORM flowguard._check_schema();
   PERFORM flowguard._check_columns(p_link);
   PERFORM flowguard._check_operators(p_link);
@@ -1147,11 +1449,12 @@ BEGIN
   RETURN QUERY
     SELECT 0, format('CREATE OR REPLACE FUNCTION %1$s RETURNS %2$s LANGUAGE plpgsql%3$s AS %4$L; '
                      'REVOKE ALL ON FUNCTION %1$s FROM PUBLIC; COMMENT ON FUNCTION %1$s IS %5$L',
-                     f.signature, f.returns, CASE WHEN f.is_definer THEN ' SECURITY DEFINER' ELSE '' END, f.body,
+                     replace(f.signature, '(record,record,integer)', '(old record, new record, tg_nargs integer)'),
+                     f.returns, CASE WHEN f.is_definer THEN ' SECURITY DEFINER' ELSE '' END, f.body,
                      format('Generated by PyFlowGuard for link %I of %s: %s.', p_link.link_column, p_link.relation,
                        f.description)),
            'none', true
-      FROM flowguard._wanted_functions(p_link) f
+      FROM flowguard._own_functions(p_link) f
      WHERE flowguard._function_status(f.signature, f.is_definer, f.body) <> 'installed';
 
   -- 4. triggers
@@ -1163,11 +1466,17 @@ BEGIN
                      w.statement, w.relation, w.name, md5(w.statement)),
            format(CASE WHEN x.is_replaced THEN 'ACCESS EXCLUSIVE on %s' ELSE 'SHARE ROW EXCLUSIVE on %s' END,
              w.relation), true
-      FROM flowguard._wanted_triggers(p_link) w
+      FROM flowguard._own_triggers(p_link) w
      CROSS JOIN LATERAL flowguard._trigger_status(w.relation, w.name, w.statement) AS s (status)
      CROSS JOIN LATERAL (SELECT w.statement LIKE 'CREATE CONSTRAINT TRIGGER %'
        AND s.status <> 'missing') AS x (is_replaced)
      WHERE s.status <> 'installed';
+  RETURN QUERY
+    SELECT 0, format('SELECT flowguard._sync_caller(%L, %L, %L)', s.source, p_link.relation, p_link.link_column),
+           x.lock, true
+      FROM flowguard._sources(p_link) AS s (source)
+     CROSS JOIN LATERAL flowguard._caller_status(s.source, p_link) x
+     WHERE NOT x.is_current;
 
   -- 5. what is not meant to be there any more
   RETURN QUERY SELECT 0, o.statement, o.lock, true FROM flowguard._obsolete(p_link, p_online, p_whole) o;
@@ -1368,6 +1677,16 @@ DECLARE
 BEGIN
   FOR v_statement IN
     SELECT p.statement FROM flowguard._plan(p_link, false) p WHERE p.statement LIKE 'CREATE OR REPLACE FUNCTION %'
+  LOOP
+    EXECUTE v_statement;
+  END LOOP;
+  -- Those that triggers of 1.1.0 call, as long as guard() has not put those of the sources in their place.
+  FOR v_statement IN
+    SELECT format('CREATE OR REPLACE FUNCTION %s RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS %L', s.signature,
+                  flowguard._follow_body(p_link, r))
+      FROM flowguard._rules(p_link) r
+     CROSS JOIN LATERAL flowguard._follow_signature(p_link, r, 'trigger') AS s (signature)
+     WHERE r.kind <> 'session' AND to_regprocedure(s.signature) IS NOT NULL
   LOOP
     EXECUTE v_statement;
   END LOOP;

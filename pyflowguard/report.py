@@ -331,7 +331,7 @@ WITH ours AS (
      AND c.relnamespace <> 'flowguard'::regnamespace
   UNION ALL
   SELECT t.tgrelid, 0, 0, 1, 0 FROM pg_trigger t
-   WHERE starts_with(t.tgname::text, '~flowguard_') AND NOT t.tgisinternal AND t.tgparentid = 0
+   WHERE starts_with(t.tgname::text, '~flowguard') AND NOT t.tgisinternal AND t.tgparentid = 0
   UNION ALL
   SELECT k.conrelid, 0, 0, 0, 1 FROM pg_constraint k
    WHERE starts_with(k.conname::text, 'flowguard_') AND k.contype = 'f' AND k.conparentid = 0
@@ -352,7 +352,7 @@ SELECT p.proname::text AS name, array_agg(DISTINCT t.tgrelid::regclass::text) AS
   FROM pg_trigger t
   JOIN pg_proc p ON p.oid = t.tgfoid
   LEFT JOIN pg_stat_user_functions s ON s.funcid = p.oid
- WHERE starts_with(t.tgname::text, '~flowguard_') AND NOT t.tgisinternal AND t.tgparentid = 0
+ WHERE starts_with(t.tgname::text, '~flowguard') AND NOT t.tgisinternal AND t.tgparentid = 0
  GROUP BY p.oid, p.proname, s.calls, s.total_time
  ORDER BY s.total_time DESC NULLS LAST, p.proname
 """

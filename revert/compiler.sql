@@ -1309,5 +1309,9 @@ $renew$;
 DROP FUNCTION IF EXISTS flowguard._renew_functions(text[]);
 DROP FUNCTION IF EXISTS flowguard._leave_path(text);
 DROP FUNCTION IF EXISTS flowguard._enter_path(text);
+DROP FUNCTION IF EXISTS flowguard._watched_columns(flowguard.link, flowguard.rule);
+DROP FUNCTION IF EXISTS flowguard._is_asked_again(flowguard.link, flowguard.rule);
+DROP FUNCTION IF EXISTS flowguard._is_backed(flowguard.link, flowguard.rule);
+DROP FUNCTION IF EXISTS flowguard._moved_sql(regclass, name[]);
 
 COMMIT;

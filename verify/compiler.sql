@@ -66,6 +66,10 @@ SELECT 'flowguard._find_kept_call(flowguard.link, text)'::regprocedure;
 SELECT 'flowguard._enter_path(text)'::regprocedure;
 SELECT 'flowguard._leave_path(text)'::regprocedure;
 SELECT 'flowguard._renew_functions(text[])'::regprocedure;
+SELECT 'flowguard._moved_sql(regclass, name[])'::regprocedure;
+SELECT 'flowguard._is_backed(flowguard.link, flowguard.rule)'::regprocedure;
+SELECT 'flowguard._is_asked_again(flowguard.link, flowguard.rule)'::regprocedure;
+SELECT 'flowguard._watched_columns(flowguard.link, flowguard.rule)'::regprocedure;
 
 -- What else is new since 1.1.0 is within functions.
 SELECT 1 / count(*) FROM pg_proc

@@ -17,4 +17,9 @@ SELECT 'flowguard._judged_rows(flowguard.link, text)'::regprocedure;
 SELECT 'flowguard._judgement(flowguard.link)'::regprocedure;
 SELECT 'flowguard._count_links(flowguard.link)'::regprocedure;
 
+-- What is new since 1.1.0 is within a function.
+SELECT 1 / count(*) FROM pg_proc
+ WHERE oid = 'flowguard._check_names(text, regclass[], name[], name[], regclass[], name[])'::regprocedure
+   AND strpos(prosrc, '~flowguard~') > 0;
+
 ROLLBACK;

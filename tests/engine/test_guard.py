@@ -139,6 +139,7 @@ def test_reverting_the_engine_under_guarded_links_is_refused_while_they_work(
     assert changes.status(db.info.dsn).having("deployed")[-1].label == "privileges @engine"
     run(db, "INSERT INTO parent VALUES (10, 1, 1)")
     changes.deploy(db.info.dsn)
+    guard(db, "parent", "probe")  # what was deployed since 1.0.0 has other triggers on a source
     assert [plan(db, table) for table in ("parent", "probe")] == [[], []]
     run(db, "DELETE FROM parent")
     (remedy,) = re.findall(r'"(SELECT [^"]+)"', str(refusal.value))
@@ -395,7 +396,14 @@ def test_a_trigger_of_other_words_is_replaced(app: Connection) -> None:
     "damage",
     [
         'DROP TRIGGER "~flowguard_child_flow_commit" ON child',
-        'DROP TRIGGER "~flowguard_child_flow_1_update" ON parent',
+        'DROP TRIGGER "~flowguard~parent_followers_update" ON parent',
+        'COMMENT ON TRIGGER "~flowguard~parent_followers_update" ON parent IS NULL',
+        "DROP FUNCTION flowguard.parent_followers() CASCADE",
+        (
+            "CREATE OR REPLACE FUNCTION flowguard.parent_followers() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
+            "AS 'BEGIN RETURN NULL; END'"
+        ),
+        "ALTER FUNCTION flowguard.parent_followers() SECURITY INVOKER",
         (
             "CREATE OR REPLACE FUNCTION flowguard.child_flow_fill() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
             "AS 'BEGIN RETURN NEW; END'"
