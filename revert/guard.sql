@@ -1522,11 +1522,13 @@ link_column: the column that holds the link.
 Returns the link.
 Errors: FG102 a column is gone; FG107 no such link, or it is not guarded; FG110 rights are missing.';
 
-DROP FUNCTION IF EXISTS flowguard._sync_caller(regclass, regclass, name);
+DROP FUNCTION IF EXISTS flowguard._renew_triggers(text[]);
+DROP FUNCTION IF EXISTS flowguard._set_source_triggers(regclass, regclass, name);
 DROP FUNCTION IF EXISTS flowguard._caller_status(regclass, flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._caller_triggers(regclass, text, jsonb);
 DROP FUNCTION IF EXISTS flowguard._calls(jsonb, text, text, text);
 DROP FUNCTION IF EXISTS flowguard._caller(regclass, flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._key_if_any(regclass);
 DROP FUNCTION IF EXISTS flowguard._followers(regclass);
 DROP FUNCTION IF EXISTS flowguard._callers();
 DROP FUNCTION IF EXISTS flowguard._sources(flowguard.link);

@@ -56,11 +56,13 @@ SELECT 'flowguard._own_triggers(flowguard.link)'::regprocedure;
 SELECT 'flowguard._sources(flowguard.link)'::regprocedure;
 SELECT 'flowguard._callers()'::regprocedure;
 SELECT 'flowguard._followers(regclass)'::regprocedure;
+SELECT 'flowguard._key_if_any(regclass)'::regprocedure;
 SELECT 'flowguard._caller(regclass, flowguard.link)'::regprocedure;
 SELECT 'flowguard._calls(jsonb, text, text, text)'::regprocedure;
 SELECT 'flowguard._caller_triggers(regclass, text, jsonb)'::regprocedure;
 SELECT 'flowguard._caller_status(regclass, flowguard.link)'::regprocedure;
-SELECT 'flowguard._sync_caller(regclass, regclass, name)'::regprocedure;
+SELECT 'flowguard._set_source_triggers(regclass, regclass, name)'::regprocedure;
+SELECT 'flowguard._renew_triggers(text[])'::regprocedure;
 
 -- What is new since 1.0.0 is within a function, and something of what is new since 1.1.0.
 SELECT 1 / count(*) FROM pg_proc

@@ -139,5 +139,6 @@ def test_the_command_prints_quoted_names_whole(command: Run, engine_db: str) -> 
         assert f"{table}.job_id: ALTER TABLE {table} ADD CONSTRAINT " in said
         assert f" ON {table}" in "".join(line for line in said.splitlines() if ": CREATE INDEX " in line), said
         assert f" BEFORE INSERT ON {table}\n" in said
-        assert f" AFTER UPDATE ON {source}\n" in said
+        assert f"SELECT flowguard._set_source_triggers('{source}', " in said
+        assert f" SHARE ROW EXCLUSIVE on {source}\n" in said
         assert all(line.count('"') % 2 == 0 for line in said.splitlines()), said

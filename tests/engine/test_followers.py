@@ -56,7 +56,7 @@ def guard_all_but_the_triggers_of_sources(db: Connection, *tables: str) -> None:
     """Run what comes before, as `pyflowguard guard` does, statement by statement."""
     for table in tables:
         for (statement,) in rows(db, PLAN, table):
-            if "_sync_caller" not in statement:
+            if "_set_source_triggers" not in statement:
                 db.execute(statement.encode())
 
 
@@ -80,7 +80,7 @@ def test_one_trigger_serves_all(app: Connection) -> None:
 def test_a_link_that_goes_leaves_the_others(app: Connection) -> None:
     guard(app, "child", "other")
     statements = [row[0] for row in rows(app, "SELECT flowguard.unguard('child', 'flow')")]
-    assert "SELECT flowguard._sync_caller('public.parent', 'public.child', 'flow')" in statements
+    assert "SELECT flowguard._set_source_triggers('public.parent', 'public.child', 'flow')" in statements
     assert followed(app, 10) == (None, 1)
     assert rows(app, PLAN, "other") == []
     run(app, "SELECT flowguard.unguard('other', 'flow')")
@@ -100,12 +100,12 @@ def test_plans_that_were_made_before_either_ran_do_not_undo_each_other(app: Conn
 def test_two_that_join_at_once_wait_for_each_other(app: Connection) -> None:
     guard_all_but_the_triggers_of_sources(app, "child", "other")
     with psycopg.connect(app.info.dsn) as first, psycopg.connect(app.info.dsn, autocommit=True) as second:
-        run(first, "SELECT flowguard._sync_caller('parent', 'child', 'flow')")
+        run(first, "SELECT flowguard._set_source_triggers('parent', 'child', 'flow')")
         run(second, "SET lock_timeout = '200ms'")
         with refused("55P03"):
-            run(second, "SELECT flowguard._sync_caller('parent', 'other', 'flow')")
+            run(second, "SELECT flowguard._set_source_triggers('parent', 'other', 'flow')")
         first.commit()
-        run(second, "SELECT flowguard._sync_caller('parent', 'other', 'flow')")
+        run(second, "SELECT flowguard._set_source_triggers('parent', 'other', 'flow')")
     assert followed(app) == (1, 1)
 
 
@@ -180,6 +180,20 @@ def test_a_source_that_gets_another_key_before_its_master_is_there(app: Connecti
     with app.transaction():
         run(app, "INSERT INTO event VALUES (50, 1, 7, 'live', %s)", NOON)
         run(app, "UPDATE event SET id = 51")
+        run(app, "INSERT INTO flow VALUES (7, 1)")
+    assert links(app, "probe") == {1: 7}
+
+
+def test_a_source_without_a_key_is_asked_at_commit_as_it_was(app: Connection) -> None:
+    """A source by reference may have none."""
+    run(app, "CREATE TABLE batch (id integer UNIQUE, tenant integer NOT NULL, flow integer); "
+             "ALTER TABLE probe ADD batch integer REFERENCES batch (id)")  # fmt: skip
+    add_reference(app, "probe", "batch", "batch", agree=False)
+    guard(app, "probe")
+    run(app, "INSERT INTO batch VALUES (5, 1)")
+    run(app, "INSERT INTO probe (id, tenant, batch) VALUES (1, 1, 5)")
+    with app.transaction():
+        run(app, "UPDATE batch SET flow = 7")
         run(app, "INSERT INTO flow VALUES (7, 1)")
     assert links(app, "probe") == {1: 7}
 

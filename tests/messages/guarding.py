@@ -161,6 +161,27 @@ ALTER TABLE child ADD batch integer, ADD FOREIGN KEY (tenant, batch) REFERENCES 
         follow_by="postgres",
     ),
     Case(
+        name="another role owns the function that the triggers of a source call",
+        reaches=(("_check_rights", "calls what follows table"),),
+        setup=REGISTERED
+        + """
+CREATE TABLE other (LIKE probe INCLUDING ALL);
+SELECT flowguard.add_link(t, 'flow'), flowguard.add_proximity_rule(t, 'event', '1 hour', 'at', 'at', 'flow',
+                                                                   link_column => 'flow')
+  FROM unnest('{probe,other}'::regclass[]) AS t;
+SELECT flowguard.guard('probe', 'flow');
+""",
+        admin="ALTER FUNCTION flowguard.event_followers() OWNER TO postgres",
+        call="SELECT flowguard.guard('other', 'flow')",
+        says="""
+            ERROR: FG110: flowguard: function flowguard.event_followers() of postgres calls what follows table
+                public.event
+            DETAIL: It has to call this link as well, and only its owner can change it.
+            HINT: Run guard() as postgres, or "GRANT postgres TO app_owner".
+        """,
+        follow_by="postgres",
+    ),
+    Case(
         name="others may create operators for a domain that a link is of",
         extension="citext",
         reaches=(("_check_operators", "others may create operators"),),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 
@@ -91,6 +92,34 @@ def test_an_upgrade_cannot_renew_all_functions(
         assert hear(owner, renew) == []
     finally:
         run(admin, f"REASSIGN OWNED BY {DEPUTY} TO app_owner")
+
+
+@reaches(("_renew_triggers", "stays guarded by"))
+@pytest.mark.parametrize("reason", ["must be owner of", "canceling statement due to lock timeout", "they were not as"])
+def test_an_upgrade_cannot_renew_all_triggers(world: World, connect: Connect, tell: Teller, reason: str) -> None:
+    dsn = world("observe")
+    owner, admin = connect(dsn, "app_owner"), connect(dsn, "postgres")
+    for table in ("child", "probe"):
+        run(owner, f"COMMENT ON TRIGGER \"~flowguard_{table}_flow_insert\" ON {table} IS 'older'")
+    stems = "{probe_flow}" if reason == "they were not as" else "{child_flow,probe_flow}"
+    renew = f"SELECT flowguard._renew_triggers('{stems}')"
+    if reason == "must be owner of":
+        run(admin, "ALTER TABLE child OWNER TO postgres; GRANT ALL ON child TO app_owner")
+        reason = "app_owner does not own table public.child"
+    with admin.transaction():
+        if "lock timeout" in reason:
+            run(admin, "INSERT INTO child (id, tenant) VALUES (1, 1)")
+        heard = hear(owner, renew)
+    said = tell(heard, "stays guarded")
+    assert re.fullmatch(
+        "WARNING: flowguard: link public.child.flow stays guarded by the triggers that it has: "
+        f"(flowguard: )?{reason}.*? DETAIL: This release has others. They work on as they did. "
+        r"HINT: Call flowguard.guard\('public.child', 'flow'\) as the role that owns the tables.",
+        normal(str(said)),
+    ), normal(str(said))
+    assert rows(owner, "SELECT flowguard.guard('probe', 'flow')") == []  # which has them anew
+    assert rows(admin, "SELECT flowguard.guard('public.child', 'flow')") != []
+    assert hear(admin, renew) == []
 
 
 @reaches(("_check_rights", "row security hides"))

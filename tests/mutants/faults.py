@@ -561,8 +561,8 @@ LATE_LINKING = [
         breaks="What changed of a source between its link and its master does not count.",
         design="4 late linking",
         file="guard.sql",
-        find="flowguard._calls(followers, 'at_commit', 'v_now, v_now, 1', '      '),",
-        replace="flowguard._calls(followers, 'at_commit', 'OLD, NEW, 1', '      '),",
+        find="flowguard._calls(followers, 'at_commit', 'v_now, v_now, 1', '      ')) END,",
+        replace="flowguard._calls(followers, 'at_commit', 'OLD, NEW, 1', '      ')) END,",
         tests=(FOLLOWERS,),
     ),
     Fault(
@@ -570,8 +570,10 @@ LATE_LINKING = [
         breaks="It is looked for by the key that it had, and not found.",
         design="4 late linking",
         file="guard.sql",
-        find="concat_ws(' OR ', s.moved, flowguard._changed_sql(p_source, flowguard._row_key(p_source)))),",
-        replace="s.moved),",
+        find="concat_ws(' OR ', s.moved, coalesce(\n"
+        "                                       flowguard._changed_sql(p_source, flowguard._key_if_any(p_source)), "
+        "s.changed)))\n",
+        replace="s.moved)\n",
         tests=(FOLLOWERS,),
     ),
     Fault(
