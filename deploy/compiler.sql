@@ -864,13 +864,11 @@ COMMENT ON FUNCTION flowguard._keep_values(flowguard.link, text, text, text, tex
 
 CREATE OR REPLACE FUNCTION flowguard._fill_body(p_link flowguard.link) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_fill_body$
--- The body of the function of the BEFORE triggers of a link: what the rules yield is the link of the row. Whether an
--- update of a row without a link concerns it is asked here: PostgreSQL reads a WHEN anew for each statement.
+-- The body of the function of the BEFORE triggers of a link: what the rules yield is the link of the row.
 DECLARE
   v_session text := '';
   v_found   text := '';
   v_keep    text := '';
-  v_moved   text := flowguard._moved_sql(p_link.relation, flowguard._read_columns(p_link));
 BEGIN
   IF p_link.paused THEN
     RETURN flowguard._paused_body(p_link, 'NEW');
@@ -892,9 +890,6 @@ DECLARE
   v_link %6$s;
   v_reference %6$s;
 %3$sBEGIN
-  IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND NEW.%1$I IS NULL AND OLD.%1$I IS NULL%9$s THEN
-    RETURN NEW;
-  END IF;
 %7$s  IF pg_catalog.current_setting('flowguard.privileged', true) OPERATOR(pg_catalog.<>) '' THEN
     IF flowguard._is_privileged('undo') THEN
       RETURN NEW;
@@ -905,8 +900,7 @@ DECLARE
 END;
 $body$, p_link.link_column, p_link.relation, v_session || flowguard._lookup_variables(p_link) || v_found,
          flowguard._lookup(p_link, 'NEW'), flowguard._generated_remark(p_link),
-         flowguard._nullable_type(p_link.relation, p_link.link_column), flowguard._names_check(p_link, 'NEW'), v_keep,
-         coalesce(format(' AND (%s) IS NOT TRUE', v_moved), ''));
+         flowguard._nullable_type(p_link.relation, p_link.link_column), flowguard._names_check(p_link, 'NEW'), v_keep);
 END;
 $_fill_body$;
 COMMENT ON FUNCTION flowguard._fill_body(flowguard.link) IS
@@ -1287,8 +1281,8 @@ COMMENT ON FUNCTION flowguard._follow_still(flowguard.link, flowguard.rule, text
 CREATE OR REPLACE FUNCTION flowguard._follow_body(p_link flowguard.link, p_rule flowguard.rule) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_follow_body$
 -- The body of the function that is called for a rule's source: rows that wait for it, or carry the link that it had,
--- follow. It is called with the row OLD, the row NEW and TG_NARGS: 0 for an update, 1 at commit, -1 for an insert, of
--- which OLD is NEW; and it is that of a trigger as 1.1.0 made them, where TG_NARGS is 0 or 1.
+-- follow. It is called with the row OLD, the row NEW and TG_NARGS: 0 for an update, 1 at commit; for an insert, of
+-- which OLD is NEW, -1 and -2. And it is that of a trigger as 1.1.0 made them, where TG_NARGS is 0 or 1.
 DECLARE
   v_direct boolean := flowguard._is_direct(p_link, p_rule);
   v_equal  text := flowguard._equal(p_link.relation, p_link.link_column);
@@ -1391,11 +1385,11 @@ DECLARE
   v_run     bigint;
   v_path    pg_catalog.text;
 %13$sBEGIN
-  IF TG_NARGS OPERATOR(pg_catalog.=) 0 AND (%19$s) IS NOT TRUE
+%14$s  IF TG_NARGS OPERATOR(pg_catalog.>=) 0 AND (%19$s) IS NOT TRUE
      OR TG_NARGS OPERATOR(pg_catalog.<>) 0 AND NEW.%20$I IS NULL THEN
     RETURN NULL;
   END IF;
-%14$s%5$s  IF v_setting OPERATOR(pg_catalog.<>) '' THEN
+%5$s  IF v_setting OPERATOR(pg_catalog.<>) '' THEN
     IF flowguard._is_privileged('undo') THEN
       RETURN NULL;
     END IF;

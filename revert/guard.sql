@@ -9,7 +9,8 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 
 DO $callers$
 DECLARE
-  v_stems text[];
+  v_link  flowguard.link;
+  v_stems text[] := '{}';
   r_found record;
 BEGIN
   IF to_regprocedure('flowguard._callers()') IS NULL THEN  -- this ran before
@@ -17,10 +18,21 @@ BEGIN
     RETURN;
   END IF;
   PERFORM flowguard._serialize();
-  SELECT array_agg(DISTINCT f.stem) INTO v_stems
-    FROM (SELECT DISTINCT c.relation FROM flowguard._callers() c) AS c
-   CROSS JOIN LATERAL flowguard._followers(c.relation) f;
-  PERFORM set_config('flowguard.again', coalesce(v_stems, '{}')::text, true);
+  FOR v_link IN SELECT l.* FROM flowguard.link l WHERE l.guarded ORDER BY l.stem LOOP
+    CONTINUE WHEN NOT flowguard._is_alive(v_link);  -- which is a finding already
+    IF EXISTS (SELECT FROM flowguard._wanted_functions(v_link) f
+                WHERE flowguard._function_status(f.signature, f.is_definer, f.body) <> 'installed')
+       OR EXISTS (SELECT FROM flowguard._wanted_triggers(v_link) t
+                   WHERE flowguard._trigger_status(t.relation, t.name, t.statement) <> 'installed') THEN
+      RAISE EXCEPTION 'flowguard: the triggers of link %.% are not as its rules and its mode say', v_link.relation,
+                      quote_ident(v_link.link_column)
+        USING ERRCODE = 'FG112',
+              DETAIL = 'What comes before 1.2.0 has other triggers, which would be made as the rules and the mode say.',
+              HINT = format('Call flowguard.guard(%L, %L) first.', v_link.relation, v_link.link_column);
+    END IF;
+    v_stems := v_stems || v_link.stem::text;
+  END LOOP;
+  PERFORM set_config('flowguard.again', v_stems::text, true);
   FOR r_found IN SELECT c.name, c.relation FROM flowguard._callers() c LOOP
     EXECUTE format('DROP TRIGGER %I ON %s', r_found.name, r_found.relation);
   END LOOP;
@@ -1528,7 +1540,6 @@ DROP FUNCTION IF EXISTS flowguard._caller_status(regclass, flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._caller_triggers(regclass, text, jsonb);
 DROP FUNCTION IF EXISTS flowguard._calls(jsonb, text, text, text);
 DROP FUNCTION IF EXISTS flowguard._caller(regclass, flowguard.link);
-DROP FUNCTION IF EXISTS flowguard._key_if_any(regclass);
 DROP FUNCTION IF EXISTS flowguard._followers(regclass);
 DROP FUNCTION IF EXISTS flowguard._callers();
 DROP FUNCTION IF EXISTS flowguard._sources(flowguard.link);
@@ -1538,14 +1549,19 @@ DROP FUNCTION IF EXISTS flowguard._own_functions(flowguard.link);
 
 DO $again$
 DECLARE
-  v_link flowguard.link;
+  v_link      flowguard.link;
+  v_statement text;
 BEGIN
   FOR v_link IN
     SELECT l.* FROM flowguard.link l
      WHERE l.guarded AND l.stem = ANY (current_setting('flowguard.again')::text[]) ORDER BY l.stem
   LOOP
-    CONTINUE WHEN NOT flowguard._is_alive(v_link);  -- which is a finding already
-    PERFORM flowguard.guard(v_link.relation, v_link.link_column);
+    FOR v_statement IN
+      SELECT p.statement FROM flowguard._plan(v_link, false, false) p
+       WHERE p.statement ~ '^(CREATE OR REPLACE (FUNCTION|TRIGGER)|CREATE CONSTRAINT TRIGGER|DROP (TRIGGER|FUNCTION)) '
+    LOOP
+      EXECUTE v_statement;
+    END LOOP;
   END LOOP;
 END;
 $again$;

@@ -56,7 +56,6 @@ SELECT 'flowguard._own_triggers(flowguard.link)'::regprocedure;
 SELECT 'flowguard._sources(flowguard.link)'::regprocedure;
 SELECT 'flowguard._callers()'::regprocedure;
 SELECT 'flowguard._followers(regclass)'::regprocedure;
-SELECT 'flowguard._key_if_any(regclass)'::regprocedure;
 SELECT 'flowguard._caller(regclass, flowguard.link)'::regprocedure;
 SELECT 'flowguard._calls(jsonb, text, text, text)'::regprocedure;
 SELECT 'flowguard._caller_triggers(regclass, text, jsonb)'::regprocedure;

@@ -5,6 +5,7 @@ The newer one is this one with a change more, which writes generated code otherw
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from waiting import wait_until
 
 from pyflowguard import changes, online
 from pyflowguard.database import Notice
-from pyflowguard.errors import PlanDiverged
+from pyflowguard.errors import PlanDiverged, ScriptFailed
 from pyflowguard.health import check
 from pyflowguard.plan import read_plan
 
@@ -171,7 +172,7 @@ def test_and_back(app: Connection, newer: Path) -> None:
 
 
 def test_an_upgrade_renews_what_1_1_0_has_generated_while_others_write(empty_db: str) -> None:
-    """No table is locked for that, and nothing is left for guard(); the way back gives what was there."""
+    """Tables are locked for a moment, and nothing is left for guard(); the way back gives what was there."""
     changes.deploy(empty_db, to="@v1.1.0")
     with psycopg.connect(empty_db, autocommit=True) as connection:
         guarded(connection, mode="enforce")
@@ -198,25 +199,22 @@ PENDING = {
 
 
 @pytest.mark.parametrize("change", PENDING.values(), ids=PENDING)
-@pytest.mark.parametrize("back", [False, True], ids=["upgrade", "way back"])
-def test_an_upgrade_leaves_to_guard_what_that_was_not_called_for(empty_db: str, change: str, back: bool) -> None:
+def test_an_upgrade_leaves_to_guard_what_that_was_not_called_for(empty_db: str, change: str) -> None:
     """Else functions would not be those that the triggers call, or be there without the rights of who guarded."""
-    changes.deploy(empty_db, to=None if back else "@v1.1.0")
+    changes.deploy(empty_db, to="@v1.1.0")
     with psycopg.connect(empty_db, autocommit=True) as connection:
         guarded(connection)
         run(connection, change)
         before = dict(rows(connection, GENERATED))
         said: list[Notice] = []
-        if back:
-            changes.revert(empty_db, to="@v1.1.0", on_notice=said.append)
-        else:
-            changes.deploy(empty_db, on_notice=said.append)
+        changes.deploy(empty_db, on_notice=said.append)
         after = dict(rows(connection, GENERATED))
         assert {name for name in after if "probe" in name and after[name] != before.get(name)} == set()
-        assert {name for name in after if "child" in name and after[name] != before[name]} != set()
+        assert {name for name in after if "child" in name and after[name] != before.get(name)} != set()
         warned = [str(notice) for notice in said if notice.severity == "WARNING"]
-        assert len(warned) == 1
+        assert len(warned) == 2
         assert "link public.probe.flow stays guarded by the functions that it has" in warned[0]
+        assert "link public.probe.flow stays guarded by the triggers that it has" in warned[1]
         run(connection, "INSERT INTO event VALUES (1, 1, 1, 'live', '2025-01-01')")
         run(connection, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01 00:30')")
         assert one(connection, "SELECT flow FROM probe") == 1
@@ -224,6 +222,24 @@ def test_an_upgrade_leaves_to_guard_what_that_was_not_called_for(empty_db: str, 
         assert outdated(connection) == {}
         run(connection, "INSERT INTO probe (id, tenant, at) VALUES (2, 1, '2025-01-01 00:30')")
         assert one(connection, "SELECT flow FROM probe WHERE id = 2") == (None if "drop_rule" in change else 1)
+
+
+@pytest.mark.parametrize("change", PENDING.values(), ids=PENDING)
+def test_the_way_back_wants_guard_to_be_called_before(empty_db: str, change: str) -> None:
+    """All triggers are made anew on it; nobody's rules take effect without having been asked for."""
+    changes.deploy(empty_db)
+    with psycopg.connect(empty_db, autocommit=True) as connection:
+        guarded(connection)
+        run(connection, change)
+        before = rows(connection, GENERATED)
+        with pytest.raises(
+            ScriptFailed, match=r"FG112: flowguard: the triggers of link public\.probe\.flow are not as"
+        ) as no:
+            changes.revert(empty_db, to="@v1.1.0")
+        assert rows(connection, GENERATED) == before
+        run(connection, re.findall(r"Call (flowguard\.guard\(.*\)) first", str(no.value))[0].join(("SELECT ", "")))
+        changes.revert(empty_db, to="@v1.1.0")
+        assert outdated(connection) == {}
 
 
 def test_triggers_that_another_statement_made_are_made_anew_while_others_write(app: Connection) -> None:
