@@ -692,8 +692,7 @@ CREATE OR REPLACE FUNCTION flowguard._caller(
 -- The function that the triggers of a source should call: what other guarded links have of it, and what the rules of
 -- this one need. body is NULL where nothing follows the source. id is that of the function as it is.
 DECLARE
-  v_table   name := (SELECT c.relname FROM pg_class c WHERE c.oid = p_source);
-  v_remarks text;
+  v_table name := (SELECT c.relname FROM pg_class c WHERE c.oid = p_source);
 BEGIN
   SELECT c.id INTO id FROM flowguard._callers() c WHERE c.relation = p_source LIMIT 1;
   IF id IS NOT NULL THEN
@@ -1846,8 +1845,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_renew_triggers$
 -- is, and works.
 DECLARE
   v_may_wait  text := current_setting('lock_timeout');
-  v_links     flowguard.link[] := '{}';
-  v_plans     jsonb := '[]';
+  v_links     flowguard.link[] := '{}'::flowguard.link[];
+  v_plans     jsonb := jsonb '[]';
   v_plan      jsonb;
   v_link      flowguard.link;
   v_statement text;

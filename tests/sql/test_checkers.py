@@ -8,6 +8,7 @@ import subprocess
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -30,6 +31,9 @@ PLPGSQL_CHECK_EXPLAINED = {
     ),
     "EXECUTE of a prepared statement gives what that gives": re.compile(
         r"^flowguard\._repair_batch\(.*\): expression does not return data"
+    ),
+    "called for what it does; an assignment is quicker than PERFORM": re.compile(
+        r'^flowguard\.\w+_followers\(\): never read variable "v_done"'
     ),
     "RETURN QUERY EXECUTE sets them": re.compile(r'^flowguard\._wrong_rows\(.*\): OUT variable "\w+" is maybe unmod'),
 }
@@ -70,6 +74,22 @@ def guarded_db() -> Iterator[str]:
         yield dsn
 
 
+def as_trigger_function(connection: psycopg.Connection[Any], oid: int, name: str, _: object) -> tuple[int, str, int]:
+    """Make a trigger function of what the trigger of a source calls: only of that it is known what OLD and NEW are."""
+    copy = f"flowguard.checked_{oid}"
+    connection.execute(
+        f"DO $$ BEGIN EXECUTE format('CREATE FUNCTION {copy}() RETURNS trigger LANGUAGE plpgsql AS %L', "  # noqa: S608
+        f"(SELECT prosrc FROM pg_proc WHERE oid = {oid})); END $$"
+    )
+    row = connection.execute(
+        "SELECT to_regproc(%s)::oid, t.tgrelid FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid "
+        "WHERE strpos(p.prosrc, ':= ' || replace(%s, '(record,record,integer)', '(')) > 0 LIMIT 1",
+        (copy, name),
+    ).fetchone()
+    assert row is not None, name
+    return row[0], name, row[1]
+
+
 def test_plpgsql_check_has_nothing_to_say(guarded_db: str) -> None:
     with psycopg.connect(guarded_db, autocommit=True) as connection:
         count, findings = 0, []
@@ -79,7 +99,10 @@ def test_plpgsql_check_has_nothing_to_say(guarded_db: str) -> None:
             "FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang AND l.lanname = 'plpgsql' "
             "WHERE p.pronamespace = 'flowguard'::regnamespace ORDER BY 2"
         ).fetchall()
-        for oid, name, table in functions:
+        for oid, name, table in [
+            as_trigger_function(connection, *each) if each[1].endswith("(record,record,integer)") else each
+            for each in functions
+        ]:
             count += 1
             for line, message in connection.execute(
                 "SELECT lineno, message FROM plpgsql_check_function_tb(%s, relid => coalesce(%s::oid, 0), "
