@@ -1281,8 +1281,8 @@ COMMENT ON FUNCTION flowguard._follow_still(flowguard.link, flowguard.rule, text
 CREATE OR REPLACE FUNCTION flowguard._follow_body(p_link flowguard.link, p_rule flowguard.rule) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_follow_body$
 -- The body of the function that is called for a rule's source: rows that wait for it, or carry the link that it had,
--- follow. It is called with the row OLD, the row NEW and TG_NARGS: 0 for an update, 1 at commit; for an insert, of
--- which OLD is NEW, -1 and -2. And it is that of a trigger as 1.1.0 made them, where TG_NARGS is 0 or 1.
+-- follow. It is called with the row OLD, the row NEW and TG_NARGS: 0 for an update, 1 for one at commit; -1 for an
+-- insert, of which OLD is NEW. And it is that of a trigger as 1.1.0 made them, where TG_NARGS is 0 or 1.
 DECLARE
   v_direct boolean := flowguard._is_direct(p_link, p_rule);
   v_equal  text := flowguard._equal(p_link.relation, p_link.link_column);
