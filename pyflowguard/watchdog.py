@@ -115,24 +115,26 @@ class Watchdog:
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has one thread
         )
 
+    def _give(self, path: str) -> None:
+        """Let the user that the server runs as own it."""
+        if self.order["uid"] is not None and self.order["gid"] is not None:
+            os.chown(path, self.order["uid"], self.order["gid"])
+
     def _prepare(self) -> None:
         os.umask(0o022)
-        uid, gid = self.order["uid"], self.order["gid"]
         for path in self.order["make"]:
-            Path(path).mkdir(mode=0o700 if uid is None else 0o711, exist_ok=True)
+            Path(path).mkdir(mode=0o700 if self.order["uid"] is None else 0o711, exist_ok=True)
         if self.order["secret"] is not None:
             file, line = self.order["secret"]
             Path(file).touch(mode=0o600)
             Path(file).write_text(line + "\n")
-            if uid is not None and gid is not None:
-                os.chown(file, uid, gid)
+            self._give(file)
         for source, target in self.order["copy"]:
             shutil.copytree(source, target)
             _let_others_read(Path(target))
         for path in self.order["own"]:
             Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
-            if uid is not None and gid is not None:
-                os.chown(path, uid, gid)
+            self._give(path)
         for command in self.order["prepare"]:
             with Path(self.order["log"]).open("ab") as log:
                 process = self._spawn(command, log)
@@ -186,11 +188,10 @@ class Watchdog:
 def _remove(path: str) -> None:
     """Remove a directory; a process that has just been stopped may still be writing to it, so more than once."""
     deadline = time.monotonic() + _STOP_TIMEOUT
-    while Path(path).exists():
-        shutil.rmtree(path, ignore_errors=True)
-        if time.monotonic() > deadline:
-            return
+    shutil.rmtree(path, ignore_errors=True)
+    while Path(path).exists() and time.monotonic() < deadline:
         time.sleep(0.02)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _let_others_read(top: Path) -> None:

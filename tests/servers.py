@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 import pytest
@@ -37,6 +40,15 @@ def lacking(what: str) -> NoReturn:
     if os.environ.get("PYFLOWGUARD_REQUIRE_ALL"):
         pytest.fail(f"{what} is not installed, and PYFLOWGUARD_REQUIRE_ALL wants every test to run.")
     pytest.skip(f"{what} is not installed.")
+
+
+@contextmanager
+def reachable_directory(prefix: str) -> Iterator[Path]:
+    """Make a directory for temporary files: short, for the socket in it, and open to the server's own user."""
+    with TemporaryDirectory(prefix=prefix, dir="/tmp") as name:
+        shared = Path(name)
+        shared.chmod(0o711)
+        yield shared
 
 
 def memory_directory() -> Path | None:

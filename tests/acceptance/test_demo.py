@@ -7,7 +7,6 @@ import pty
 import re
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 from acceptance.command import COMMAND, Run
 from rich.console import Console
+from servers import reachable_directory
 
 from pyflowguard import demo
 from pyflowguard.commands.progress import Progress
@@ -180,10 +180,8 @@ def read(terminal: int) -> bytes:
 
 @pytest.fixture
 def shared_directory() -> Iterator[Path]:
-    """Make a directory for temporary files: short, for the socket in it, and open to the server's own user."""
-    with tempfile.TemporaryDirectory(prefix="demo-", dir="/tmp") as name:
-        shared = Path(name)
-        shared.chmod(0o711)
+    """Make a directory for temporary files that nobody else uses."""
+    with reachable_directory("demo-") as shared:
         yield shared
 
 

@@ -7,13 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from servers import reachable_directory
 
 from pyflowguard import server
 from pyflowguard.errors import ServerFailed
@@ -29,11 +29,9 @@ with throwaway_server() as server:
 
 @pytest.fixture
 def shared_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Make the directory for temporary files: short, for the socket in it, and open to the server's own user."""
-    with tempfile.TemporaryDirectory(prefix="server-", dir="/tmp") as name:
-        shared = Path(name)
-        shared.chmod(0o711)
-        monkeypatch.setenv("TMPDIR", name)
+    """Make a directory of its own the one for temporary files."""
+    with reachable_directory("server-") as shared:
+        monkeypatch.setenv("TMPDIR", str(shared))
         monkeypatch.setattr("tempfile.tempdir", None)
         yield shared
 
