@@ -83,3 +83,14 @@ def deputy(postgresql: Any) -> None:  # noqa: ANN401  conftest's class
     """Create the role of a deputy once."""
     with psycopg.connect(postgresql.conninfo(), autocommit=True) as admin:
         admin.execute(f"CREATE ROLE {DEPUTY} LOGIN NOSUPERUSER".encode())
+
+
+@pytest.fixture(autouse=True)
+def memberships(postgresql: Any) -> Iterator[None]:  # noqa: ANN401  conftest's class
+    """Take back what roles were given to others, as some HINTs say: roles are the whole server's, not a database's."""
+    listed = "SELECT roleid::regrole::text, member::regrole::text FROM pg_auth_members"
+    with psycopg.connect(postgresql.conninfo(), autocommit=True) as admin:
+        before = set(admin.execute(listed))
+        yield
+        for role, member in set(admin.execute(listed)) - before:
+            admin.execute(f"REVOKE {role} FROM {member}".encode())
