@@ -500,36 +500,39 @@ $_key_steps$;
 COMMENT ON FUNCTION flowguard._key_steps(regclass, text, text, regclass, boolean) IS
   'What is missing of a foreign key, on a partitioned table before 18 partition by partition.';
 
-CREATE OR REPLACE FUNCTION flowguard._own_functions(p_link flowguard.link)
+CREATE OR REPLACE FUNCTION flowguard._own_functions(p_link flowguard.link, p_bodies boolean DEFAULT true)
 RETURNS TABLE (signature text, returns text, is_definer boolean, body text, description text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_own_functions$
-
+-- p_bodies: their text as well, which takes as long as all else that a plan needs.
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
     SELECT flowguard._finder_signature(p_link), flowguard._nullable_type(p_link.relation, p_link.link_column),
-           false, flowguard._finder_body(p_link), 'what the rules of the link yield for a row'
+           false, CASE WHEN p_bodies THEN flowguard._finder_body(p_link) END,
+           'what the rules of the link yield for a row'
      WHERE flowguard._has_finder(p_link)
     UNION ALL
     -- Beside the other, not in its place: a session may be in the midst of a function that still calls that.
-    SELECT flowguard._kept_finder_signature(p_link), 'record', false, flowguard._kept_finder_body(p_link),
+    SELECT flowguard._kept_finder_signature(p_link), 'record', false,
+           CASE WHEN p_bodies THEN flowguard._kept_finder_body(p_link) END,
            'what the rules of the link yield for a row, and how a rule by time found it'
      WHERE flowguard._keeps_provenance(p_link)
     UNION ALL
-    SELECT format('flowguard.%I()', p_link.stem || '_fill'), 'trigger', true, flowguard._fill_body(p_link),
-           'fills the link'
+    SELECT format('flowguard.%I()', p_link.stem || '_fill'), 'trigger', true,
+           CASE WHEN p_bodies THEN flowguard._fill_body(p_link) END, 'fills the link'
      WHERE EXISTS (SELECT FROM flowguard._rules(p_link))
     UNION ALL
-    SELECT format('flowguard.%I()', p_link.stem || '_commit'), 'trigger', true, flowguard._commit_body(p_link),
-           'looks again at commit at a row without a link'
+    SELECT format('flowguard.%I()', p_link.stem || '_commit'), 'trigger', true,
+           CASE WHEN p_bodies THEN flowguard._commit_body(p_link) END, 'looks again at commit at a row without a link'
      WHERE p_link.mode = 'enforce' OR flowguard._has_finder(p_link)
     UNION ALL
     SELECT flowguard._follow_signature(p_link, r, ''), 'pg_catalog.bool', true,
-           flowguard._follow_body(p_link, r), 'lets the link follow its source'
+           CASE WHEN p_bodies THEN flowguard._follow_body(p_link, r) END, 'lets the link follow its source'
       FROM flowguard._rules(p_link) r WHERE r.kind <> 'session';
 END;
 $_own_functions$;
-COMMENT ON FUNCTION flowguard._own_functions(flowguard.link) IS 'The functions generated for a link alone.';
+COMMENT ON FUNCTION flowguard._own_functions(flowguard.link, boolean) IS
+  'The functions generated for a link alone, with their text or without.';
 
 CREATE OR REPLACE FUNCTION flowguard._follow_signature(p_link flowguard.link, p_rule flowguard.rule, p_style text)
 RETURNS text
@@ -1099,7 +1102,7 @@ BEGIN
             OFFSET 0) AS p
      WHERE flowguard._is_for(p_link, p.proname)
        AND p.oid NOT IN (SELECT w.oid FROM mine n CROSS JOIN LATERAL (
-             SELECT to_regprocedure(f.signature)::oid AS oid FROM flowguard._own_functions(n.link) f) w
+             SELECT to_regprocedure(f.signature)::oid AS oid FROM flowguard._own_functions(n.link, false) f) w
                WHERE w.oid IS NOT NULL)
     UNION ALL
     -- That of a source that was dropped.

@@ -1545,7 +1545,7 @@ DROP FUNCTION IF EXISTS flowguard._callers();
 DROP FUNCTION IF EXISTS flowguard._sources(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._own_triggers(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._follow_signature(flowguard.link, flowguard.rule, text);
-DROP FUNCTION IF EXISTS flowguard._own_functions(flowguard.link);
+DROP FUNCTION IF EXISTS flowguard._own_functions(flowguard.link, boolean);
 
 DO $again$
 DECLARE

@@ -50,7 +50,7 @@ SELECT 'flowguard.set_mode(regclass, text, name, boolean)'::regprocedure;
 SELECT 'flowguard._set_paused(regclass, name, boolean)'::regprocedure;
 SELECT 'flowguard.pause(regclass, name)'::regprocedure;
 SELECT 'flowguard.resume(regclass, name)'::regprocedure;
-SELECT 'flowguard._own_functions(flowguard.link)'::regprocedure;
+SELECT 'flowguard._own_functions(flowguard.link, boolean)'::regprocedure;
 SELECT 'flowguard._follow_signature(flowguard.link, flowguard.rule, text)'::regprocedure;
 SELECT 'flowguard._own_triggers(flowguard.link)'::regprocedure;
 SELECT 'flowguard._sources(flowguard.link)'::regprocedure;
@@ -65,7 +65,7 @@ SELECT 'flowguard._renew_triggers(text[])'::regprocedure;
 
 -- What is new since 1.0.0 is within a function, and something of what is new since 1.1.0.
 SELECT 1 / count(*) FROM pg_proc
- WHERE oid = 'flowguard._own_functions(flowguard.link)'::regprocedure AND strpos(prosrc, '_kept_finder_body') > 0;
+ WHERE oid = 'flowguard._own_functions(flowguard.link, boolean)'::regprocedure AND strpos(prosrc, '_kept_finder_body') > 0;
 SELECT 1 / count(*) FROM pg_proc
  WHERE oid = 'flowguard._wanted_triggers(flowguard.link)'::regprocedure AND strpos(prosrc, '_caller_triggers') > 0;
 

@@ -23,14 +23,15 @@ from histories.history import ISOLATION, History, Unit
 from histories.model import Content, Guard
 from histories.sessions import DEADLOCK_TIMEOUT
 from histories.worlds import MASTERS, SETTINGS, Setting
-from hypothesis import note
+from hypothesis import note, seed
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-from profiles import sized
+from profiles import NAME, sized
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 seeds = st.integers(0, 2**20)
+PARTS = 4
 
 
 class Bench:
@@ -281,9 +282,13 @@ def bench(databases: Any, engine_template: str, postgresql: Any) -> Iterator[Ben
         yield made
 
 
-def test_histories(bench: Bench) -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_histories(bench: Bench, part: int) -> None:
+    """In parts, which `make nightly` shares out among its processes."""
+
     class Here(Histories):
         pass
 
     Here.bench = bench
-    run_state_machine_as_test(Here, settings=sized(ci=100, nightly=1000, steps=24))
+    machine = Here if NAME == "nightly" else seed(part)(Here)  # the same each time, but not in each part
+    run_state_machine_as_test(machine, settings=sized(ci=100 // PARTS, nightly=1000 // PARTS, steps=24))
