@@ -156,6 +156,10 @@ class Session:
             self.story.tale.waits |= {(self.name, other) for other in others}
         self.waited_for |= others
 
+    def comes_after(self, other: Session) -> bool:
+        """Say whether its step waited, and that of the other either did not or was what it waited for."""
+        return not other.waited_for or (other.name in self.waited_for and self.name not in other.waited_for)
+
     def finish(self) -> None:
         """Write down a step that came back. One that was refused ends the transaction, and what was to follow in it."""
         assert self.future is not None
@@ -248,7 +252,7 @@ class Story:
             # Whoever let another one go on comes before it in the tale, also where its own answer is slower.
             for session in sorted(flying, key=lambda session: bool(session.waited_for)):
                 is_early = session.waited_for and any(
-                    other.future and not other.waited_for and not blockers.get(other.name) for other in flying
+                    other.future and session.comes_after(other) and not blockers.get(other.name) for other in flying
                 )
                 if session.is_done() and not is_early:
                     session.finish()
