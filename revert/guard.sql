@@ -13,7 +13,7 @@ DECLARE
   v_stems text[] := '{}';
   r_found record;
 BEGIN
-  IF to_regprocedure('flowguard._callers()') IS NULL THEN  -- this ran before
+  IF to_regprocedure('flowguard._callers(regclass)') IS NULL THEN  -- this ran before
     PERFORM set_config('flowguard.again', '{}', true);
     RETURN;
   END IF;
@@ -1541,7 +1541,8 @@ DROP FUNCTION IF EXISTS flowguard._caller_triggers(regclass, text, jsonb);
 DROP FUNCTION IF EXISTS flowguard._calls(jsonb, text, text, text);
 DROP FUNCTION IF EXISTS flowguard._caller(regclass, flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._followers(regclass);
-DROP FUNCTION IF EXISTS flowguard._callers();
+DROP FUNCTION IF EXISTS flowguard._callers(regclass);
+DROP FUNCTION IF EXISTS flowguard._caller_name(regclass);
 DROP FUNCTION IF EXISTS flowguard._sources(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._own_triggers(flowguard.link);
 DROP FUNCTION IF EXISTS flowguard._follow_signature(flowguard.link, flowguard.rule, text);
