@@ -374,8 +374,8 @@ LOOKUPS = [
         breaks="Row security hides sources and masters from the rules.",
         design="4 row security",
         file="guard.sql",
-        find="'trigger', true, flowguard._fill_body(p_link),",
-        replace="'trigger', false, flowguard._fill_body(p_link),",
+        find="'trigger', true,\n           CASE WHEN p_bodies THEN flowguard._fill_body(p_link) END,",
+        replace="'trigger', false,\n           CASE WHEN p_bodies THEN flowguard._fill_body(p_link) END,",
         tests=(f"{GUARD}::test_row_security_hides_nothing_from_the_rules",),
     ),
 ]
