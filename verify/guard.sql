@@ -66,7 +66,8 @@ SELECT 'flowguard._renew_triggers(text[])'::regprocedure;
 
 -- What is new since 1.0.0 is within a function, and something of what is new since 1.1.0.
 SELECT 1 / count(*) FROM pg_proc
- WHERE oid = 'flowguard._own_functions(flowguard.link, boolean)'::regprocedure AND strpos(prosrc, '_kept_finder_body') > 0;
+ WHERE oid = 'flowguard._own_functions(flowguard.link, boolean)'::regprocedure
+   AND strpos(prosrc, '_kept_finder_body') > 0;
 SELECT 1 / count(*) FROM pg_proc
  WHERE oid = 'flowguard._wanted_triggers(flowguard.link)'::regprocedure AND strpos(prosrc, '_caller_triggers') > 0;
 
