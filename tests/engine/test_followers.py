@@ -9,6 +9,7 @@ import pytest
 from engine.postgres import Connection, one, refused, rows, run
 from engine.tables import add_links, add_reference, create, guard, link, links, register
 from psycopg import sql
+from waiting import PATIENCE, beside, wait_until, waiting
 
 TRIGGERS = (
     "SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass AND starts_with(tgname, '~flowguard~') "
@@ -98,14 +99,19 @@ def test_plans_that_were_made_before_either_ran_do_not_undo_each_other(app: Conn
 
 
 def test_two_that_join_at_once_wait_for_each_other(app: Connection) -> None:
-    guard_all_but_the_triggers_of_sources(app, "child", "other")
+    """The second joins what the first has made, also where it came before that was committed."""
+    guard(app, "child")  # so that the source has a function and triggers already
+    run(app, "CREATE TABLE third (LIKE other INCLUDING ALL, FOREIGN KEY (parent) REFERENCES parent)")
+    add_links(app, ["third"], "observe", "keep")
+    add_reference(app, "third", "parent", "parent")
+    guard_all_but_the_triggers_of_sources(app, "other", "third")
+    joins = "SELECT flowguard._set_source_triggers('parent', '{}', 'flow')"
     with psycopg.connect(app.info.dsn) as first, psycopg.connect(app.info.dsn, autocommit=True) as second:
-        run(first, "SELECT flowguard._set_source_triggers('parent', 'child', 'flow')")
-        run(second, "SET lock_timeout = '200ms'")
-        with refused("55P03"):
-            run(second, "SELECT flowguard._set_source_triggers('parent', 'other', 'flow')")
-        first.commit()
-        run(second, "SELECT flowguard._set_source_triggers('parent', 'other', 'flow')")
+        run(first, joins.format("other"))
+        with beside(lambda: run(second, joins.format("third"))) as joined:
+            wait_until(lambda: bool(waiting(app, "_set_source_triggers", first)), "the second to wait")
+            first.commit()
+            joined.result(PATIENCE)
     assert followed(app) == (1, 1)
 
 

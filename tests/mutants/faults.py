@@ -548,12 +548,12 @@ LATE_LINKING = [
         tests=(FOLLOWERS,),
     ),
     Fault(
-        name="a source watches the columns of its first link",
+        name="a source watches the columns of one of its links",
         breaks="A change that concerns another link alone is told to nobody.",
         design="4 late linking",
         file="guard.sql",
         find="                                                   WHERE o.link = f.link)) AS changed,\n",
-        replace="WHERE o.columns = (SELECT min(x.columns) FROM follower x))) AS changed,\n",
+        replace="WHERE o.columns = (SELECT max(x.columns) FROM follower x))) AS changed,\n",
         tests=(FOLLOWERS,),
     ),
     Fault(
