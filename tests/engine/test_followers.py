@@ -146,9 +146,11 @@ def test_a_change_that_concerns_one_link_is_told_to_that_link(app: Connection) -
     run(app, "SELECT flowguard.pause('other', 'flow')")
     run(app, "INSERT INTO other (id, tenant, at) VALUES (1, 1, '2025-01-01 02:10Z'), (2, 1, %s)", NOON)
     run(app, "SELECT flowguard.resume('other', 'flow')")
-    run(app, "UPDATE event SET status = 'live'")
-    assert (links(app, "probe"), links(app, "other")) == ({1: 1, 2: None}, {1: None, 2: None})
-    run(app, "UPDATE event SET at = %s", NOON)
+    with app.transaction():  # at once, and not at commit
+        run(app, "UPDATE event SET status = 'live'")
+        assert (links(app, "probe"), links(app, "other")) == ({1: 1, 2: None}, {1: None, 2: None})
+        run(app, "UPDATE event SET at = %s", NOON)
+        assert (links(app, "probe"), links(app, "other")) == ({1: 1, 2: 1}, {1: None, 2: 1})
     assert (links(app, "probe"), links(app, "other")) == ({1: 1, 2: 1}, {1: None, 2: 1})
 
 

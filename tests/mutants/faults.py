@@ -553,7 +553,7 @@ LATE_LINKING = [
         design="4 late linking",
         file="guard.sql",
         find="                                                   WHERE o.link = f.link)) AS changed,\n",
-        replace="WHERE o.columns = (SELECT max(x.columns) FROM follower x))) AS changed,\n",
+        replace="WHERE o.columns = (SELECT min(x.columns) FROM follower x))) AS changed,\n",
         tests=(FOLLOWERS,),
     ),
     Fault(
