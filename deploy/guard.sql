@@ -1352,7 +1352,7 @@ BEGIN
   FOR r_table IN
     SELECT s.source, p.oid::regprocedure AS caller, pg_get_userbyid(p.proowner) AS owner
       FROM flowguard._sources(p_link) AS s (source)
-      JOIN (SELECT DISTINCT c.relation, c.id FROM flowguard._callers() c) AS c ON c.relation = s.source
+     CROSS JOIN LATERAL flowguard._callers(s.source) c
       JOIN pg_proc p ON p.oid = c.id
      WHERE NOT pg_has_role(current_user, p.proowner, 'USAGE')
   LOOP

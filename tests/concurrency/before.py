@@ -7,9 +7,8 @@ from collections.abc import Callable
 from concurrency.invariants import State
 from concurrency.stage import Session, Stage, Step
 from engine.postgres import Connection, rows, run
+from engine.tables import LINKS
 from repair.calls import Run, dump, repair
-
-TABLES = ("parent", "child", "grandchild", "event", "probe")
 
 UNLINKED = """
 INSERT INTO parent VALUES (10, 1, 1), (11, 1, 2), (12, 1, NULL);
@@ -65,4 +64,4 @@ def everything(app: Connection) -> set[tuple[str, int]]:
 
 def contents(app: Connection) -> object:
     """Give all rows, to compare."""
-    return dump(app, *TABLES)
+    return dump(app, *LINKS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from concurrency.stage import READ_COMMITTED, REPEATABLE_READ, SERIALIZABLE, Step, Steps
+from engine.tables import TABLES
 from psycopg import IsolationLevel
 
 each_level = pytest.mark.parametrize(
@@ -11,7 +12,6 @@ each_level = pytest.mark.parametrize(
 )
 without_serializable = pytest.mark.parametrize("level", [READ_COMMITTED, REPEATABLE_READ], ids=lambda level: level.name)
 
-TABLES = ("flow", "parent", "child", "grandchild", "event", "probe")
 LOOK = Step("looks", "SELECT " + ", ".join(f"EXISTS (TABLE {table})" for table in TABLES))
 
 

@@ -29,6 +29,7 @@ Guarded: TypeAlias = Callable[..., Connection]
 """The fixture `guarded`: give it mode and on_master_delete, and get a connection to a database guarded so."""
 
 LINKS = ("parent", "child", "grandchild", "event", "probe")
+TABLES = ("flow", *LINKS)
 
 CLEAR = "; ".join(
     [

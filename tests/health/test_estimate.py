@@ -400,7 +400,7 @@ def write(connection: Connection, drawn: list[Any]) -> None:
 
 
 @given(before=writes, after=writes, enforced=st.booleans())
-@settings(sized(ci=12, nightly=200), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(sized(ci=25, nightly=200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_figure_is_ever_another_than_counted(
     app: Connection, before: list[Any], after: list[Any], enforced: bool
 ) -> None:

@@ -56,7 +56,6 @@ def test_who_calls_guard_does_not_own_the_table(world: World, connect: Connect, 
         run(admin, statements(said.hint)[0])
         assert rows(deputy, "SELECT flowguard.guard('child', 'flow')") != []
     finally:
-        run(admin, f"REVOKE app_owner FROM {DEPUTY}")
         run(admin, f"REASSIGN OWNED BY {DEPUTY} TO app_owner")
         run(admin, f"DROP OWNED BY {DEPUTY}")
 

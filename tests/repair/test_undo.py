@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from engine.postgres import Connection, one, refused, rows, run
-from engine.tables import create, guard, links, register
+from engine.tables import TABLES, create, guard, links, register
 from psycopg.conninfo import make_conninfo
 from repair.calls import changes, dump, repair, run_row, undo
 from waiting import beside, wait_until
@@ -21,7 +21,6 @@ WAITING = """
 SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
  WHERE NOT l.granted AND a.datname = current_database()
 """
-TABLES = ("flow", "parent", "child", "grandchild", "event", "probe")
 
 
 @pytest.fixture

@@ -13,13 +13,12 @@ import psycopg
 import pytest
 from engine import tables
 from engine.postgres import Connection, one, refused, rows, run
-from engine.tables import link
+from engine.tables import TABLES, link
 from psycopg import sql
 from survival.servers import Running
 
 from pyflowguard import changes
 
-TABLES = ("flow", *tables.LINKS)
 _numbers = count(1)
 
 
