@@ -41,27 +41,35 @@ END;
 $load_plain$;
 COMMENT ON FUNCTION benchmark.load_plain() IS 'Fills the table for the limit.';
 
-CREATE FUNCTION benchmark.new_import(p_tenant integer) RETURNS void
+CREATE FUNCTION benchmark.new_import(p_tenant integer, p_linked boolean) RETURNS void
 LANGUAGE plpgsql AS $new_import$
--- One transaction writes an import, its first records, and the master last, as the platform does.
+-- One transaction writes an import, its first records, the master, and links last, as the platform does: that of the
+-- import, and of the records as well where they are to be linked.
 DECLARE
   v_import     uuid := gen_random_uuid();
   v_master     uuid := gen_random_uuid();
   v_client     uuid := benchmark.key('client', p_tenant);
   v_engagement uuid := benchmark.key('engagement', p_tenant);
+  v_records    uuid[] := ARRAY(SELECT gen_random_uuid() FROM generate_series(1, 5));
 BEGIN
   INSERT INTO migration.data_imports (id, client_account_id, engagement_id, import_name, import_type)
   VALUES (v_import, v_client, v_engagement, 'new', 'csv');
-  INSERT INTO migration.raw_import_records (data_import_id, client_account_id, engagement_id, row_number, raw_data)
-  SELECT v_import, v_client, v_engagement, n, '{"hostname": "new"}' FROM generate_series(1, 5) AS n;
+  INSERT INTO migration.raw_import_records
+    (id, data_import_id, client_account_id, engagement_id, row_number, raw_data)
+  SELECT r.id, v_import, v_client, v_engagement, r.n, '{"hostname": "new"}'
+    FROM unnest(v_records) WITH ORDINALITY AS r (id, n);
   INSERT INTO migration.crewai_flow_state_extensions (flow_id, client_account_id, engagement_id, flow_type)
   VALUES (v_master, v_client, v_engagement, 'discovery');
   INSERT INTO migration.discovery_flows
     (flow_id, client_account_id, engagement_id, master_flow_id, data_import_id, flow_name)
   VALUES (v_master, v_client, v_engagement, v_master, v_import, 'new');
+  IF p_linked THEN
+    UPDATE migration.raw_import_records SET master_flow_id = v_master WHERE id = ANY (v_records);
+  END IF;
   UPDATE migration.data_imports SET master_flow_id = v_master WHERE id = v_import;
 END;
 $new_import$;
-COMMENT ON FUNCTION benchmark.new_import(integer) IS 'Writes an import with records, master and flow.';
+COMMENT ON FUNCTION benchmark.new_import(integer, boolean) IS
+  'Writes an import with records, master and flow; the records are linked if `p_linked`.';
 
 COMMIT;

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from benchmarks import rollout
+from click import ClickException
 from click.testing import CliRunner
+
+if TYPE_CHECKING:
+    from conftest import TestPostgresql
 
 PHASES = (
     "alone",
@@ -29,8 +34,9 @@ def test_an_application_is_refused_nothing(tmp_path: Path) -> None:
     text = document.read_text()
     assert text.startswith("before\n<!-- rollout:begin -->\n`make bench-rollout ROLLOUT='--rows 600 --rate 60 ")
     assert "old" not in text
+    assert text.index(f"An application that {rollout.LINKS}:") < text.index(f"An application that {rollout.FORGETS}:")
     for phase in PHASES:
-        assert f"\n| {phase} | " in text, phase
+        assert text.count(f"\n| {phase} | ") == 2, phase
 
 
 @pytest.mark.parametrize(
@@ -41,17 +47,27 @@ def test_what_counts_as_noticed(failed: int, p99: float, longest: float, said: l
     alone = rollout.Noticed(rollout.Phase("alone", 0, 1), 100, 0, 0.005, 0.01, 0.1)
     guard = rollout.Noticed(rollout.Phase("guard", 1, 2), 100, failed, 0.005, p99, longest)
     at_rest = rollout.Noticed(rollout.Phase(rollout.AT_REST, 2, 3), 100, 0, 0.005, 0.01, 0.1)
-    found = list(rollout.misses([alone, guard, at_rest]))
+    found = list(rollout.misses([alone, guard, at_rest], rollout.LINKS))
     assert len(found) == len(said)
     assert all(word in line for word, line in zip(said, found, strict=True))
 
 
+def test_an_application_that_forgets_is_not_held_to_what_it_did_not_do() -> None:
+    alone = rollout.Noticed(rollout.Phase("alone", 0, 1), 100, 0, 0.005, 0.01, 0.1)
+    later = [
+        rollout.Noticed(rollout.Phase(name, 1, 2), 100, 0, 0.005, 0.02, 0.1) for name in ("repair", rollout.AT_REST)
+    ]
+    assert list(rollout.misses([alone, *later], rollout.FORGETS)) == []
+    assert len(list(rollout.misses([alone, *later], rollout.LINKS))) == 2
+
+
+@pytest.mark.parametrize("application", [rollout.LINKS, rollout.FORGETS])
 @pytest.mark.parametrize(("guarded", "said"), [(0.008, []), (0.007, ["1.71 times what it is guarded"])])
-def test_the_whole_is_held_to_the_guarded_load_too(guarded: float, said: list[str]) -> None:
+def test_the_whole_is_held_to_the_guarded_load_too(guarded: float, said: list[str], application: str) -> None:
     alone = rollout.Noticed(rollout.Phase("alone", 0, 1), 100, 0, 0.005, 0.01, 0.1)
     whole = rollout.Noticed(rollout.Phase(rollout.WHOLE, 1, 2), 100, 0, 0.005, 0.012, 0.1)
     at_rest = rollout.Noticed(rollout.Phase(rollout.AT_REST, 2, 3), 100, 0, 0.005, guarded, 0.1)
-    found = list(rollout.misses([alone, whole, at_rest]))
+    found = list(rollout.misses([alone, whole, at_rest], application))
     assert len(found) == len(said)
     assert all(word in line for word, line in zip(said, found, strict=True))
 
@@ -67,3 +83,17 @@ def test_a_transaction_belongs_to_the_phase_in_which_it_ends(tmp_path: Path) -> 
     done += [rollout.Transaction(10.7, 0.006, 1, failed=False), rollout.Transaction(11.2, 0.01, 2, failed=False)]
     (first,) = rollout.notice([rollout.Phase("a", 10, 11), rollout.Phase("b", 11, 12)], done)
     assert (first.phase.name, first.count, first.failed, first.longest) == ("a", 3, 0, 0.006)
+
+
+@pytest.mark.parametrize("clients", [1, 2])
+def test_a_client_that_gives_up_is_an_error(
+    postgresql: TestPostgresql, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients: int
+) -> None:
+    monkeypatch.setattr(rollout, "ROLE", "postgres")
+    monkeypatch.setattr(rollout, "SCRIPTS", ((1, "SELECT 1 / :client_id;"),))
+    size = rollout.Size(1, 1, 1, rate=100, clients=clients, alone=0)
+    with (
+        pytest.raises(ClickException, match=r"pgbench gave up.*division by zero"),
+        rollout.load(postgresql.conninfo(), size, tmp_path) as check,
+    ):
+        rollout.wait_for_log(tmp_path, float("inf"), check)
