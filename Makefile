@@ -13,7 +13,7 @@ test: $(VENV)/.dev
 # The tests with random input, with much more of it than `make test` tries, and other input each time: 80 minutes of one
 # core, shared among all there are; what takes longest begins first.
 nightly: $(VENV)/.dev
-	HYPOTHESIS_PROFILE=nightly $(VENV)/bin/python -m pytest --numprocesses=auto --dist=load --maxschedchunk=1 --verbose tests/histories $$(grep -rlE 'hypothesis' tests --include='test_*.py')
+	HYPOTHESIS_PROFILE=nightly $(VENV)/bin/python -m pytest --numprocesses=auto --dist=load --maxschedchunk=1 --verbose tests/histories $$(grep -rlE 'hypothesis|from profiles' tests --include='test_*.py')
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -38,3 +38,8 @@ def sized(*, ci: int, nightly: int, shrink: bool = True, steps: int = 50) -> set
         phases=[*phases, Phase.shrink] if shrink else phases,
         stateful_step_count=steps,
     )
+
+
+def seeds(*, ci: int, nightly: int) -> range:
+    """Give the seeds of a test that draws its input from each by itself."""
+    return range({"nightly": nightly, "few": max(1, ci // FEWER)}.get(NAME, ci))

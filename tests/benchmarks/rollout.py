@@ -157,6 +157,8 @@ def build(server: Server, size: Size) -> str:
         connection.execute("SELECT benchmark.load_application(%s)", (size.rows,))
         connection.execute("SELECT benchmark.load_plain()")
         connection.execute("VACUUM (FREEZE, ANALYZE)")
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute("CHECKPOINT")  # or what was loaded is written to disk while the application is alone
     return dsn
 
 
