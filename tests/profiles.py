@@ -29,17 +29,17 @@ settings.register_profile("nightly", settings.get_profile("ci"), max_examples=20
 settings.load_profile(NAME)
 
 
+def how_many(*, ci: int, nightly: int) -> int:
+    """Choose between what CI tries and what the night does, or of the former one in so many."""
+    return {"nightly": nightly, "few": ci // FEWER}.get(NAME, ci)
+
+
 def sized(*, ci: int, nightly: int, shrink: bool = True, steps: int = 50) -> settings:
     """Give the settings of a test whose examples cost more than most: how many, and whether failures are made small."""
     phases = [Phase.explicit, Phase.generate]
     return settings(
         settings.get_profile(NAME),
-        max_examples={"nightly": nightly, "few": ci // FEWER}.get(NAME, ci),
+        max_examples=how_many(ci=ci, nightly=nightly),
         phases=[*phases, Phase.shrink] if shrink else phases,
         stateful_step_count=steps,
     )
-
-
-def seeds(*, ci: int, nightly: int) -> range:
-    """Give the seeds of a test that draws its input from each by itself."""
-    return range({"nightly": nightly, "few": max(1, ci // FEWER)}.get(NAME, ci))

@@ -8,8 +8,8 @@ then nothing runs again.
 
 Two applications write, each on a database of its own. One links what it writes, so that its transactions do the same
 work before the roll-out and after: the roll-out as a whole, and each phase that is long enough for a hundredth of its
-writes to be more than a handful, are held to the load before. The other leaves its rows without a link, as
-the report's does, and the guard links them: its transactions do more from the moment at which they are guarded, so the
+writes to be more than a handful, are held to the load before. The other leaves its rows without a link, as the
+report's does, and the guard links them: its transactions do more from the moment at which they are guarded, so the
 roll-out is held to the same load on the guarded tables when nothing runs. The table gives both ratios of both.
 """
 
@@ -98,7 +98,7 @@ WRITES = tuple(number for number, (_, text) in enumerate(SCRIPTS) if text != REA
 
 @dataclass(frozen=True)
 class Size:
-    """How much lies there, and how much is written beside."""
+    """How much lies there, and how much is written beside, by which application."""
 
     rows: int
     tenants: int

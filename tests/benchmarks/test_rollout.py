@@ -24,6 +24,13 @@ PHASES = (
 )
 
 
+def noticed(
+    name: str, p99: float, *, failed: int = 0, longest: float = 0.1, writes: int = rollout.FEW
+) -> rollout.Noticed:
+    """Give what was noticed in a phase of that name; where it begins and ends is not looked at."""
+    return rollout.Noticed(rollout.Phase(name, 0, 1), 100, failed, 0.005, p99, longest, writes)
+
+
 def test_an_application_is_refused_nothing(tmp_path: Path) -> None:
     document = tmp_path / "roll-out.md"
     document.write_text("before\n<!-- rollout:begin -->\nold\n<!-- rollout:end -->\nafter\n")
@@ -44,31 +51,25 @@ def test_an_application_is_refused_nothing(tmp_path: Path) -> None:
     [(0, 0.015, 2.1, []), (3, 0.01, 0.1, ["refused"]), (0, 0.016, 0.1, ["1.60"]), (0, 0.01, 2.2, ["took 2.2 s"])],
 )
 def test_what_counts_as_noticed(failed: int, p99: float, longest: float, said: list[str]) -> None:
-    alone = rollout.Noticed(rollout.Phase("alone", 0, 1), 100, 0, 0.005, 0.01, 0.1, rollout.FEW)
-    guard = rollout.Noticed(rollout.Phase("guard", 1, 2), 100, failed, 0.005, p99, longest, rollout.FEW)
-    at_rest = rollout.Noticed(rollout.Phase(rollout.AT_REST, 2, 3), 100, 0, 0.005, 0.01, 0.1, rollout.FEW)
+    alone = noticed("alone", 0.01)
+    guard = noticed("guard", p99, failed=failed, longest=longest)
+    at_rest = noticed(rollout.AT_REST, 0.01)
     found = list(rollout.misses([alone, guard, at_rest], rollout.LINKS))
     assert len(found) == len(said)
     assert all(word in line for word, line in zip(said, found, strict=True))
 
 
 def test_an_application_that_forgets_is_not_held_to_what_it_did_not_do() -> None:
-    alone = rollout.Noticed(rollout.Phase("alone", 0, 1), 100, 0, 0.005, 0.01, 0.1, rollout.FEW)
-    later = [
-        rollout.Noticed(rollout.Phase(name, 1, 2), 100, 0, 0.005, 0.02, 0.1, rollout.FEW)
-        for name in ("repair", rollout.AT_REST)
-    ]
+    alone = noticed("alone", 0.01)
+    later = [noticed("repair", 0.02), noticed(rollout.AT_REST, 0.02)]
     assert list(rollout.misses([alone, *later], rollout.FORGETS)) == []
     assert len(list(rollout.misses([alone, *later], rollout.LINKS))) == 2
 
 
 def test_a_handful_of_writes_is_not_judged_by_a_hundredth_of_them() -> None:
-    alone = rollout.Noticed(rollout.Phase("alone", 0, 1), 100, 0, 0.005, 0.01, 0.1, rollout.FEW)
-    slow = [
-        rollout.Noticed(rollout.Phase(name, 1, 2), 100, 0, 0.005, 0.02, 0.1, rollout.FEW - 1)
-        for name in ("guard", rollout.WHOLE)
-    ]
-    at_rest = rollout.Noticed(rollout.Phase(rollout.AT_REST, 2, 3), 100, 0, 0.005, 0.014, 0.1, rollout.FEW)
+    alone = noticed("alone", 0.01)
+    slow = [noticed(name, 0.02, writes=rollout.FEW - 1) for name in ("guard", rollout.WHOLE)]
+    at_rest = noticed(rollout.AT_REST, 0.014)
     [line] = rollout.misses([alone, *slow, at_rest], rollout.LINKS)
     assert line.startswith(f"{rollout.WHOLE}: 99 % within 2.00 ")
 
@@ -76,9 +77,9 @@ def test_a_handful_of_writes_is_not_judged_by_a_hundredth_of_them() -> None:
 @pytest.mark.parametrize("application", [rollout.LINKS, rollout.FORGETS])
 @pytest.mark.parametrize(("guarded", "said"), [(0.008, []), (0.007, ["1.71 times what it is guarded"])])
 def test_the_whole_is_held_to_the_guarded_load_too(guarded: float, said: list[str], application: str) -> None:
-    alone = rollout.Noticed(rollout.Phase("alone", 0, 1), 100, 0, 0.005, 0.01, 0.1, rollout.FEW)
-    whole = rollout.Noticed(rollout.Phase(rollout.WHOLE, 1, 2), 100, 0, 0.005, 0.012, 0.1, rollout.FEW)
-    at_rest = rollout.Noticed(rollout.Phase(rollout.AT_REST, 2, 3), 100, 0, 0.005, guarded, 0.1, rollout.FEW)
+    alone = noticed("alone", 0.01)
+    whole = noticed(rollout.WHOLE, 0.012)
+    at_rest = noticed(rollout.AT_REST, guarded)
     found = list(rollout.misses([alone, whole, at_rest], application))
     assert len(found) == len(said)
     assert all(word in line for word, line in zip(said, found, strict=True))

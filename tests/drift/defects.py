@@ -210,9 +210,14 @@ def findings(connection: Connection, call: str = "flowguard.doctor()") -> list[d
         return cursor.fetchall()
 
 
+def of_kind(found: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Give those findings that are of one kind."""
+    return [finding for finding in found if finding["name"] == name]
+
+
 def named(connection: Connection, name: str) -> list[dict[str, Any]]:
     """Give the findings of one kind."""
-    return [finding for finding in findings(connection) if finding["name"] == name]
+    return of_kind(findings(connection), name)
 
 
 def follow(connection: Connection, remedy: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from drift.defects import DEFECTS, Defect, findings, follow, named, role
+from drift.defects import DEFECTS, Defect, findings, follow, named, of_kind, role
 from engine.postgres import Connection, one, refused, rows, run
 from engine.tables import guard
 from psycopg.conninfo import make_conninfo
@@ -37,13 +37,13 @@ def test_a_defect_is_found_and_its_remedy_mends_it(well: Connection, superuser: 
         assert finding["cache_key"].startswith(f"{finding['name']}:")
         assert finding["amount"] is None
     assert len({finding["cache_key"] for finding in found}) == len(found)
-    planted = [finding for finding in found if finding["name"] == defect.name]
+    left = planted = of_kind(found, defect.name)
     assert {(finding["level"], finding["safe"]) for finding in planted} == {(defect.level, defect.safe)}
-    left, count = planted, len(planted)
-    while left and count:  # one remedy may mend more
-        follow(superuser if defect.mended_by_superuser else well, defect.mend or left[0]["remedy"])
-        found, count = findings(well), count - 1
-        left = [finding for finding in found if finding["name"] == defect.name]
+    for _ in planted:
+        if left:  # one remedy may mend more
+            follow(superuser if defect.mended_by_superuser else well, defect.mend or left[0]["remedy"])
+            found = findings(well)
+            left = of_kind(found, defect.name)
     assert left == []
     # What came with it has remedies of its own.
     for finding in found:

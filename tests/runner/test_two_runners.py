@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from acceptance.command import Run, in_migration
 from changesets import ChangeSets
-from profiles import seeds
+from profiles import how_many
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from runner.conftest import Sqitch
 from runner.test_interruption import kill_between_script_and_record
@@ -130,7 +130,7 @@ def three(sets: ChangeSets) -> ChangeSets:
 # --- In turns
 
 
-@pytest.mark.parametrize("seed", seeds(ci=8, nightly=100))
+@pytest.mark.parametrize("seed", range(how_many(ci=8, nightly=100)))
 def test_they_take_turns(sqitch: Sqitch, empty_db: str, three: ChangeSets, tables: Tables, seed: int) -> None:
     """Random steps by random runners: after each, both say what is deployed, and it is what exists."""
     chance = random.Random(seed)
