@@ -1,4 +1,5 @@
 -- Deploy pyflowguard:estimate to pg
+-- Since 1.3.0 no key proves what a subscription writes.
 -- How true the links are, told without reading the tables: what the catalog proves is not counted, rows without a
 -- link are counted by an index that leads to them, and rows in all are estimated. What is neither is said.
 

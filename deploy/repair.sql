@@ -1,5 +1,5 @@
 -- Deploy pyflowguard:repair to pg
--- Since 1.1.0 batches are planned once.
+-- Since 1.1.0 batches are planned once. Since 1.3.0 each column of a composite key is compared by its own operators.
 -- Links what is already there: batch by batch, each in a transaction of its own, each value written down before and
 -- after. Functions here that write application tables set no search_path: the application's own triggers would
 -- inherit it.

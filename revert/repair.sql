@@ -1,5 +1,9 @@
 -- Revert pyflowguard:repair from pg
--- Goes back to what repair@v1.0.0 deploys.
+-- Goes back to what repair@v1.2.0 deploys.
+-- Since 1.1.0 batches are planned once.
+-- Links what is already there: batch by batch, each in a transaction of its own, each value written down before and
+-- after. Functions here that write application tables set no search_path: the application's own triggers would
+-- inherit it.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -76,15 +80,16 @@ $_may_write$;
 COMMENT ON FUNCTION flowguard._may_write(flowguard.link, text) IS
   'SQL text: the deferred checks of an enforced link let a value pass for a row of a batch.';
 
-DROP FUNCTION IF EXISTS flowguard._forget_batch();
-DROP FUNCTION IF EXISTS flowguard._repair_query(flowguard.link, text, boolean, integer);
+DROP FUNCTION IF EXISTS flowguard._repair_query(flowguard.link, text, boolean);
 CREATE OR REPLACE FUNCTION flowguard._repair_query(
-  p_link flowguard.link, p_row_filter text DEFAULT NULL, p_count_candidates boolean DEFAULT false
+  p_link flowguard.link, p_row_filter text DEFAULT NULL, p_count_candidates boolean DEFAULT false,
+  p_size integer DEFAULT NULL
 ) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_repair_query$
 -- One batch of a link as one statement. Parameters: $1 run, $2 key after which to begin (NULL: the start), $3 last key,
 -- $4 rows to look at, $5 schema, $6 table. Result: last_key, scanned, linked, translated, unlinked, and the orphans'
--- keys and links.
+-- keys and links. With a size it is for the batches after the first, which are planned once: no start, and the rows to
+-- look at are there to be seen.
 -- The steps: the batch; of it what is unlinked or dangling; what each rule and each alternate key says of that, by
 -- joins; what to do; the writing, where the link is still what was judged; the ledger.
 -- The text is the same as long as the link is repaired in the same way: a stopped run goes on only then.
@@ -220,8 +225,8 @@ BEGIN
   RETURN format($query$
   WITH batch AS MATERIALIZED (
     SELECT %1$s FROM %25$s c
-     WHERE ($2 IS NULL OR %3$s) AND %4$s
-     ORDER BY %5$s LIMIT $4
+     WHERE %3$s AND %4$s
+     ORDER BY %5$s LIMIT %31$s
   ), broken AS MATERIALIZED (
     SELECT b.* FROM batch b
      WHERE b.%6$I IS NULL
@@ -261,8 +266,10 @@ BEGIN
 $query$,
     flowguard._columns_sql(ARRAY(SELECT DISTINCT x FROM unnest(v_key || p_link.link_column
       || flowguard._read_columns(p_link)) x ORDER BY x), 'c.'),
-    p_link.relation, flowguard._key_bound(p_link.relation, 'c', 5, '$2'), flowguard._key_bound(p_link.relation, 'c', 2,
-      '$3'),
+    p_link.relation,
+    format(CASE WHEN p_size IS NULL THEN '($2 IS NULL OR %s)' ELSE '%s' END,
+           flowguard._key_bound(p_link.relation, 'c', 5, '$2')),
+    flowguard._key_bound(p_link.relation, 'c', 2, '$3'),
     flowguard._columns_sql(v_key, 'c.'), p_link.link_column, v_master.relation, v_master.key_column, v_equal,
     CASE WHEN flowguard._find_index(v_master.relation, ARRAY[v_master.key_column], true, false) IS NULL
       THEN flowguard._master_match(p_link, 'b', true) ELSE '' END,
@@ -284,10 +291,10 @@ $query$,
     CASE WHEN v_near <> '' THEN ', d.distance, d.candidates' ELSE '' END,
     CASE WHEN v_near <> '' THEN ', distance, candidates' ELSE '' END,
     CASE WHEN v_kinds = '' THEN 'WHEN false THEN NULL::pg_catalog.text' ELSE ltrim(v_kinds) END,
-    CASE WHEN v_near <> '' THEN ', w.distance, w.candidates' ELSE '' END);
+    CASE WHEN v_near <> '' THEN ', w.distance, w.candidates' ELSE '' END, coalesce(p_size::text, '$4'));
 END;
 $_repair_query$;
-COMMENT ON FUNCTION flowguard._repair_query(flowguard.link, text, boolean) IS
+COMMENT ON FUNCTION flowguard._repair_query(flowguard.link, text, boolean, integer) IS
   'SQL text that repairs one batch of a link, of all rows or of those that meet a condition.';
 
 CREATE OR REPLACE FUNCTION flowguard._row_values(p_relation regclass, p_row_key jsonb, p_columns text[],
@@ -477,10 +484,15 @@ COMMENT ON FUNCTION flowguard._last_key(flowguard.link) IS 'The largest row key 
 CREATE OR REPLACE FUNCTION flowguard._repair_batch(
   p_run bigint, p_link flowguard.link, p_query text, p_after jsonb, p_last jsonb, p_size integer
 ) RETURNS jsonb
-LANGUAGE plpgsql SET row_security = off SET jit = off AS $_repair_batch$
+LANGUAGE plpgsql SET row_security = off SET jit = off SET plan_cache_mode = force_generic_plan AS $_repair_batch$
 -- One batch: links and translates as one statement, then takes out the orphans; returns the key to go on after, NULL at
 -- the end, and the counts. To compile a batch costs more than it gains: by time, 50,000 rows took 1.5 times as long.
+-- All batches but the first of a link are one prepared statement: to plan one takes as long as to link a hundred rows.
+-- The application's triggers inherit what is set here: it changes how their statements are planned, not what they do.
 DECLARE
+  v_prepare     pg_catalog.text := 'PREPARE flowguard_repair_batch (pg_catalog.int8, pg_catalog.jsonb, '
+    'pg_catalog.jsonb, pg_catalog.int4, pg_catalog.text, pg_catalog.text) AS ' OPERATOR(pg_catalog.||) p_query;
+  v_prepared    pg_catalog.text;
   v_last_key    pg_catalog.jsonb;
   v_scanned     bigint;
   v_linked      bigint;
@@ -497,8 +509,22 @@ BEGIN
     JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
    WHERE c.oid OPERATOR(pg_catalog.=) p_link.relation;
   PERFORM flowguard._mark_transaction('repair', p_run, NULL);
-  EXECUTE p_query INTO v_last_key, v_scanned, v_linked, v_translated, v_unlinked, v_orphans, v_links
-    USING p_run, p_after, p_last, p_size, v_schema, v_table;
+  IF p_after IS NULL THEN
+    EXECUTE p_query INTO v_last_key, v_scanned, v_linked, v_translated, v_unlinked, v_orphans, v_links
+      USING p_run, p_after, p_last, p_size, v_schema, v_table;
+  ELSE
+    SELECT s.statement INTO v_prepared FROM pg_catalog.pg_prepared_statements s
+     WHERE s.name OPERATOR(pg_catalog.=) 'flowguard_repair_batch';
+    IF v_prepared OPERATOR(pg_catalog.<>) v_prepare THEN
+      DEALLOCATE flowguard_repair_batch;
+    END IF;
+    IF v_prepared IS NULL OR v_prepared OPERATOR(pg_catalog.<>) v_prepare THEN
+      EXECUTE v_prepare;
+    END IF;
+    EXECUTE pg_catalog.format('EXECUTE flowguard_repair_batch(%L, %L, %L, %L, %L, %L)', p_run, p_after, p_last, p_size,
+                              v_schema, v_table)
+      INTO v_last_key, v_scanned, v_linked, v_translated, v_unlinked, v_orphans, v_links;
+  END IF;
   FOR v_index IN 1 .. coalesce(pg_catalog.cardinality(v_orphans), 0) LOOP
     IF flowguard._quarantine_row(p_run, p_link, v_orphans[v_index], v_links[v_index]) THEN
       v_quarantined := v_quarantined OPERATOR(pg_catalog.+) 1;
@@ -696,8 +722,9 @@ COMMENT ON FUNCTION flowguard._link_place(bigint, integer) IS
   'The keys between which a run has yet to look at a link.';
 
 CREATE OR REPLACE FUNCTION flowguard._count_batch(p_run bigint, p_position integer, p_counts jsonb) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_count_batch$
--- In the transaction of the batch: what is done and where to go on are never apart.
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_count_batch$
+-- In the transaction of the batch: what is done and where to go on are never apart. PL/pgSQL, which keeps the plans.
+BEGIN
   UPDATE flowguard.repair_run r
      SET linked = r.linked + coalesce((p_counts ->> 'linked')::bigint, 0),
          translated = r.translated + coalesce((p_counts ->> 'translated')::bigint, 0),
@@ -711,6 +738,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_count_batch$
          taken = k.taken + coalesce((p_counts ->> 'quarantined')::bigint, 0),
          started_at = coalesce(k.started_at, now()), last_batch_at = clock_timestamp()
    WHERE k.run_id = p_run AND k."position" = p_position;
+END;
 $_count_batch$;
 COMMENT ON FUNCTION flowguard._count_batch(bigint, integer, jsonb) IS 'Adds a batch to what its run has done.';
 
@@ -727,6 +755,18 @@ BEGIN
 END;
 $_next_pass$;
 COMMENT ON FUNCTION flowguard._next_pass(bigint) IS 'Sends a run through its links again, where that may help.';
+
+CREATE OR REPLACE FUNCTION flowguard._forget_batch() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_forget_batch$
+-- Before a run, for one that was stopped may have left its own, in which the names of a condition mean what they meant
+-- then; and after it.
+BEGIN
+  IF EXISTS (SELECT FROM pg_prepared_statements s WHERE s.name = 'flowguard_repair_batch') THEN
+    DEALLOCATE flowguard_repair_batch;
+  END IF;
+END;
+$_forget_batch$;
+COMMENT ON FUNCTION flowguard._forget_batch() IS 'Forgets the prepared statement of a repair''s batches.';
 
 CREATE OR REPLACE FUNCTION flowguard._end_run(p_run bigint) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_end_run$
@@ -917,7 +957,9 @@ LANGUAGE plpgsql AS $_repair_links$
 -- not have one. What it calls has them.
 DECLARE
   v_link        flowguard.link;
-  v_query       pg_catalog.text;
+  v_first       pg_catalog.text;   -- the query of the first batch, of those after it, and of one row at a time
+  v_next        pg_catalog.text;
+  v_single      pg_catalog.text;
   v_after       pg_catalog.jsonb;
   v_last        pg_catalog.jsonb;
   v_counts      pg_catalog.jsonb;
@@ -928,13 +970,16 @@ DECLARE
   v_pause       pg_catalog.float8 := 0;
   v_has_said    boolean := false;
 BEGIN
+  PERFORM flowguard._forget_batch();
   LOOP
     FOR v_position IN 1 .. pg_catalog.cardinality(p_links) LOOP
       v_link := p_links[v_position];
       SELECT p.after_key, p.last_key INTO v_after, v_last FROM flowguard._link_place(p_run, v_position) p;
       CONTINUE WHEN v_last IS NULL;
       PERFORM flowguard._refuse_gone(p_run, v_position, v_link);
-      v_query := flowguard._repair_query(v_link, p_row_filter, p_count_candidates);
+      v_first := flowguard._repair_query(v_link, p_row_filter, p_count_candidates);
+      v_next := flowguard._repair_query(v_link, p_row_filter, p_count_candidates, p_batch_size);
+      v_single := NULL;
       v_size := p_batch_size;
       LOOP
         IF NOT p_dry_run THEN
@@ -944,13 +989,21 @@ BEGIN
         v_tries := 0;
         LOOP
           BEGIN
-            v_counts := flowguard._repair_batch(p_run, v_link, v_query, v_after, v_last, v_size);
+            IF v_size OPERATOR(pg_catalog.<>) p_batch_size AND v_single IS NULL THEN
+              v_single := flowguard._repair_query(v_link, p_row_filter, p_count_candidates, v_size);
+            END IF;
+            v_counts := flowguard._repair_batch(p_run, v_link,
+              CASE WHEN v_after IS NULL THEN v_first
+                   WHEN v_size OPERATOR(pg_catalog.=) p_batch_size THEN v_next ELSE v_single END,
+              v_after, v_last, v_size);
             EXIT;
           EXCEPTION
             WHEN deadlock_detected OR serialization_failure OR undefined_table THEN
               -- A table that is not there was dropped, or renamed.
               PERFORM flowguard._refuse_gone(p_run, v_position, p_link => v_link);
-              v_query := flowguard._repair_query(v_link, p_row_filter, p_count_candidates);
+              v_first := flowguard._repair_query(v_link, p_row_filter, p_count_candidates);
+              v_next := flowguard._repair_query(v_link, p_row_filter, p_count_candidates, p_batch_size);
+              v_single := NULL;
               v_tries := v_tries OPERATOR(pg_catalog.+) 1;
               IF v_tries OPERATOR(pg_catalog.>=) 10 THEN
                 RAISE;
@@ -995,6 +1048,7 @@ BEGIN
     END LOOP;
     EXIT WHEN NOT flowguard._next_pass(p_run);
   END LOOP;
+  PERFORM flowguard._forget_batch();
 END;
 $_repair_links$;
 COMMENT ON PROCEDURE flowguard._repair_links(
@@ -1062,7 +1116,8 @@ BEGIN
   v_links := flowguard._links_to_repair(p_relation, p_link_column);
   PERFORM flowguard._check_row_filter(p_relation, p_row_filter);
   PERFORM flowguard._tell_missing_indexes(v_links);
-  -- A tenth of a second's rows at most: whoever writes beside it waits for a batch to be flushed, not for a second's.
+  -- A tenth of a second's rows at most: whoever commits beside it waits until the write-ahead log of the batch is
+  -- flushed, too. Smaller ones take more of a processor for the same rows, for which all wait.
   v_batch_size := least(p_batch_size,
     (p_max_rate OPERATOR(pg_catalog.-) 1) OPERATOR(pg_catalog./) 10 OPERATOR(pg_catalog.+) 1);
   IF NOT p_dry_run THEN
