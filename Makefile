@@ -10,9 +10,9 @@ export PYTEST_XDIST_AUTO_NUM_WORKERS := $(shell echo $$(( $$(getconf _NPROCESSOR
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
-# The tests with random input, with much more of it than `make test` tries, and other input each time: 80 minutes of one
-# core, shared among all there are; what takes longest begins first.
-nightly: $(VENV)/.dev
+# 50 kills of a server, then the tests with random input, with much more of it than `make test` tries, and other input each
+# time: some two hours of a core, shared among all there are; what takes longest begins first.
+nightly: faults
 	HYPOTHESIS_PROFILE=nightly $(VENV)/bin/python -m pytest --numprocesses=auto --dist=load --maxschedchunk=1 --verbose tests/histories $$(grep -rlE 'hypothesis|from profiles' tests --include='test_*.py')
 
 lint: $(VENV)/.dev

@@ -261,6 +261,25 @@ def test_what_present_rows_violate_stays_not_valid_and_binds(copy: Copy, is_onli
     assert objects(app) == objects(copy())
 
 
+def test_a_partition_that_comes_before_the_whole_has_a_key_is_told_and_bound_by_guard(copy: Copy) -> None:
+    """Before 18 a whole has no key while a partition's is not valid, and PostgreSQL has none to give to a new one."""
+    app = copy(None)
+    run(app, "INSERT INTO event VALUES (1, 1, 77, '2024-06-01 00:00Z')")
+    online.guard(app.info.dsn)
+    run(
+        app,
+        "CREATE TABLE event_2026 PARTITION OF event FOR VALUES FROM ('2026-01-01 00:00Z') TO ('2027-01-01 00:00Z')",
+    )
+    dangling = "INSERT INTO event VALUES (2, 1, 78, '2026-06-01 00:00Z')"
+    if app.info.server_version < 180000:
+        told = rows(app, "SELECT name, level, remedy FROM flowguard.doctor() WHERE relation = 'public.event'")
+        assert told == [("key_missing", "ERROR", "SELECT flowguard.guard('public.event', 'flow')")]
+        assert "guard_incomplete" in {name for (name,) in rows(app, "SELECT name FROM flowguard.check_all()")}
+        run(app, "SELECT flowguard.guard('public.event', 'flow')")
+    with refused("23503"):
+        run(app, dangling)
+
+
 # --- Rows
 
 

@@ -36,6 +36,7 @@ from pyflowguard.errors import FlowguardError
 THEMES = ("write", "guard", "repair", "undo")
 LONGEST = 1.0  # seconds that a theme goes on before the kill
 LEAST = 50  # transactions before it
+MANY = 20  # kills, among which an undo has something to put back
 PATIENCE = 60  # seconds after which what must begin has not
 LOST_RACES = ("40P01", "55P03", "40001")
 T = TypeVar("T")
@@ -330,6 +331,17 @@ class Harness:
         self.report.rows = self.facts.written
 
 
+def not_shown(report: Report, themes: Sequence[str]) -> Iterator[str]:
+    """Name what so many kills ought to have hit, or to have done, and did not: nothing is shown of it."""
+    for theme in {"guard", "repair", "undo"} & set(themes):
+        if not report.kills[theme]:
+            yield f"no kill fell during {theme}"
+    if "repair" in themes and not report.links:
+        yield "repair has written no link"
+    if "undo" in themes and not report.restored:
+        yield "undo has put nothing back"
+
+
 @click.command()
 @click.option("--kills", default=50, show_default=True, help="How often the server is killed.")
 @click.option("--seed", type=int, default=None, help="Draw the same again, as far as time allows.")
@@ -340,6 +352,8 @@ def main(kills: int, seed: int | None, only: tuple[str, ...]) -> None:
     click.echo(f"seed {seed}")
     with mortal(chosen_bindir()) as made:
         report = Harness(made, seed, made.cluster.bin).run(kills, only or THEMES)
+    if kills >= MANY:
+        report.problems += not_shown(report, only or THEMES)
     for problem in report.problems:
         click.echo(problem)
     click.echo(str(report))
