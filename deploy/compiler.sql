@@ -1,6 +1,7 @@
 -- Deploy pyflowguard:compiler to pg
 -- Since 1.1.0 a trigger keeps how it found a link by time, where it is to. Since 1.2.0 a source in time first looks
--- whether a row waits for it, and rows that follow a reference are found by the reference.
+-- whether a row waits for it, and rows that follow a reference are found by the reference. Since 1.3.0 a name that is
+-- gone is told with the call that mends it.
 -- Turns a link and its rules into static PL/pgSQL: the function that fills and checks the link at write time, the one
 -- that finds a link for a row that is there already, and those that let links follow when a source gets its own.
 -- Generated text qualifies everything, operators too, since it runs under whatever search_path the application has.
@@ -791,10 +792,14 @@ COMMENT ON FUNCTION flowguard._paused_body(flowguard.link, text) IS
 CREATE OR REPLACE FUNCTION flowguard._names_check(p_link flowguard.link, p_result text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_names_check$
 -- PL/pgSQL text: no name in the function means another table or column by now. Looked at when the function is planned,
--- in each session, and again when one of the tables is changed; run, it is a constant.
+-- in each session, and again when one of the tables is changed; run, it is a constant. A name that means nothing is
+-- PostgreSQL's own error, which quotes this text: so the text says what to call, in words that no name can end.
 BEGIN
-  RETURN (SELECT format(E'  IF NOT flowguard._names_hold(%L, ARRAY[%s],\n       %L, %L, ARRAY[%s], %L) THEN\n'
+  RETURN (SELECT format(E'  IF NOT flowguard._names_hold(  /* Is a table gone, or its name? %s */\n'
+                        '       %L, ARRAY[%s],\n       %L, %L, ARRAY[%s], %L) THEN\n'
                         '    RETURN %s;  -- never: it is true or an error\n  END IF;\n',
+                        replace(replace(format('SELECT flowguard.guard(%L, %L);', p_link.relation, p_link.link_column),
+                                        '*/', '* /'), '/*', '/ *'),
                         p_link.stem,
                         (SELECT string_agg(format('%L::pg_catalog.regclass', t.id), ', ' ORDER BY t.n, t.id::text)
                            FROM (SELECT 0 AS n, p_link.relation AS id

@@ -1,6 +1,7 @@
 -- Revert pyflowguard:compiler from pg
--- Goes back to what compiler@v1.1.0 deploys, and to what that generates.
--- Since 1.1.0 a trigger keeps how it found a link by time, where it is to.
+-- Goes back to what compiler@v1.2.0 deploys, and to what that generates.
+-- Since 1.1.0 a trigger keeps how it found a link by time, where it is to. Since 1.2.0 a source in time first looks
+-- whether a row waits for it, and rows that follow a reference are found by the reference.
 -- Turns a link and its rules into static PL/pgSQL: the function that fills and checks the link at write time, the one
 -- that finds a link for a row that is there already, and those that let links follow when a source gets its own.
 -- Generated text qualifies everything, operators too, since it runs under whatever search_path the application has.
@@ -980,32 +981,64 @@ COMMENT ON FUNCTION flowguard._find_kept_call(flowguard.link, text) IS
   'SQL text for FROM: what the rules yield for a row, and how a rule by time found it.';
 
 CREATE OR REPLACE FUNCTION flowguard._is_trusted(p_role oid) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_is_trusted$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_is_trusted$
 -- Whoever may act as the current role anyway, or owns the database. 0 is PUBLIC; pg_database_owner is its owner.
-  SELECT p_role <> 0 AND (pg_has_role(p_role, current_user, 'MEMBER')
-                          OR p_role IN ('pg_database_owner'::regrole, d.datdba))
-    FROM pg_database d WHERE d.datname = current_database();
+BEGIN
+  IF p_role = 0 THEN
+    RETURN false;
+  END IF;
+  IF pg_has_role(p_role, current_user, 'MEMBER') OR p_role = 'pg_database_owner'::regrole THEN
+    RETURN true;
+  END IF;
+  RETURN p_role = (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database());
+END;
 $_is_trusted$;
 COMMENT ON FUNCTION flowguard._is_trusted(oid) IS
   'Whether what a role makes may be run with the rights of the current one.';
 
 CREATE OR REPLACE FUNCTION flowguard._safe_path(p_schemas name[]) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_safe_path$
--- Of the schemas of a path those in which nobody else can create anything; temporary tables last.
-  SELECT concat_ws(', ', string_agg(quote_ident(n.nspname), ', ' ORDER BY s.n), 'pg_temp')
-    FROM unnest(p_schemas) WITH ORDINALITY AS s (name, n)
-    JOIN pg_namespace n ON n.nspname = s.name AND n.oid <> pg_my_temp_schema()
-   WHERE NOT EXISTS (SELECT FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
-                      WHERE a.privilege_type = 'CREATE' AND NOT flowguard._is_trusted(a.grantee))
-     AND flowguard._is_trusted(n.nspowner);
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $_safe_path$
+-- Of the schemas of a path those in which nobody else can create anything; temporary tables last. Called at each write
+-- of a source by another role: PL/pgSQL plans it once for a session.
+BEGIN
+  RETURN (SELECT concat_ws(', ', string_agg(quote_ident(n.nspname), ', '
+                                            ORDER BY array_position(p_schemas, n.nspname)), 'pg_temp')
+            FROM pg_namespace n
+           WHERE n.nspname = ANY (p_schemas) AND n.oid <> pg_my_temp_schema()
+             AND flowguard._is_trusted(n.nspowner)
+             AND NOT EXISTS (SELECT FROM aclexplode(n.nspacl) a
+                              WHERE a.privilege_type = 'CREATE' AND NOT flowguard._is_trusted(a.grantee)));
+END;
 $_safe_path$;
 COMMENT ON FUNCTION flowguard._safe_path(name[]) IS
   'A search_path without the schemas in which others could put what the current role would then run.';
 
+CREATE OR REPLACE FUNCTION flowguard._enter_path(p_indent text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_enter_path$
+-- SQL text of generated code that is about to write an application table with the rights of its owner for whoever else
+-- writes now: the application's triggers must not find there what a writer put in their way. It stands in the code
+-- itself, since PostgreSQL plans anew what is called under now this path, now that one.
+  SELECT replace(E'~IF NOT pg_catalog.pg_has_role(session_user, current_user, ''MEMBER'') THEN\n'
+                 '~  v_path := pg_catalog.current_setting(''search_path'');\n'
+                 '~  PERFORM pg_catalog.set_config(''search_path'','
+                 ' flowguard._safe_path(pg_catalog.current_schemas(false)), true);\n'
+                 '~END IF;\n', '~', p_indent);
+$_enter_path$;
+COMMENT ON FUNCTION flowguard._enter_path(text) IS
+  'SQL text that keeps what a writer put into the search_path from being run as the owner.';
+
+CREATE OR REPLACE FUNCTION flowguard._leave_path(p_indent text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $_leave_path$
+  SELECT replace(E'~IF v_path IS NOT NULL THEN\n'
+                 '~  v_path := pg_catalog.set_config(''search_path'', v_path, true);\n'
+                 '~END IF;\n', '~', p_indent);
+$_leave_path$;
+COMMENT ON FUNCTION flowguard._leave_path(text) IS
+  'SQL text that goes back to the search_path of before _enter_path().';
+
 CREATE OR REPLACE FUNCTION flowguard._enter_safe_path(p_path text, p_schemas name[]) RETURNS text
 LANGUAGE plpgsql AS $_enter_safe_path$
--- Called by generated code that writes an application table with the rights of its owner for whoever else writes now:
--- the application's triggers must not find there what a writer put in their way. Returns the path to go back to, NULL
+-- Called by code that releases before 1.2.0 have generated; see _enter_path(). Returns the path to go back to, NULL
 -- where the session's own user may act as the owner anyway. No SET: the path is to stay.
 BEGIN
   IF pg_catalog.pg_has_role(session_user, current_user, 'MEMBER') THEN
@@ -1060,10 +1093,8 @@ BEGIN
     -- A trigger of the application may turn the row away or take the link off again. Its write is then taken back: it
     -- would be looked at at commit in turn, without end.
     v_again := format(E'  %s;\n  IF v_link IS NOT NULL THEN\n    BEGIN\n'
-                      '      v_path := flowguard._enter_safe_path(pg_catalog.current_setting(''search_path''),'
-                      ' pg_catalog.current_schemas(false));\n'
-                      '      UPDATE %s c SET %I = v_link WHERE %s AND c.%I IS NULL RETURNING c.%I INTO v_link;\n'
-                      '      IF v_link IS NOT NULL THEN\n%s        PERFORM flowguard._leave_safe_path(v_path);\n'
+                      '%s      UPDATE %s c SET %I = v_link WHERE %s AND c.%I IS NULL RETURNING c.%I INTO v_link;\n'
+                      '      IF v_link IS NOT NULL THEN\n%s%s'
                       '        RETURN NULL;\n      END IF;\n'
                       '      RAISE SQLSTATE ''FG999'';\n    EXCEPTION WHEN SQLSTATE ''FG999'' THEN\n      NULL;\n'
                       '    END;\n  END IF;\n',
@@ -1072,13 +1103,14 @@ BEGIN
                                 ' INTO v_link, v_found, v_rule, v_distance, v_candidates'
                                 || E'\n    FROM ' || flowguard._find_kept_call(p_link, 'NEW.')
                            ELSE 'v_link := ' || flowguard._find_call(p_link, 'NEW.') END,
-                      p_link.relation, p_link.link_column,
+                      flowguard._enter_path('      '), p_link.relation, p_link.link_column,
                       flowguard._same_row_sql(p_link.relation, 'c.', 'NEW.'), p_link.link_column, p_link.link_column,
                       CASE WHEN v_keeps
                            THEN format(E'        IF v_rule IS NOT NULL AND v_link %s v_found THEN\n'
                                        '          %s\n    SELECT %s;\n        END IF;\n',
                                        flowguard._equal(p_link.relation, p_link.link_column), flowguard._keep_into(),
-                                       flowguard._keep_values(p_link, 'NEW.', 'v_link', 'v_rule', 'v_')) ELSE '' END);
+                                       flowguard._keep_values(p_link, 'NEW.', 'v_link', 'v_rule', 'v_')) ELSE '' END,
+                      flowguard._leave_path('        '));
   END IF;
   RETURN format($body$
 %3$s
@@ -1108,6 +1140,27 @@ $_commit_body$;
 COMMENT ON FUNCTION flowguard._commit_body(flowguard.link) IS
   'The body of the trigger function that looks at a row without a link again at commit.';
 
+CREATE OR REPLACE FUNCTION flowguard._moved_sql(p_relation regclass, p_columns name[]) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_moved_sql$
+-- SQL text for a trigger function: one of the columns changes. IS DISTINCT FROM would look for its operator in the path
+-- of whoever writes. A type of which no operator is known is compared as text.
+BEGIN
+  RETURN (SELECT string_agg(
+                   format('(OLD.%1$I IS NULL) OPERATOR(pg_catalog.<>) (NEW.%1$I IS NULL)'
+                          ' OR NOT OLD.%1$I%2$s %3$s NEW.%1$I%2$s', a.attname,
+                          CASE WHEN c.is_plain THEN '' ELSE '::pg_catalog.text' END,
+                          CASE WHEN c.is_plain THEN flowguard._equal(p_relation, a.attname)
+                               ELSE 'OPERATOR(pg_catalog.=)' END), ' OR ' ORDER BY a.attnum)
+            FROM pg_attribute a
+           CROSS JOIN LATERAL (
+             SELECT EXISTS (SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod
+                             WHERE m.amname = 'btree' AND o.opcdefault AND o.opcintype = a.atttypid) AS is_plain) c
+           WHERE a.attrelid = p_relation AND a.attname = ANY (p_columns));
+END;
+$_moved_sql$;
+COMMENT ON FUNCTION flowguard._moved_sql(regclass, name[]) IS
+  'SQL text for a trigger function: one of the columns changes.';
+
 CREATE OR REPLACE FUNCTION flowguard._is_direct(p_link flowguard.link, p_rule flowguard.rule) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_is_direct$
 -- Whether no other rule has a say before this reference to a registered link: then a late link may simply be written,
@@ -1124,6 +1177,45 @@ END;
 $_is_direct$;
 COMMENT ON FUNCTION flowguard._is_direct(flowguard.link, flowguard.rule) IS
   'Whether a late link by this rule may be written without asking the other rules.';
+
+CREATE OR REPLACE FUNCTION flowguard._is_backed(p_link flowguard.link, p_rule flowguard.rule) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_is_backed$
+-- A key that is checked at once lets no child come before the row that it refers to.
+BEGIN
+  RETURN p_rule.kind = 'reference' AND EXISTS (
+    SELECT FROM flowguard._foreign_keys(p_link.relation, p_rule.via_column) k
+     WHERE k.target = p_rule.source AND k.target_column = p_rule.source_key AND NOT k.is_deferrable
+       AND flowguard._all_known(p_link.relation, array_remove(k.columns, p_rule.via_column)));
+END;
+$_is_backed$;
+COMMENT ON FUNCTION flowguard._is_backed(flowguard.link, flowguard.rule) IS
+  'Whether a key of the application makes the row come first that a rule by reference leads to.';
+
+CREATE OR REPLACE FUNCTION flowguard._is_asked_again(p_link flowguard.link, p_rule flowguard.rule) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_is_asked_again$
+-- The finder yields only a master that is there; the source may have got its link before that. Asked again at commit,
+-- unless a key makes the master come first.
+DECLARE
+  v_master flowguard.master := flowguard._master(p_link.master);
+BEGIN
+  RETURN NOT flowguard._is_direct(p_link, p_rule) AND p_rule.source <> v_master.relation
+         AND NOT flowguard._master_comes_first(p_rule, v_master);
+END;
+$_is_asked_again$;
+COMMENT ON FUNCTION flowguard._is_asked_again(flowguard.link, flowguard.rule) IS
+  'Whether what follows a source has to be looked for once more at commit.';
+
+CREATE OR REPLACE FUNCTION flowguard._watched_columns(p_link flowguard.link, p_rule flowguard.rule) RETURNS name[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_watched_columns$
+BEGIN
+  RETURN array_remove(p_rule.source_tenant_columns || CASE
+    WHEN p_rule.kind = 'proximity' THEN p_rule.source_time || p_rule.filter_columns
+    WHEN NOT flowguard._is_backed(p_link, p_rule) THEN ARRAY[p_rule.source_key]
+    ELSE '{}'::name[] END, NULL);
+END;
+$_watched_columns$;
+COMMENT ON FUNCTION flowguard._watched_columns(flowguard.link, flowguard.rule) IS
+  'Columns of a rule''s source, beside its link, on which what follows it depends.';
 
 CREATE OR REPLACE FUNCTION flowguard._follow_target(
   p_link flowguard.link, p_rule flowguard.rule, p_alias text, p_direct boolean
@@ -1171,12 +1263,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_follow_still$
 -- commit, told by the trigger's argument, is for unlinked rows only: another link may have been set on purpose since.
 -- Where the link of the source is written as it is, a row that has it already is left alone. In observe a repair of all
 -- links comes to a row that has a link by itself, and judges that: it may be an alternate key of the row's own master.
+-- IS TRUE says the same to PostgreSQL but for one thing: it does not take the index on the link. Once all rows are
+-- linked it would expect nothing at that end of it, where there are all that were written and linked since a vacuum;
+-- and it would plan anew at each call.
   SELECT format(CASE
                   WHEN p_rule.kind <> 'reference' THEN '%1$s.%2$I IS NULL'
                   WHEN flowguard._is_direct(p_link, p_rule)
-                  THEN '(%1$s.%2$I IS NULL AND NEW.%4$I IS NOT NULL'
+                  THEN '((%1$s.%2$I IS NULL) IS TRUE AND NEW.%4$I IS NOT NULL'
                        ' OR %5$s%1$s.%2$I %3$s OLD.%4$I AND (NEW.%4$I IS NULL OR NOT NEW.%4$I %3$s OLD.%4$I))'
-                  ELSE '(%1$s.%2$I IS NULL OR TG_NARGS OPERATOR(pg_catalog.=) 0 AND %1$s.%2$I %3$s OLD.%4$I)'
+                  ELSE '((%1$s.%2$I IS NULL) IS TRUE'
+                       ' OR TG_NARGS OPERATOR(pg_catalog.=) 0 AND %1$s.%2$I %3$s OLD.%4$I)'
                 END, p_alias, p_link.link_column, flowguard._equal(p_link.relation, p_link.link_column),
                 p_rule.source_link, CASE WHEN p_link.mode = 'enforce' THEN '' ELSE 'NOT v_repairs_all AND ' END);
 $_follow_still$;
@@ -1185,29 +1281,61 @@ COMMENT ON FUNCTION flowguard._follow_still(flowguard.link, flowguard.rule, text
 
 CREATE OR REPLACE FUNCTION flowguard._follow_body(p_link flowguard.link, p_rule flowguard.rule) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_follow_body$
--- The body of the trigger function on a rule's source: rows that wait for it, or carry the link that it had, follow.
+-- The body of the function that is called for a rule's source: rows that wait for it, or carry the link that it had,
+-- follow. It is called with the row OLD, the row NEW and TG_NARGS: 0 for an update, 1 for one at commit; -1 for an
+-- insert, of which OLD is NEW. And it is that of a trigger as 1.1.0 made them, where TG_NARGS is 0 or 1.
 DECLARE
   v_direct boolean := flowguard._is_direct(p_link, p_rule);
   v_equal  text := flowguard._equal(p_link.relation, p_link.link_column);
   v_new    text;
   v_limit  text := '';
   v_skip   text := '';
+  v_look   text := '';
+  v_target text;
+  v_order  name;
+  v_one    text;
   v_update text;
   v_logged text;
   -- A link that is written as it is does not come by a rule by time.
   v_keeps  boolean := NOT v_direct AND flowguard._keeps_provenance(p_link);
   v_moved  text;
   v_kept   text := '';
+  v_change text;
 BEGIN
   IF p_link.paused THEN
     RETURN flowguard._paused_body(p_link, 'NULL');
   END IF;
+  -- The trigger is one for all that follows its table.
+  v_change := flowguard._moved_sql(p_rule.source, flowguard._watched_columns(p_link, p_rule));
+  v_change := format(CASE p_rule.kind
+                       WHEN 'reference' THEN '%1$s%3$s'
+                       ELSE 'NEW.%2$I IS NOT NULL AND (%1$s%4$s)' END,
+                     flowguard._moved_sql(p_rule.source, ARRAY[p_rule.source_link]), p_rule.source_link,
+                     format(' OR NEW.%I IS NOT NULL AND (', p_rule.source_link) || v_change || ')', ' OR ' || v_change);
   IF p_rule.late_limit IS NOT NULL AND p_link.mode = 'observe' THEN
     v_limit := format(' LIMIT %s', p_rule.late_limit);
   END IF;
   IF p_rule.kind = 'proximity' THEN
     v_skip := format(E'  IF NEW.%I IS NULL OR NOT (%s) THEN\n    RETURN NULL;\n  END IF;\n', p_rule.source_time,
                      flowguard._time_is_usable('NEW.' || quote_ident(p_rule.source_time)));
+  END IF;
+  -- Mostly no row waits. A look for the first one is planned once and takes a step in an index, while the UPDATE is set
+  -- up for each call and, by time, planned anew: how few rows a window holds PostgreSQL can tell only of that window.
+  -- The look asks for the order that the index gives, or it would read a large table for rows of which statistics
+  -- promise many; = ANY, since rows with one value have no order.
+  v_target := flowguard._follow_target(p_link, p_rule, 'o', v_direct);
+  v_order := p_rule.time_column;
+  IF p_rule.kind = 'reference' AND (flowguard._column(p_link.relation, p_rule.via_column)).type
+                                   = ANY ('{uuid,bigint,integer,text}'::regtype[]) THEN
+    v_order := p_rule.via_column;
+    v_one := format('o.%I %s NEW.%I', p_rule.via_column, flowguard._equal(p_link.relation, p_rule.via_column),
+                    p_rule.source_key);
+    v_target := format('o.%I OPERATOR(pg_catalog.=) ANY (ARRAY[NEW.%I])%s', p_rule.via_column, p_rule.source_key,
+                       substr(v_target, length(v_one) + 1));
+  END IF;
+  IF v_order IS NOT NULL THEN
+    v_look := format(E'  PERFORM FROM %s o WHERE %s ORDER BY o.%I LIMIT 1;\n  IF NOT FOUND THEN\n    RETURN NULL;\n'
+                     '  END IF;\n', p_link.relation, v_target, v_order);
   END IF;
   v_new := CASE
              WHEN v_direct THEN format('NEW.%I', p_rule.source_link)
@@ -1258,14 +1386,17 @@ DECLARE
   v_run     bigint;
   v_path    pg_catalog.text;
 %13$sBEGIN
-%14$s%5$s  IF v_setting OPERATOR(pg_catalog.<>) '' THEN
+%14$s  IF TG_NARGS OPERATOR(pg_catalog.>=) 0 AND (%19$s) IS NOT TRUE
+     OR TG_NARGS OPERATOR(pg_catalog.<>) 0 AND NEW.%20$I IS NULL THEN
+    RETURN NULL;
+  END IF;
+%5$s  IF v_setting OPERATOR(pg_catalog.<>) '' THEN
     IF flowguard._is_privileged('undo') THEN
       RETURN NULL;
     END IF;
     v_run := flowguard._current_run();
 %12$s  END IF;
-  v_path := flowguard._enter_safe_path(pg_catalog.current_setting('search_path'), pg_catalog.current_schemas(false));
-  IF v_run IS NULL THEN
+%16$s%17$s  IF v_run IS NULL THEN
     %6$s;
   ELSE
     WITH moved AS (
@@ -1278,8 +1409,7 @@ DECLARE
            m.old_link::pg_catalog.text, m.new_link::pg_catalog.text
       FROM moved m;
   END IF;
-  PERFORM flowguard._leave_safe_path(v_path);
-  RETURN NULL;
+%18$s  RETURN NULL;
 END;
 $body$, p_link.link_column, flowguard._generated_remark(p_link), p_rule."position", p_rule.source, v_skip, v_update,
         v_logged, v_moved,
@@ -1291,27 +1421,50 @@ $body$, p_link.link_column, flowguard._generated_remark(p_link), p_rule."positio
              WHEN p_link.mode = 'enforce' THEN ''
              ELSE E'    v_repairs_all := v_run IS NOT NULL AND flowguard._repairs_all(v_run);\n' END,
         CASE WHEN v_direct AND p_link.mode <> 'enforce' THEN E'  v_repairs_all boolean := false;\n' ELSE '' END,
-        flowguard._names_check(p_link, 'NULL'), v_kept);
+        flowguard._names_check(p_link, 'NULL'), v_kept, v_look,
+        flowguard._enter_path('  '), flowguard._leave_path('  '), v_change, p_rule.source_link);
 END;
 $_follow_body$;
 COMMENT ON FUNCTION flowguard._follow_body(flowguard.link, flowguard.rule) IS
-  'The body of the trigger function on a rule''s source that lets links follow it.';
+  'The body of the function that lets links follow a rule''s source.';
+
+CREATE OR REPLACE FUNCTION flowguard._renew_functions(p_stems text[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_renew_functions$
+-- Functions only: no table is locked. A link that cannot be renewed, as its functions are another role's or guard() was
+-- not called since it was changed, keeps no other from it, nor the engine from its upgrade.
+DECLARE
+  v_link   flowguard.link;
+  v_reason text;
+BEGIN
+  FOR v_link IN SELECT l.* FROM flowguard.link l WHERE l.guarded ORDER BY l.stem LOOP
+    CONTINUE WHEN NOT flowguard._is_alive(v_link);  -- which is a finding already
+    v_reason := NULL;
+    BEGIN
+      IF v_link.stem = ANY (p_stems) THEN
+        PERFORM flowguard._replace_functions(v_link);
+      ELSIF EXISTS (SELECT FROM flowguard._wanted_functions(v_link) f
+                     WHERE flowguard._function_status(f.signature, f.is_definer, f.body) <> 'installed') THEN
+        v_reason := 'they were not as its rules and its mode say before';
+      END IF;
+    EXCEPTION WHEN OTHERS THEN
+      v_reason := SQLERRM;
+    END;
+    IF v_reason IS NOT NULL THEN
+      RAISE WARNING 'flowguard: link %.% stays guarded by the functions that it has: %', v_link.relation,
+        quote_ident(v_link.link_column), v_reason
+        USING DETAIL = 'This release writes them otherwise. They work on as they did.',
+              HINT = format('Call flowguard.guard(%L, %L) as the role that owns them and the table.',
+                            v_link.relation, v_link.link_column);
+    END IF;
+  END LOOP;
+END;
+$_renew_functions$;
+COMMENT ON FUNCTION flowguard._renew_functions(text[]) IS
+  'Writes the functions of guarded links, told by their stems, as this release writes them; warns of a link whose '
+  'functions stay otherwise.';
 
 SELECT flowguard._close_to_public();
 SELECT flowguard._grant_engine();
-DO $renew$
-BEGIN
-  IF to_regprocedure('flowguard._renew_functions(text[])') IS NOT NULL THEN  -- else this ran before
-    PERFORM flowguard._renew_functions(current_setting('flowguard.renew')::text[]);
-  END IF;
-END;
-$renew$;
-DROP FUNCTION IF EXISTS flowguard._renew_functions(text[]);
-DROP FUNCTION IF EXISTS flowguard._leave_path(text);
-DROP FUNCTION IF EXISTS flowguard._enter_path(text);
-DROP FUNCTION IF EXISTS flowguard._watched_columns(flowguard.link, flowguard.rule);
-DROP FUNCTION IF EXISTS flowguard._is_asked_again(flowguard.link, flowguard.rule);
-DROP FUNCTION IF EXISTS flowguard._is_backed(flowguard.link, flowguard.rule);
-DROP FUNCTION IF EXISTS flowguard._moved_sql(regclass, name[]);
+SELECT flowguard._renew_functions(current_setting('flowguard.renew')::text[]);
 
 COMMIT;

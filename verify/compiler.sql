@@ -77,5 +77,7 @@ SELECT 1 / count(*) FROM pg_proc
    AND strpos(prosrc, 'IS TRUE') > 0;
 SELECT 1 / count(*) FROM pg_proc
  WHERE oid = 'flowguard._follow_body(flowguard.link, flowguard.rule)'::regprocedure AND strpos(prosrc, 'v_look') > 0;
+SELECT 1 / count(*) FROM pg_proc
+ WHERE oid = 'flowguard._names_check(flowguard.link, text)'::regprocedure AND strpos(prosrc, 'Is a table gone') > 0;
 
 ROLLBACK;

@@ -26,6 +26,10 @@ WORDS = {
         *('my "App"', "Flow.Table", "Parent 'x'", 'Child";--', "$1"),
         *("I d", "Ten%ant", "Link$$", "%s via\\", "at\nnight", "%I"),
     ),
+    "comments": (
+        *("a*/b", "/*flow", "*/", "*/; SELECT 1/0; /*", "s/*/e"),
+        *("id*/", "--tenant", "link*/*", "via--", "/*at", "*/*/"),
+    ),
     "as ours": (
         *("new", "old", "lookup", "c", "m"),
         *("v_key", "s", "v_link", "v_reference", "v_before_2", "v_setting"),
