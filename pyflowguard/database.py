@@ -70,6 +70,9 @@ NoticeHandler: TypeAlias = Callable[[Notice], None]
 def connect(dsn: str = "", *, on_notice: NoticeHandler | None = None) -> Connection:
     """Open an autocommit connection; what `dsn` (a URI or key=value pairs) leaves out comes from libpq's environment.
 
+    Its transactions are READ COMMITTED, whatever the default of the database is: what changes the guard waits for others
+    who do, and has to see what they have done.
+
     Raises UsageError for a connection string that cannot be read and CannotConnect for every other failure. Neither
     ever shows a password.
     """
@@ -79,6 +82,7 @@ def connect(dsn: str = "", *, on_notice: NoticeHandler | None = None) -> Connect
         settings["connect_timeout"] = CONNECT_TIMEOUT
     try:
         connection: Connection = psycopg.connect(dsn, autocommit=True, **settings)
+        connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")
     except psycopg.Error as error:
         raise _cannot_connect(given, error) from None
     if on_notice is not None:

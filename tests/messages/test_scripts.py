@@ -198,23 +198,6 @@ def test_triggers_that_keep_provenance_stop_the_revert(world: Callable[[str], st
         run(owner, "INSERT INTO probe (id, tenant, at) VALUES (6, 1, '2025-01-01')")
 
 
-@reaches(("revert/guard.sql", "are not as its rules"))
-def test_a_link_that_waits_for_guard_stops_the_revert(world: Callable[[str], str], tell: Teller) -> None:
-    with psycopg.connect(world("observe"), autocommit=True) as owner:
-        run(owner, "SELECT flowguard.keep_provenance('probe', 'flow')")
-        said = tell(hear_script(owner, "revert/guard.sql"), "are not as")
-        says(
-            said,
-            """ERROR: FG112: flowguard: the triggers of link public.probe.flow are not as its rules and its mode say
-            DETAIL: What comes before 1.2.0 has other triggers, which would be made as the rules and the mode say.
-            HINT: Call flowguard.guard('public.probe', 'flow') first.""",
-        )
-        run(owner, "SELECT flowguard.guard('public.probe', 'flow')")
-        passes(owner, "revert/guard.sql")
-        run(owner, "INSERT INTO event VALUES (5, 1, 1, 'live', '2025-06-01'); "
-                   "INSERT INTO probe (id, tenant, at) VALUES (6, 1, '2025-06-01')")  # fmt: skip
-
-
 @reaches(("verify/privileges.sql", "PUBLIC may execute"))
 def test_public_may_execute_a_function(engine_db: str, tell: Teller) -> None:
     with psycopg.connect(engine_db, autocommit=True) as owner:
