@@ -70,8 +70,8 @@ NoticeHandler: TypeAlias = Callable[[Notice], None]
 def connect(dsn: str = "", *, on_notice: NoticeHandler | None = None) -> Connection:
     """Open an autocommit connection; what `dsn` (a URI or key=value pairs) leaves out comes from libpq's environment.
 
-    Its transactions are READ COMMITTED, whatever the default of the database is: what changes the guard waits for others
-    who do, and has to see what they have done.
+    Its transactions are READ COMMITTED, whatever the default of the database is: what changes the guard waits for
+    others who do, and has to see what they have done.
 
     Raises UsageError for a connection string that cannot be read and CannotConnect for every other failure. Neither
     ever shows a password.

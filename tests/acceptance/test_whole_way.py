@@ -6,8 +6,10 @@ import re
 import subprocess
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from acceptance.command import Query, Run, in_migration
+from psycopg import sql
 
 from pyflowguard.plan import read_plan
 
@@ -107,3 +109,17 @@ def test_what_the_application_wrote_meanwhile_stays_when_everything_is_reverted(
     assert query(guarded_db, link) == [(True,)]
     assert query(guarded_db, "SELECT count(*) FROM discovery_flows") == [(20,)]
     assert query(guarded_db, "SELECT count(*) FROM import_field_mappings WHERE master_flow_id IS NULL") == [(178,)]
+
+
+def test_it_does_not_matter_which_isolation_is_the_default(report_db: str, command: Run, query: Query) -> None:
+    """What waits for others who change the guard has to see what they have done; set_mode() refuses anything else."""
+    with psycopg.connect(report_db, autocommit=True) as owner:
+        database = sql.Identifier(owner.info.dbname)
+        owner.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = 'serializable'").format(database))
+    dsn = in_migration(report_db)
+    assert command("deploy", "--dsn", dsn).returncode == 0
+    mode = "SELECT mode, guarded FROM flowguard.link WHERE relation = 'migration.data_imports'::regclass"
+    assert query(dsn, mode) == [("enforce", True)]
+    for wanted in ("observe", "enforce"):
+        assert command("set-mode", wanted, "data_imports", "--dsn", dsn).returncode == 0
+        assert query(dsn, mode) == [(wanted, True)]
