@@ -329,6 +329,18 @@ def test_a_referenced_row_that_appears_links_what_was_there_before(db: Connectio
     assert links(db, "probe") == {60: 3, 61: None}
 
 
+def test_a_referenced_row_that_takes_the_key_links_what_waited_for_it(db: Connection) -> None:
+    create(db)
+    register(db)
+    run(db, "ALTER TABLE probe ADD event integer")
+    add_reference(db, "probe", "event", "event", agree=False, position=1)
+    guard(db)
+    run(db, "INSERT INTO event VALUES (49, 1, 3)")
+    run(db, "INSERT INTO probe (id, tenant, event) VALUES (60, 1, 50), (61, 2, 50)")
+    run(db, "UPDATE event SET id = 50")
+    assert links(db, "probe") == {60: 3, 61: None}
+
+
 def test_a_child_that_waited_for_the_link_has_the_master_that_came_with_it(app: Connection) -> None:
     insert = "INSERT INTO child (id, tenant, parent) VALUES (23, 1, 10) RETURNING flow"
     with psycopg.connect(app.info.dsn) as linker, psycopg.connect(app.info.dsn) as other, ThreadPoolExecutor() as pool:
@@ -359,16 +371,22 @@ def test_a_source_that_appears_links_rows_inside_its_window(app: Connection) -> 
 
 @pytest.mark.parametrize(
     "change",
-    ["flow = 1", "status = 'live', flow = 1", "at = '2025-01-01 00:00Z', flow = 1"],
-    ids=["link", "filter", "time"],
+    ["flow = 1", "status = 'live'", "at = '2025-01-01 00:00Z'", "tenant = 1"],
+    ids=["link", "filter", "time", "tenant"],
 )
-def test_a_source_that_becomes_a_candidate_links_rows(app: Connection, change: str) -> None:
-    at = "NULL" if "at =" in change else "'2025-01-01 00:00Z'"
-    status = "deleted" if "status =" in change else "live"
-    run(app, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01 00:30Z')")
-    run(app, f"INSERT INTO event VALUES (50, 1, NULL, '{status}', {at})")  # noqa: S608  texts of this test
-    run(app, f"UPDATE event SET {change}")  # noqa: S608  texts of this test
-    assert links(app, "probe") == {1: 1}
+def test_a_source_that_becomes_a_candidate_links_rows(db: Connection, change: str) -> None:
+    create(db)
+    run(db, "ALTER TABLE event ALTER tenant DROP NOT NULL")
+    register(db)
+    guard(db)
+    column = change.split()[0]
+    lacking = {"tenant": "NULL", "flow": "NULL", "status": "'deleted'", "at": "NULL"}[column]
+    event = {"tenant": "1", "flow": "1", "status": "'live'", "at": "'2025-01-01 00:00Z'", column: lacking}
+    run(db, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01 00:30Z'), (2, 2, '2025-01-01 00:30Z')")
+    run(db, f"INSERT INTO event (id, {', '.join(event)}) VALUES (50, {', '.join(event.values())})")  # noqa: S608  of this test
+    assert links(db, "probe") == {1: None, 2: None}
+    run(db, f"UPDATE event SET {change}")  # noqa: S608  texts of this test
+    assert links(db, "probe") == {1: 1, 2: None}
 
 
 def test_a_nearer_source_that_comes_later_moves_nothing(app: Connection) -> None:
