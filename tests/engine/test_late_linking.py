@@ -379,7 +379,7 @@ def test_a_source_that_becomes_a_candidate_links_rows(db: Connection, change: st
     run(db, "ALTER TABLE event ALTER tenant DROP NOT NULL")
     register(db)
     guard(db)
-    column = change.split()[0]
+    column = change.split(maxsplit=1)[0]
     lacking = {"tenant": "NULL", "flow": "NULL", "status": "'deleted'", "at": "NULL"}[column]
     event = {"tenant": "1", "flow": "1", "status": "'live'", "at": "'2025-01-01 00:00Z'", column: lacking}
     run(db, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01 00:30Z'), (2, 2, '2025-01-01 00:30Z')")
