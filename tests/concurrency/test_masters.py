@@ -22,6 +22,9 @@ ROWS: dict[str, Steps] = {
     ),
     "explicit": (insert_probe(60, flow=1),),
 }
+WRITTEN = {"reference": ("child", 20), "proximity": ("probe", 60), "session": ("parent", 11), "explicit": ("probe", 60)}
+"""The row that each writes."""
+
 ACTIONS = ["keep", "refuse", "cascade", "set null"]
 
 
@@ -41,6 +44,7 @@ def test_a_master_is_deleted_while_a_row_comes(stages: Stages, level: IsolationL
     that row, the other, when its keys are checked at commit, for the master.
     """
     stage = stages("observe", action)
+    fates = set()
     for tale in proved(
         stage,
         level,
@@ -53,6 +57,14 @@ def test_a_master_is_deleted_while_a_row_comes(stages: Stages, level: IsolationL
         assert is_there == (tale.ends["deleter"] != "committed"), tale
         if level == READ_COMMITTED and "40P01" not in tale.refusals.values():
             assert is_there or action != "refuse", tale
+        if set(tale.ends.values()) == {"committed"}:
+            table, key = WRITTEN[row]
+            fates.add(State(stage.app).kinds().get((table, key), "gone"))
+    assert fates <= {"gone", "unlinked"}
+    if action == "cascade":
+        assert "gone" in fates
+    elif action != "keep":  # which the table's own keys decide
+        assert fates == ({"unlinked"} if action == "set null" else set())
 
 
 @without_serializable
