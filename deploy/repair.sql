@@ -32,7 +32,9 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_key_bound$
 -- that the key's index serves.
 -- A row comparison has one operator, whose name is looked up for each column. Where the columns' own differ, as those
 -- of an extension's type do, the neighbours that have the same are compared as one part, and the parts one after
--- another: a >= x AND (a > x OR b > y). There the index serves the first part.
+-- another: a >= x AND (a > x OR b > y). There the index serves the first part of where to begin. Of where to end it
+-- does not: a batch ends by its LIMIT, and of a column between two values the planner expects so few rows that it would
+-- read and sort them all.
 DECLARE
   v_bound text;
   r_part  record;
@@ -56,8 +58,10 @@ BEGIN
       v_bound := format('ROW(%s) %s ROW(%s)', r_part.names,
                         CASE WHEN p_strategy IN (1, 5) THEN r_part.beyond ELSE r_part.at_least END, r_part.key_values);
     ELSE
-      v_bound := format('ROW(%1$s) %2$s ROW(%4$s) AND (ROW(%1$s) %3$s ROW(%4$s) OR %5$s)', r_part.names,
-                        r_part.at_least, r_part.beyond, r_part.key_values, v_bound);
+      v_bound := format(
+        CASE WHEN p_strategy < 3 THEN '(ROW(%1$s) %3$s ROW(%4$s) OR ROW(%1$s) %2$s ROW(%4$s) AND %5$s)'
+             ELSE 'ROW(%1$s) %2$s ROW(%4$s) AND (ROW(%1$s) %3$s ROW(%4$s) OR %5$s)' END,
+        r_part.names, r_part.at_least, r_part.beyond, r_part.key_values, v_bound);
     END IF;
   END LOOP;
   RETURN v_bound;
@@ -114,7 +118,6 @@ $_may_write$;
 COMMENT ON FUNCTION flowguard._may_write(flowguard.link, text) IS
   'SQL text: the deferred checks of an enforced link let a value pass for a row of a batch.';
 
-DROP FUNCTION IF EXISTS flowguard._repair_query(flowguard.link, text, boolean);
 CREATE OR REPLACE FUNCTION flowguard._repair_query(
   p_link flowguard.link, p_row_filter text DEFAULT NULL, p_count_candidates boolean DEFAULT false,
   p_size integer DEFAULT NULL
