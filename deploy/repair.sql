@@ -9,24 +9,63 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE OR REPLACE FUNCTION flowguard._operator(p_relation regclass, p_column name, p_strategy integer) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_operator$
--- The comparison that belongs to the column's equality: 1 <, 2 <=, 4 >=, 5 >.
-  SELECT regexp_replace(flowguard._equal(p_relation, p_column), '[.]=[)]$',
-                        '.' || (ARRAY['<', '<=', '=', '>=', '>'])[p_strategy] || ')');
+-- The column's own comparison, of the operator class whose equality _equal() gives: 1 <, 2 <=, 4 >=, 5 >.
+  SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+    FROM flowguard._column(p_relation, p_column) t
+    JOIN pg_type y ON y.oid = t.type
+    JOIN pg_opclass c ON c.opcdefault AND c.opcintype = CASE WHEN t.type = 'varchar'::regtype THEN 'text'::regtype::oid
+                                                             WHEN y.typtype = 'e' THEN 'anyenum'::regtype::oid
+                                                             ELSE t.type END
+    JOIN pg_am am ON am.oid = c.opcmethod AND am.amname = 'btree'
+    JOIN pg_amop a ON a.amopfamily = c.opcfamily AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
+                  AND a.amopstrategy = p_strategy
+    JOIN pg_operator o ON o.oid = a.amopopr
+    JOIN pg_namespace n ON n.oid = o.oprnamespace;
 $_operator$;
 COMMENT ON FUNCTION flowguard._operator(regclass, name, integer) IS
   'A comparison operator of a column, qualified, by btree strategy number.';
 
 CREATE OR REPLACE FUNCTION flowguard._key_bound(p_relation regclass, p_alias text, p_strategy integer, p_key text)
 RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_key_bound$
--- SQL text: the row's key lies beyond the one that a jsonb expression holds; a row comparison that the key's index
--- serves.
-  SELECT format('ROW(%s) %s ROW(%s)', flowguard._columns_sql(flowguard._row_key(p_relation), p_alias || '.'),
-                flowguard._operator(p_relation, (flowguard._row_key(p_relation))[1], p_strategy),
-                (SELECT string_agg(format('(%s OPERATOR(pg_catalog.->>) %L)::%s', p_key, k.name,
-                                          (SELECT c.type_sql FROM flowguard._column(p_relation, k.name) c)), ', '
-                                            ORDER BY k.n)
-                   FROM unnest(flowguard._row_key(p_relation)) WITH ORDINALITY AS k (name, n)));
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_key_bound$
+-- SQL text: the row's key lies beyond the one that a jsonb expression holds, in the order of ORDER BY; a row comparison
+-- that the key's index serves.
+-- A row comparison has one operator, whose name is looked up for each column. Where the columns' own differ, as those
+-- of an extension's type do, the neighbours that have the same are compared as one part, and the parts one after
+-- another: a >= x AND (a > x OR b > y). There the index serves the first part of where to begin. Of where to end it
+-- does not: a batch ends by its LIMIT, and of a column between two values the planner expects so few rows that it would
+-- read and sort them all.
+DECLARE
+  v_bound text;
+  r_part  record;
+BEGIN
+  FOR r_part IN
+    SELECT x.at_least, x.beyond, string_agg(x.name, ', ' ORDER BY x.n) AS names,
+           string_agg(x.value, ', ' ORDER BY x.n) AS key_values
+      FROM (SELECT k.n, format('%s.%I', p_alias, k.name) AS name, o.at_least, o.beyond,
+                   format('(%s OPERATOR(pg_catalog.->>) %L)::%s', p_key, k.name, c.type_sql) AS value,
+                   k.n - row_number() OVER (PARTITION BY o.at_least, o.beyond ORDER BY k.n) AS part
+              FROM unnest(flowguard._row_key(p_relation)) WITH ORDINALITY AS k (name, n)
+             CROSS JOIN LATERAL flowguard._column(p_relation, k.name) c
+             CROSS JOIN LATERAL (
+               SELECT flowguard._operator(p_relation, k.name, CASE WHEN p_strategy < 3 THEN 2 ELSE 4 END) AS at_least,
+                      flowguard._operator(p_relation, k.name, CASE WHEN p_strategy < 3 THEN 1 ELSE 5 END) AS beyond) o
+           ) x
+     GROUP BY x.at_least, x.beyond, x.part
+     ORDER BY min(x.n) DESC
+  LOOP
+    IF v_bound IS NULL THEN
+      v_bound := format('ROW(%s) %s ROW(%s)', r_part.names,
+                        CASE WHEN p_strategy IN (1, 5) THEN r_part.beyond ELSE r_part.at_least END, r_part.key_values);
+    ELSE
+      v_bound := format(
+        CASE WHEN p_strategy < 3 THEN '(ROW(%1$s) %3$s ROW(%4$s) OR ROW(%1$s) %2$s ROW(%4$s) AND %5$s)'
+             ELSE 'ROW(%1$s) %2$s ROW(%4$s) AND (ROW(%1$s) %3$s ROW(%4$s) OR %5$s)' END,
+        r_part.names, r_part.at_least, r_part.beyond, r_part.key_values, v_bound);
+    END IF;
+  END LOOP;
+  RETURN v_bound;
+END;
 $_key_bound$;
 COMMENT ON FUNCTION flowguard._key_bound(regclass, text, integer, text) IS
   'SQL text: a row''s key lies beyond another.';
@@ -79,7 +118,6 @@ $_may_write$;
 COMMENT ON FUNCTION flowguard._may_write(flowguard.link, text) IS
   'SQL text: the deferred checks of an enforced link let a value pass for a row of a batch.';
 
-DROP FUNCTION IF EXISTS flowguard._repair_query(flowguard.link, text, boolean);
 CREATE OR REPLACE FUNCTION flowguard._repair_query(
   p_link flowguard.link, p_row_filter text DEFAULT NULL, p_count_candidates boolean DEFAULT false,
   p_size integer DEFAULT NULL

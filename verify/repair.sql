@@ -46,4 +46,10 @@ SELECT 'flowguard.undo(bigint, bigint)'::regprocedure;
 SELECT 'flowguard._unmark_undo()'::regprocedure;
 SELECT 'flowguard._revert_runs(text)'::regprocedure;
 
+-- What is new since 1.2.0 is within functions.
+SELECT 1 / count(*) FROM pg_proc
+ WHERE oid = 'flowguard._operator(regclass, name, integer)'::regprocedure AND strpos(prosrc, 'amopstrategy') > 0;
+SELECT 1 / count(*) FROM pg_proc
+ WHERE oid = 'flowguard._key_bound(regclass, text, integer, text)'::regprocedure AND strpos(prosrc, 'at_least') > 0;
+
 ROLLBACK;

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psycopg
 import pytest
 from engine.postgres import Connection, one, refused, rows, run
 from engine.tables import add_reference, guard, link, links
 from neighbours.promises import kept, settled
-from repair.calls import repair, undo
+from repair.calls import dump, repair, undo
+from repair.test_resuming import stop
+from servers import lacking
 
 
 def register(connection: Connection, mode: str = "observe") -> None:
@@ -126,16 +128,20 @@ SELECT flowguard.add_link('child', 'flow');
     run(db, "SELECT flowguard.add_link('parent', 'flow')")
 
 
+def make_collation(db: Connection, name: str, locale: str, *, deterministic: bool) -> None:
+    """Make a collation of ICU; a build without it has none such, and gets "C" by this name."""
+    try:
+        run(db, f"CREATE COLLATION {name} (provider = icu, locale = '{locale}', deterministic = {deterministic})")
+    except psycopg.errors.FeatureNotSupported:
+        run(db, f'CREATE COLLATION {name} FROM "C"')
+
+
 def test_a_collation_that_takes_case_for_nothing(db: Connection) -> None:
     """What the collation calls equal is one key.
 
-    A build without ICU has none such, and one with an ICU of 2014 takes the locale for another: there keys are written
-    alike.
+    Where it is "C", or an ICU of 2014 takes the locale for another, keys are written alike.
     """
-    try:
-        run(db, "CREATE COLLATION chosen (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
-    except psycopg.errors.FeatureNotSupported:
-        run(db, 'CREATE COLLATION chosen FROM "C"')
+    make_collation(db, "chosen", "und-u-ks-level2", deterministic=False)
     upper: Callable[[str], str] = str.upper if one(db, "SELECT 'a' = 'A' COLLATE chosen") else str
     run(
         db,
@@ -323,4 +329,147 @@ INSERT INTO flow VALUES (1, 1), (2, 1);
     run(db, "UPDATE parent SET flow = 2")
     assert rows(db, "SELECT flow, later, length(bytes) FROM child") == [(2, "x", 100000)]
     settled(db)
+    kept(db)
+
+
+# --- Row keys of several columns, each of which has operators of its own
+
+
+KEY_TYPES = """
+CREATE SCHEMA extensions;
+CREATE EXTENSION citext SCHEMA extensions;
+CREATE EXTENSION ltree SCHEMA public;
+CREATE DOMAIN word AS extensions.citext;
+CREATE TYPE size AS ENUM ('s', 'm', 'l', 'xl', 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h')
+"""
+# Its operators have other names than those of integer, as whose they work.
+CODE = """
+CREATE SCHEMA other;
+CREATE TYPE other.code;
+CREATE FUNCTION other.code_in(cstring) RETURNS other.code LANGUAGE internal IMMUTABLE STRICT AS 'int4in';
+CREATE FUNCTION other.code_out(other.code) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'int4out';
+CREATE TYPE other.code (INPUT = other.code_in, OUTPUT = other.code_out, LIKE = integer);
+CREATE FUNCTION other.compare(other.code, other.code) RETURNS integer LANGUAGE internal IMMUTABLE STRICT AS 'btint4cmp';
+CREATE FUNCTION other.lt(other.code, other.code) RETURNS boolean LANGUAGE internal IMMUTABLE STRICT AS 'int4lt';
+CREATE FUNCTION other.le(other.code, other.code) RETURNS boolean LANGUAGE internal IMMUTABLE STRICT AS 'int4le';
+CREATE FUNCTION other.eq(other.code, other.code) RETURNS boolean LANGUAGE internal IMMUTABLE STRICT AS 'int4eq';
+CREATE FUNCTION other.ge(other.code, other.code) RETURNS boolean LANGUAGE internal IMMUTABLE STRICT AS 'int4ge';
+CREATE FUNCTION other.gt(other.code, other.code) RETURNS boolean LANGUAGE internal IMMUTABLE STRICT AS 'int4gt';
+CREATE OPERATOR other.#< (LEFTARG = other.code, RIGHTARG = other.code, FUNCTION = other.lt);
+CREATE OPERATOR other.#<= (LEFTARG = other.code, RIGHTARG = other.code, FUNCTION = other.le);
+CREATE OPERATOR other.#= (LEFTARG = other.code, RIGHTARG = other.code, FUNCTION = other.eq, MERGES);
+CREATE OPERATOR other.#>= (LEFTARG = other.code, RIGHTARG = other.code, FUNCTION = other.ge);
+CREATE OPERATOR other.#> (LEFTARG = other.code, RIGHTARG = other.code, FUNCTION = other.gt);
+CREATE OPERATOR CLASS other.code_ops DEFAULT FOR TYPE other.code USING btree AS OPERATOR 1 other.#<,
+  OPERATOR 2 other.#<=, OPERATOR 3 other.#=, OPERATOR 4 other.#>=, OPERATOR 5 other.#>,
+  FUNCTION 1 other.compare(other.code, other.code);
+GRANT USAGE ON SCHEMA other TO PUBLIC
+"""
+# How the n-th value is written. As text they are in another order than as what they are.
+KEY_VALUES = {
+    "integer": "{}",
+    "extensions.citext": "substr('aBcDeFgHiJkL', {} + 1, 1)",
+    "word": "substr('aBcDeFgHiJkL', {} + 1, 1)",
+    "ltree": "'top.' || chr(97 + {})",
+    "size": "(enum_range(NULL::size))[{} + 1]::text",
+    "other.code": "({})::text",
+    "text COLLATE by_number": "'no. ' || {}",
+    "text COLLATE any_case": "substr('aBcDeFgHiJkL', {} + 1, 1)",
+}
+KEYS = [
+    ("integer", "extensions.citext"),
+    ("extensions.citext", "integer"),
+    ("integer", "ltree"),
+    ("extensions.citext", "ltree"),
+    ("word", "size"),
+    ("integer", "integer", "extensions.citext"),
+    ("integer", "extensions.citext", "integer"),
+    ("extensions.citext",),
+    ("other.code",),
+    ("other.code", "integer"),
+    ("integer", "other.code"),
+    ("integer", "text COLLATE by_number"),
+    ("text COLLATE any_case", "text COLLATE by_number"),
+]
+PLACES = {1: ("n",), 2: ("n / 3", "n % 3"), 3: ("n / 6", "n / 3 % 2", "n % 3")}
+BY_KEY = pytest.mark.parametrize("key", KEYS, ids=", ".join)
+
+
+def unlinked_children(db: Connection, as_role: Callable[[str, str], str], key: Sequence[str]) -> int:
+    """Make children with such a key, which have a parent's link to get; gives how many."""
+    for extension in ("citext", "ltree"):
+        if not one(db, "SELECT count(*) FROM pg_available_extensions WHERE name = %s", extension):
+            lacking(f"extension {extension}")
+    run(db, KEY_TYPES)
+    with psycopg.connect(as_role(db.info.dsn, "postgres"), autocommit=True) as admin:
+        run(admin, CODE)
+    make_collation(db, "by_number", "en-u-kn-true", deterministic=True)
+    make_collation(db, "any_case", "und-u-ks-level2", deterministic=False)
+    count = 12 if len(key) == 1 else 36
+    columns = ", ".join(f"k{n} {kind}" for n, kind in enumerate(key, 1))
+    names = ", ".join(f"k{n}" for n in range(1, len(key) + 1))
+    values = ", ".join(
+        f"({KEY_VALUES[kind].format(place)})::{kind.partition(' COLLATE')[0]}"
+        for kind, place in zip(key, PLACES[len(key)], strict=True)
+    )
+    run(
+        db,
+        f"""
+CREATE TABLE flow (id integer PRIMARY KEY, tenant integer NOT NULL, created_at timestamptz);
+CREATE TABLE parent (id integer PRIMARY KEY, tenant integer NOT NULL, flow integer);
+CREATE TABLE child ({columns}, id integer, tenant integer NOT NULL, flow integer, parent integer REFERENCES parent,
+                    PRIMARY KEY ({names}));
+INSERT INTO flow VALUES (1, 1);
+INSERT INTO parent VALUES (10, 1, 1);
+INSERT INTO child SELECT {values}, n, 1, NULL, 10 FROM generate_series(0, {count - 1}) n;
+SELECT flowguard.add_master('flow', 'id', '{{tenant}}');
+SELECT flowguard.add_link(t, 'flow') FROM unnest('{{parent,child}}'::regclass[]) t;
+""",  # noqa: S608  names of this test
+    )
+    add_reference(db, "child", "parent", "parent")
+    return count
+
+
+@BY_KEY
+def test_keys_whose_columns_are_compared_each_in_its_own_way(
+    db: Connection, as_role: Callable[[str, str], str], key: Sequence[str]
+) -> None:
+    """Batches go on after a key as the index orders keys: each row is come to once."""
+    count = unlinked_children(db, as_role, key)
+    before = dump(db, "public.parent", "public.child")
+    run(db, "SET search_path = pg_catalog")
+    options: tuple[dict[str, object], ...] = ({"batch_size": 1}, {"batch_size": 5, "row_filter": "id >= 0"}, {})
+    for each in options:
+        done = repair(db, "public.child", link_column="flow", **each)
+        assert (done.linked, done.total, done.remaining) == (count, count, 0)
+        assert one(db, "SELECT count(*) FROM public.child WHERE flow = 1") == count
+        ledger = "SELECT count(*), count(DISTINCT row_key) FROM flowguard.run_change WHERE run_id = %s"
+        assert rows(db, ledger, done.id) == [(count, count)]
+        assert repair(db, "public.child", link_column="flow", **each).total == 0
+        assert undo(db, done.id) == (count, 0, 0)
+        assert dump(db, "public.parent", "public.child") == before
+    kept(db)
+
+
+@BY_KEY
+def test_such_a_repair_goes_on_where_it_was_cut_off(
+    db: Connection, session: Callable[[Connection], Connection], as_role: Callable[[str, str], str], key: Sequence[str]
+) -> None:
+    """And past a row that the application refuses."""
+    count = unlinked_children(db, as_role, key)
+    run(
+        db,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$;"
+        f"CREATE TRIGGER refuse BEFORE UPDATE ON child FOR EACH ROW WHEN (NEW.id = {count - 2}) "
+        "EXECUTE FUNCTION refuse()",
+    )
+    stopped = stop(db, lambda: session(db), at=count // 2, batch_size=2)
+    assert 0 < one(db, "SELECT linked FROM flowguard.run") < count - 1
+    done = repair(db, "child", link_column="flow")
+    assert (done.id, done.linked, done.remaining) == (stopped, count - 1, 1)
+    assert rows(db, "SELECT count(*), count(DISTINCT row_key) FROM flowguard.run_change") == [(count - 1, count - 1)]
+    assert rows(db, "SELECT id FROM child WHERE flow IS NULL") == [(count - 2,)]
+    run(db, "DROP TRIGGER refuse ON child")
+    assert undo(db, stopped) == (count - 1, 0, 0)
+    assert one(db, "SELECT count(*) FROM child WHERE flow IS NULL") == count
     kept(db)
