@@ -25,11 +25,26 @@ $_may_be_null$;
 COMMENT ON FUNCTION flowguard._may_be_null(regclass, name[]) IS
   'Those of the columns that the catalog does not prove to be known in every row.';
 
+CREATE OR REPLACE FUNCTION flowguard._subscribed(p_relation regclass, p_target regclass) RETURNS regclass
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_subscribed$
+-- Which of two tables a subscription writes, or of a partitioned one a part or the whole; NULL where none. Changes are
+-- applied as a replica: a key is checked neither for a row that comes nor for a master that goes. Everybody may read
+-- pg_subscription_rel, from 14 to 18.
+  SELECT s.srrelid::regclass
+    FROM pg_subscription_rel s
+   WHERE s.srrelid = ANY (flowguard._partition_family(p_relation) || flowguard._partition_family(p_target))
+   ORDER BY s.srrelid::regclass::text
+   LIMIT 1;
+$_subscribed$;
+COMMENT ON FUNCTION flowguard._subscribed(regclass, regclass) IS
+  'Which of two tables, partitions included, a subscription writes; NULL where none.';
+
 CREATE OR REPLACE FUNCTION flowguard._key_gap(p_key pg_constraint, p_free name[]) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_key_gap$
 -- What may let rows past a foreign key in which the free columns are known; NULL where nothing may, so that it proves.
 DECLARE
   v_columns name[];
+  v_written regclass := flowguard._subscribed(p_key.conrelid, p_key.confrelid);
 BEGIN
   IF NOT flowguard._is_enforced(p_key) THEN
     RETURN format('foreign key %I is not enforced', p_key.conname);
@@ -45,6 +60,8 @@ BEGIN
     SELECT FROM part p JOIN pg_trigger t ON t.tgconstraint = p.id WHERE t.tgenabled NOT IN ('O', 'A')
   ) THEN
     RETURN format('a trigger of foreign key %I is disabled', p_key.conname);
+  ELSIF v_written IS NOT NULL THEN
+    RETURN format('foreign key %I is not checked for what a subscription writes to %s', p_key.conname, v_written);
   END IF;
   v_columns := ARRAY(SELECT n.name
                        FROM unnest(flowguard._may_be_null(p_key.conrelid, ARRAY(
@@ -340,8 +357,9 @@ CREATE OR REPLACE VIEW flowguard.link_estimate AS
 COMMENT ON VIEW flowguard.link_estimate IS
   'As flowguard.link_status, in no time: a table of up to 256 kB is counted; of a larger one rows in all are '
   'estimated, rows without a link are counted by an index (up to 10000), and what validated keys and NOT NULL prove is '
-  'not counted. It relies on this proof: rows that were written past it (session_replication_role = replica, disabled '
-  'triggers) are found by flowguard.link_status and check_all().';
+  'not counted; of a table that a subscription writes keys prove nothing. It relies on this proof: rows that were '
+  'written past it (session_replication_role = replica, disabled triggers) are found by flowguard.link_status and '
+  'check_all().';
 COMMENT ON COLUMN flowguard.link_estimate.relation IS 'The child table.';
 COMMENT ON COLUMN flowguard.link_estimate.link_column IS 'The link.';
 COMMENT ON COLUMN flowguard.link_estimate.mode IS 'observe or enforce.';
@@ -424,5 +442,8 @@ COMMENT ON FUNCTION flowguard.score_estimate() IS
 proved is not. So it is about what health_score() gives, or more; 100.0 only where nothing is left to fix or to prove.
 Returns a number from 0 to 100 with one decimal.
 Errors: 42501 row security would hide rows.';
+
+SELECT flowguard._close_to_public();
+SELECT flowguard._grant_engine();
 
 COMMIT;

@@ -425,4 +425,6 @@ proved is not. So it is about what health_score() gives, or more; 100.0 only whe
 Returns a number from 0 to 100 with one decimal.
 Errors: 42501 row security would hide rows.';
 
+DROP FUNCTION IF EXISTS flowguard._subscribed(regclass, regclass);
+
 COMMIT;

@@ -127,6 +127,9 @@ def test_what_is_not_proved_is_named_and_not_guessed(large: Connection) -> None:
     assert [found[table]["linked"] for table in ("child", "probe")] == [ROWS - 1, ROWS]
 
 
+SUBSCRIBED = "INSERT INTO pg_subscription_rel VALUES (1, '{table}'::regclass, 'r')"
+"""As the catalog has it of a table that a subscription writes; tests/survival/ has real ones."""
+
 GAPS: dict[str, tuple[str, str, str]] = {
     "no key": (
         "ALTER TABLE parent DROP CONSTRAINT flowguard_parent_flow_tenant_fkey",
@@ -165,6 +168,16 @@ END $$;
 """,
         "dangling",
         "a trigger of foreign key flowguard_parent_flow_tenant_fkey is disabled",
+    ),
+    "a subscription that writes the table": (
+        SUBSCRIBED.format(table="parent"),
+        "dangling",
+        "foreign key flowguard_parent_flow_tenant_fkey is not checked for what a subscription writes to public.parent",
+    ),
+    "a subscription that writes the master": (
+        SUBSCRIBED.format(table="flow"),
+        "mismatched",
+        "foreign key flowguard_parent_flow_tenant_fkey is not checked for what a subscription writes to public.flow",
     ),
     "a tenant that may be NULL": (
         "ALTER TABLE parent ALTER tenant DROP NOT NULL",
@@ -279,6 +292,32 @@ def test_partitions_are_summed(large: Connection, as_role: Callable[[str, str], 
     with psycopg.connect(as_role(large.info.dsn, "postgres"), autocommit=True) as admin:
         run(admin, "ALTER TABLE part_2_1 DISABLE TRIGGER ALL")
     assert told(large)["part"]["dangling"] is None
+
+
+@pytest.mark.parametrize("written", ["part", "part_1", "part_2", "part_2_1"])
+def test_a_subscription_writes_a_part_or_the_whole(
+    large: Connection, as_role: Callable[[str, str], str], written: str
+) -> None:
+    """By way of the root (publish_via_partition_root) or partition by partition."""
+    run(large, PARTITIONED)
+    guard(large, "part")
+    run(large, "INSERT INTO part SELECT n, 1, 1 FROM generate_series(10001, 30000) n; ANALYZE part")
+    assert (told(large)["part"]["dangling"], told(large)["part"]["mismatched"]) == (0, 0)
+    with psycopg.connect(as_role(large.info.dsn, "postgres"), autocommit=True) as admin:
+        run(admin, SUBSCRIBED.format(table=written))
+    found = told(large)
+    assert (found["part"]["dangling"], found["part"]["mismatched"]) == (None, None)
+    assert (found["parent"]["dangling"], found["parent"]["unproved"]) == (0, [])  # of which nothing is subscribed
+
+
+def test_a_small_table_that_a_subscription_writes_is_counted(
+    app: Connection, as_role: Callable[[str, str], str]
+) -> None:
+    with psycopg.connect(as_role(app.info.dsn, "postgres"), autocommit=True) as admin:
+        run(admin, SUBSCRIBED.format(table="parent"))
+        run(admin, "SET session_replication_role = replica; INSERT INTO parent VALUES (1, 1, 77)")
+    found = told(app)["parent"]
+    assert (found["dangling"], found["estimated"], found["unproved"]) == (1, False, [])
 
 
 # --- What was written past the guard

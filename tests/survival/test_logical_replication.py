@@ -1,7 +1,10 @@
 """Logical replication: rows arrive as they were written, nothing is refused or linked a second time over there."""
 
+# ruff: noqa: S608  numbers of the tests' own
+
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,6 +14,7 @@ from itertools import count
 
 import psycopg
 import pytest
+from acceptance.command import Run
 from engine import tables
 from engine.postgres import Connection, one, refused, rows, run
 from engine.tables import TABLES, link
@@ -31,6 +35,8 @@ class Pair:
     admin: Connection
     """The superuser, at the publisher."""
     name: str
+    applier: Connection
+    """The superuser, at the subscriber."""
 
     def arrive(self) -> None:
         """Wait until the subscriber has all that was committed."""
@@ -45,7 +51,7 @@ class Pair:
         """Wait, and check that the subscriber has the very rows."""
         self.arrive()
         for table in TABLES:
-            query = f"SELECT * FROM {table} ORDER BY id"  # noqa: S608  a table of ours
+            query = f"SELECT * FROM {table} ORDER BY id"
             assert rows(self.subscriber, query) == rows(self.publisher, query), table
 
 
@@ -95,12 +101,12 @@ def pair(primary: Running, application: Callable[[str], str]) -> Iterator[Callab
                 f"CREATE SUBSCRIPTION {name} CONNECTION '{primary.dsn(f'{name}_pub')}' "
                 f"PUBLICATION {name} WITH (create_slot = false)",
             )
-            stack.callback(run, at_subscriber, f"DROP SUBSCRIPTION {name}")
+            stack.callback(run, at_subscriber, f"DROP SUBSCRIPTION IF EXISTS {name}")
             deadline = time.monotonic() + 30
             while rows(at_subscriber, "SELECT FROM pg_subscription_rel WHERE srsubstate <> 'r'"):
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
-            return Pair(source, target, at_publisher, name)
+            return Pair(source, target, at_publisher, name, at_subscriber)
 
         yield make
 
@@ -186,6 +192,96 @@ def test_what_the_subscriber_would_refuse_arrives_and_is_counted(pair: Callable[
         run(both.subscriber, "INSERT INTO child (id, tenant) VALUES (99, 1)")
     with refused("23503"):
         run(both.subscriber, "INSERT INTO child (id, tenant, flow) VALUES (99, 1, 77)")
+
+
+ROWS = 10_000
+"""More than are counted where nothing is to take long."""
+KEY = "flowguard_parent_flow_tenant_fkey"
+Told = tuple[str, int, "int | None", list[str]]
+
+
+@pytest.fixture
+def told(command: Run) -> Callable[..., Told]:
+    """Give what `pyflowguard health` says: the score, and of the parents how many, how many dangle and why not."""
+
+    def read(connection: Connection, *arguments: str) -> Told:
+        result = command("health", "--json", *arguments, "--dsn", connection.info.dsn)
+        assert result.returncode == 0, result.stderr
+        health = json.loads(result.stdout)
+        [parent] = [each for each in health["links"] if each["relation"] in ("parent", "public.parent")]
+        return str(health["score"]), parent["total"], parent["dangling"], parent.get("unproved", [])
+
+    return read
+
+
+@pytest.fixture
+def arrived(pair: Callable[..., Pair]) -> Pair:
+    """Give a pair whose subscriber got parents, too many to be counted, and no master: each dangles."""
+    parents = f"INSERT INTO parent SELECT n, 1, 1 FROM generate_series(1, {ROWS}) n"
+    both: Pair = pair("observe", "enforce", omitted="flow", before=parents)
+    both.arrive()
+    run(both.subscriber, "ANALYZE parent")
+    return both
+
+
+def test_keys_prove_nothing_of_what_a_subscription_writes(
+    arrived: Pair, told: Callable[..., Told], command: Run
+) -> None:
+    """Nobody says that no row dangles but who counts."""
+    there = arrived.subscriber
+    assert told(there) == (
+        "99.9",
+        ROWS,
+        None,
+        [
+            f"{figure}: foreign key {KEY} is not checked for what a subscription writes to public.parent"
+            for figure in ("dangling", "mismatched")
+        ],
+    )
+    assert told(there, "--exact") == ("92.0", ROWS, ROWS, [])
+    assert "health score 99.9 of 100, estimated" in command("snapshot", "--dsn", there.info.dsn).stdout
+    assert rows(there, "SELECT linked, dangling FROM flowguard.link_history WHERE table_name = 'parent'") == [
+        (None, None)
+    ]
+    checked = command("check", "--dsn", there.info.dsn)
+    assert (checked.returncode, f"{ROWS} of {ROWS} rows point to no master" in checked.stdout) == (1, True)
+    # It is the subscriber alone whose keys are no proof.
+    run(arrived.publisher, "ANALYZE parent")
+    assert told(arrived.publisher) == ("100.0", ROWS, 0, [])
+
+
+def test_keys_prove_nothing_where_the_master_is_written_by_a_subscription(
+    pair: Callable[..., Pair], told: Callable[..., Told]
+) -> None:
+    """A master that is deleted where it is published is deleted here, whatever links to it."""
+    both = pair("observe", "observe", omitted="parent")
+    run(both.publisher, "INSERT INTO flow VALUES (8, 1)")
+    both.arrive()
+    run(both.subscriber, f"INSERT INTO parent SELECT n, 1, 8 FROM generate_series(1, {ROWS}) n; ANALYZE parent")
+    run(both.publisher, "DELETE FROM flow WHERE id = 8")
+    both.arrive()
+    score, _, dangling, [why, *_] = told(both.subscriber)
+    assert (score, dangling) == ("99.9", None)
+    assert why == f"dangling: foreign key {KEY} is not checked for what a subscription writes to public.flow"
+    assert told(both.subscriber, "--exact")[2] == ROWS
+
+
+def test_once_the_subscription_is_gone_a_key_is_believed_and_may_be_made_anew(
+    arrived: Pair, told: Callable[..., Told], command: Run
+) -> None:
+    """What came meanwhile is not known to the key; whoever drops it and guards again has all rows looked at."""
+    there = arrived.subscriber
+    run(arrived.applier, f"DROP SUBSCRIPTION {arrived.name}")
+    assert told(there) == ("100.0", ROWS, 0, [])
+    assert told(there, "--exact")[2] == ROWS
+    guard = ("guard", "public.parent", "--link-column", "flow", "--dsn", there.info.dsn)
+    run(there, f"ALTER TABLE parent DROP CONSTRAINT {KEY}")
+    assert "a key stays NOT VALID, for present rows violate it" in command(*guard).stdout.replace("\n", " ")
+    _, _, dangling, [why, *_] = told(there)
+    assert (dangling, why) == (None, f"dangling: foreign key {KEY} is not validated")
+    run(there, "INSERT INTO flow VALUES (1, 1)")
+    assert command(*guard).returncode == 0
+    assert told(there) == told(there, "--exact") == ("100.0", ROWS, 0, [])
 
 
 @pytest.mark.parametrize("enabled", ["ALWAYS", "REPLICA"])
