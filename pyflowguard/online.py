@@ -165,8 +165,8 @@ def guard(
     long as it may. A key that present rows violate stays NOT VALID. `dry_run` gives the plan and does nothing.
     Stopped anywhere, it goes on when called again. Of every link, one of which a table or a column is gone is left out;
     one that is named is refused, but with `skip_gone` left out, too. `any_version` is for a deployment, which may be on
-    its way to an engine that this command understands. Raises UsageError for a table or link that is not there, LockNotObtained,
-    EngineMissing, EngineUnfit, StatementFailed, and what connecting raises.
+    its way to an engine that this command understands. Raises UsageError for a table or link that is not there,
+    LockNotObtained, EngineMissing, EngineUnfit, StatementFailed, and what connecting raises.
     """
     with engine(dsn, action="guarding links", any_version=any_version, on_notice=on_notice) as connection:
         links, left_out = _find_links(connection, tables, link_column, on_notice, skip_gone=skip_gone)

@@ -192,9 +192,9 @@ def repair(
     begins while a standby or subscriber is more than `max_lag` behind. Interrupted, what was committed stays and is in
     the ledger; called again for the same table with the same condition, note and `count_candidates`, the same run goes
     on, unless `resume` is False. Of all tables a link of which something is gone is left out, and told to `on_notice`,
-    since nothing of it can be repaired. `count_candidates` counts of each link that a rule by time gives all rows of the
-    source that it was chosen from, which reads them all. `dry_run` does it all in one transaction, as fast as it can,
-    and takes it back. Raises UsageError for a table or a link that is not there, or no condition, EngineMissing,
+    since nothing of it can be repaired. `count_candidates` counts of each link that a rule by time gives all rows of
+    the source that it was chosen from, which reads them all. `dry_run` does it all in one transaction, as fast as it
+    can, and takes it back. Raises UsageError for a table or a link that is not there, or no condition, EngineMissing,
     StatementFailed, and what connecting raises.
     """
     with engine(dsn, action="repairing links", role=ADMIN, on_notice=on_notice) as connection:
