@@ -162,7 +162,7 @@ def test_the_command_names_a_link_of_which_a_column_is_gone(command: Run, app: C
     again = command("guard", "--dsn", app.info.dsn)
     assert (again.returncode, again.stdout.splitlines()[0]) == (ExitCode.FINDINGS, "Nothing else is missing.")
     for said in (dry, done, again):
-        assert "\nprobe.flow is left out: column at of probe is gone.\n" in f"\n{said.stdout}"
+        assert "\nprobe.flow is left out: column at of public.probe is gone.\n" in f"\n{said.stdout}"
         assert REMEDY in said.stdout
         assert 'run "pyflowguard guard probe --link-column flow"' in said.stdout
     assert sorted(rows(app, "SELECT relation::text FROM flowguard.link WHERE guarded")) == [
@@ -195,9 +195,11 @@ def test_the_command_that_sets_the_mode_names_it_too(command: Run, app: Connecti
     run(app, "ALTER TABLE probe RENAME at TO at2")
     done = command("set-mode", "enforce", "--dsn", app.info.dsn)
     assert (done.returncode, done.stderr) == (ExitCode.FINDINGS, "")
-    assert "\nprobe.flow is left out: column at of probe is gone.\n" in done.stdout
+    assert "\nprobe.flow is left out: column at of public.probe is gone.\n" in done.stdout
     said = json.loads(command("set-mode", "observe", "--json", "--dsn", app.info.dsn).stdout)
-    assert [(link["relation"], link["missing"]) for link in said["left_out"]] == [("probe", "column at of probe")]
+    assert [(link["relation"], link["missing"]) for link in said["left_out"]] == [
+        ("probe", "column at of public.probe")
+    ]
 
 
 def test_a_repair_of_all_links_says_which_it_left_out(command: Run, app: Connection) -> None:
@@ -205,7 +207,7 @@ def test_a_repair_of_all_links_says_which_it_left_out(command: Run, app: Connect
     for more in ([], ["--dry-run"]):
         done = command("repair", *more, "--dsn", app.info.dsn)
         assert done.returncode == 0, done
-        assert "WARNING:  probe.flow is left out: column at of probe is gone.\nHINT:  " in done.stderr
+        assert "WARNING:  probe.flow is left out: column at of public.probe is gone.\nHINT:  " in done.stderr
         assert REMEDY in done.stderr
     run(app, "ALTER TABLE probe RENAME at2 TO at")
     assert command("repair", "--dsn", app.info.dsn).stderr == ""
@@ -228,8 +230,9 @@ def test_a_repair_of_all_links_says_which_it_left_out(command: Run, app: Connect
 def test_an_interrupted_command_says_how_to_go_on(
     command: Run, clean_environment: dict[str, str], app: Connection, arguments: tuple[str, ...], left: str
 ) -> None:
-    if arguments[0] == "set-mode":
-        online.guard(app.info.dsn)
+    online.guard(app.info.dsn)
+    if arguments[0] == "guard":
+        run(app, 'DROP TRIGGER "~flowguard_parent_flow_insert" ON parent')
     with psycopg.connect(app.info.dsn, application_name="a long one") as holder:
         holder.execute("LOCK TABLE parent, child IN ROW EXCLUSIVE MODE")
         with subprocess.Popen(
