@@ -1140,20 +1140,34 @@ COMMENT ON FUNCTION flowguard._obsolete_own(flowguard.link, boolean, boolean) IS
 CREATE OR REPLACE FUNCTION flowguard._obsolete_shared(p_link flowguard.link)
 RETURNS TABLE (n integer, relation oid, statement text, lock text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_obsolete_shared$
--- Indexes and statistics serve several links: those that neither this one nor any guarded one needs.
+-- Indexes and statistics serve several links: those that neither this one nor any guarded one needs. What a link with
+-- something gone needs cannot be told: on tables that it concerns all stays, until it is mended or unguarded.
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
-    WITH needing AS MATERIALIZED (
-      SELECT l AS link FROM flowguard.link l
+    WITH guarded AS MATERIALIZED (
+      SELECT l AS link, flowguard._is_alive(l) AS is_alive
+        FROM flowguard.link l
        WHERE (l.guarded OR (l.relation, l.link_column) = (p_link.relation, p_link.link_column))
-         AND flowguard._is_alive(l) AND (l.guarded OR p_link.guarded)
+         AND (l.guarded OR p_link.guarded)
+    ), needing AS MATERIALIZED (
+      SELECT g.link FROM guarded g WHERE g.is_alive
+    ), kept AS MATERIALIZED (
+      -- Its table, its master, its sources, and the tables whose links follow it.
+      SELECT t.relation::oid AS relation
+        FROM guarded g
+        LEFT JOIN flowguard.rule r ON (r.relation, r.link_column) = ((g.link).relation, (g.link).link_column)
+        LEFT JOIN flowguard.rule f ON (f.source, f.source_link) = ((g.link).relation, (g.link).link_column)
+       CROSS JOIN unnest(ARRAY[(g.link).relation, (g.link).master, r.source, f.relation]) AS t (relation)
+       WHERE NOT g.is_alive AND t.relation IS NOT NULL
     )
     SELECT 5, i.indrelid, format('DROP INDEX %s', i.indexrelid::regclass),
            format('ACCESS EXCLUSIVE on %s', i.indrelid::regclass)
       FROM pg_index i
       JOIN pg_class c ON c.oid = i.indexrelid AND NOT c.relispartition
      WHERE flowguard._is_ours(c.relname)
+       AND i.indrelid NOT IN (SELECT k.relation FROM kept k)
+       AND NOT EXISTS (SELECT FROM kept k JOIN pg_partition_ancestors(i.indrelid) a ON a.relid = k.relation)
        AND (i.indrelid, c.relname::text) NOT IN (
              SELECT w.relation, w.name FROM needing n CROSS JOIN LATERAL flowguard._wanted_indexes(n.link) w)
        AND NOT EXISTS (SELECT FROM needing n
@@ -1171,12 +1185,14 @@ BEGIN
            format('SHARE UPDATE EXCLUSIVE on %s', x.stxrelid::regclass)
       FROM pg_statistic_ext x
      WHERE flowguard._is_ours(x.stxname)
+       AND x.stxrelid NOT IN (SELECT k.relation FROM kept k)
+       AND NOT EXISTS (SELECT FROM kept k JOIN pg_partition_ancestors(x.stxrelid) a ON a.relid = k.relation)
        AND (x.stxrelid, x.stxname::text) NOT IN (
              SELECT w.relation, w.name FROM needing n CROSS JOIN LATERAL flowguard._wanted_statistics(n.link) w);
 END;
 $_obsolete_shared$;
 COMMENT ON FUNCTION flowguard._obsolete_shared(flowguard.link) IS
-  'Statements that remove indexes and statistics that no guarded link needs any more.';
+  'Statements that remove indexes and statistics that no guarded link needs, or may need again.';
 
 CREATE OR REPLACE FUNCTION flowguard._obsolete(
   p_link flowguard.link, p_online boolean, p_whole boolean DEFAULT true

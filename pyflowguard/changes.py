@@ -26,6 +26,7 @@ from yoyo.migrations import Migration, MigrationList, StepCollector
 
 from pyflowguard import online, sqitch
 from pyflowguard.database import Connection, NoticeHandler, connect, readable_errors, run_script, waits_for_lock
+from pyflowguard.engine import LeftOut, notice_left_out
 from pyflowguard.errors import (
     DependencyMissing,
     LockNotObtained,
@@ -196,6 +197,7 @@ def deploy(
             go_online=partial(
                 _go_online,
                 dsn,
+                told=set(),
                 lock_timeout=guard_lock_timeout,
                 deadline=guard_deadline,
                 on_progress=on_guard,
@@ -204,15 +206,27 @@ def deploy(
         )
 
 
-def _go_online(dsn: str, remark: OnlineRemark, **options: Any) -> None:  # noqa: ANN401  those of online
-    """Do what the remark of a script asks for; whether an incomplete link is an error is for the script to say."""
+def _go_online(
+    dsn: str,
+    remark: OnlineRemark,
+    *,
+    told: set[LeftOut],
+    **options: Any,  # noqa: ANN401  those of online
+) -> None:
+    """Do what the remark of a script asks for; whether an incomplete link is an error is for the script to say.
+
+    So it is of a link of which something is gone, which the script may mend. It is told, each once in a deployment.
+    """
     if remark.if_table is not None and not _has_table(dsn, remark.if_table):
         return
-    options |= {"link_column": remark.link_column, "any_version": True}
-    if remark.mode is None:
+    options |= {"link_column": remark.link_column, "any_version": True, "skip_gone": True}
+    done = (
         online.guard(dsn, remark.tables, **options)
-    else:
-        online.set_mode(remark.mode, dsn, remark.tables, skip_incomplete=True, **options)
+        if remark.mode is None
+        else online.set_mode(remark.mode, dsn, remark.tables, skip_incomplete=True, **options)
+    )
+    notice_left_out([link for link in done.left_out if link not in told], options["on_notice"])
+    told.update(done.left_out)
 
 
 def _has_table(dsn: str, name: str) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 
 import psycopg
+from psycopg.rows import class_row
 
 from pyflowguard import __version__
 from pyflowguard.database import Connection, Notice, NoticeHandler, connect, readable_errors, time_limit
@@ -50,6 +52,20 @@ SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_functi
 """
 
 _NO_LINK = "SELECT NOT EXISTS (SELECT FROM flowguard.link)"
+
+_LEFT_OUT = """
+SELECT l.relation::pg_catalog.text AS relation, l.link_column::pg_catalog.text AS link_column, m.missing,
+       CASE WHEN pg_catalog.strpos(m.missing, 'table with oid') OPERATOR(pg_catalog.>) 0
+         THEN pg_catalog.format('Forget the link: run "SELECT flowguard.unguard(%1$L, %2$L)" and '
+                                '"SELECT flowguard.drop_link(%1$L, %2$L)".', l.relation, l.link_column)
+         ELSE pg_catalog.format('Give it its name back, or drop the rule or the link that names it and add it again; '
+                                'then run "pyflowguard guard %s --link-column %s". Error FG102 tells how.',
+                                l.relation, l.link_column) END AS remedy
+  FROM flowguard.link l
+ CROSS JOIN LATERAL flowguard._missing(l) AS m (missing)
+ WHERE m.missing IS NOT NULL
+ ORDER BY l.stem
+"""
 
 _FIND_TABLE = "SELECT pg_catalog.to_regclass(%s)::pg_catalog.text, pg_catalog.current_setting('search_path')"
 
@@ -143,6 +159,33 @@ def notice_no_link(connection: Connection, on_notice: NoticeHandler | None) -> N
                 "database is meant? Name it by --dsn.",
             )
         )
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A link that a command for every link has to leave out: what is gone of what it speaks of, and what to do."""
+
+    relation: str
+    link_column: str
+    missing: str
+    remedy: str
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        return f"{self.relation}.{self.link_column} is left out: {self.missing} is gone."
+
+
+def links_left_out(connection: Connection) -> tuple[LeftOut, ...]:
+    """Give the links of which a table was dropped, or a column renamed or dropped, since they were registered."""
+    with connection.cursor(row_factory=class_row(LeftOut)) as cursor:
+        return tuple(cursor.execute(_LEFT_OUT).fetchall())
+
+
+def notice_left_out(left_out: Iterable[LeftOut], on_notice: NoticeHandler | None) -> None:
+    """Tell the handler of each link that is left out."""
+    if on_notice is not None:
+        for link in left_out:
+            on_notice(Notice("WARNING", str(link), hint=link.remedy))
 
 
 @contextmanager

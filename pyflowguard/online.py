@@ -19,8 +19,8 @@ import psycopg
 from psycopg import errors as refusals
 from psycopg.rows import class_row
 
-from pyflowguard.database import Connection, Holder, NoticeHandler, waits_for_lock
-from pyflowguard.engine import engine, find_table, notice_no_link
+from pyflowguard.database import Connection, Holder, Notice, NoticeHandler, waits_for_lock
+from pyflowguard.engine import LeftOut, engine, find_table, links_left_out, notice_no_link
 from pyflowguard.errors import LockNotObtained
 from pyflowguard.plan import Mode
 
@@ -81,21 +81,29 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Guarded:
-    """What was done, or would be; `not_valid` are statements that present rows forbid, each with the reason."""
+    """What was done, or would be; `not_valid` are statements that present rows forbid, each with the reason.
+
+    `left_out` are links of which a table or a column is gone.
+    """
 
     steps: tuple[Step, ...]
     not_valid: tuple[tuple[Step, str], ...]
     dry_run: bool
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True)
 class ModeSet:
-    """Links that have the mode now, what was done for it, and links that were passed over, each with the reason."""
+    """Links that have the mode now, what was done for it, and links that were passed over, each with the reason.
+
+    `left_out` are links of which a table or a column is gone.
+    """
 
     mode: Mode
     links: tuple[Link, ...]
     steps: tuple[Step, ...]
     incomplete: tuple[tuple[Link, str], ...]
+    left_out: tuple[LeftOut, ...] = ()
 
 
 ProgressHandler: TypeAlias = Callable[[Step | Waiting], None]
@@ -146,6 +154,7 @@ def guard(
     lock_timeout: timedelta = LOCK_TIMEOUT,
     deadline: timedelta = DEADLINE,
     dry_run: bool = False,
+    skip_gone: bool = False,
     on_progress: ProgressHandler | None = None,
     on_notice: NoticeHandler | None = None,
 ) -> Guarded:
@@ -154,20 +163,21 @@ def guard(
     A statement waits `lock_timeout` at most for its lock, since writers queue behind it, and is tried again until
     `deadline` has passed. Building an index concurrently is the exception: nobody queues behind it, so that it waits as
     long as it may. A key that present rows violate stays NOT VALID. `dry_run` gives the plan and does nothing.
-    Stopped anywhere, it goes on when called again. `any_version` is for a deployment, which may be on its way to an
-    engine that this command understands. Raises UsageError for a table or link that is not there, LockNotObtained,
-    EngineMissing, EngineUnfit, StatementFailed, and what connecting raises.
+    Stopped anywhere, it goes on when called again. Of every link, one of which a table or a column is gone is left out;
+    one that is named is refused, but with `skip_gone` left out, too. `any_version` is for a deployment, which may be on
+    its way to an engine that this command understands. Raises UsageError for a table or link that is not there,
+    LockNotObtained, EngineMissing, EngineUnfit, StatementFailed, and what connecting raises.
     """
     with engine(dsn, action="guarding links", any_version=any_version, on_notice=on_notice) as connection:
-        links = _find_links(connection, tables, link_column, on_notice)
+        links, left_out = _find_links(connection, tables, link_column, on_notice, skip_gone=skip_gone)
         if dry_run:
             steps = tuple(Step(link, planned) for link in links for planned in _plan(connection, link))
-            return Guarded(steps, (), dry_run=True)
-        work = _Work(connection, lock_timeout, deadline, on_progress)
+            return Guarded(steps, (), dry_run=True, left_out=left_out)
+        work = _Work(connection, lock_timeout, deadline, on_progress, on_notice)
         work.take_turns()
         for link in links:
             work.guard(link)
-        return Guarded(tuple(work.done), tuple(work.not_valid), dry_run=False)
+        return Guarded(tuple(work.done), tuple(work.not_valid), dry_run=False, left_out=left_out)
 
 
 def set_mode(
@@ -180,6 +190,7 @@ def set_mode(
     lock_timeout: timedelta = LOCK_TIMEOUT,
     deadline: timedelta = DEADLINE,
     skip_incomplete: bool = False,
+    skip_gone: bool = False,
     on_progress: ProgressHandler | None = None,
     on_notice: NoticeHandler | None = None,
 ) -> ModeSet:
@@ -187,34 +198,43 @@ def set_mode(
 
     What the mode needs is made as guard() makes it. Rows are counted before and, when all who wrote meanwhile have
     ended, once more, while nobody waits; a link that is not complete then is what it was before. It is passed over with
-    `skip_incomplete`, else refused, as StatementFailed with SQLSTATE FG113. Stopped anywhere, it goes on when called
-    again. Raises what guard() raises.
+    `skip_incomplete`, else refused, as StatementFailed with SQLSTATE FG113. Interrupted (KeyboardInterrupt) on the way
+    to enforce, the link in hand is made what it was before, as far as its tables are free. Stopped anywhere, it goes on
+    when called again. What is gone is left out as guard() leaves it out. Raises what guard() raises.
     """
     with engine(dsn, action="setting the mode", any_version=any_version, on_notice=on_notice) as connection:
-        links = _find_links(connection, tables, link_column, on_notice)
-        work = _Work(connection, lock_timeout, deadline, on_progress)
+        links, left_out = _find_links(connection, tables, link_column, on_notice, skip_gone=skip_gone)
+        work = _Work(connection, lock_timeout, deadline, on_progress, on_notice)
         work.take_turns()
         refused = {link: work.set_mode(link, mode, skip_incomplete=skip_incomplete) for link in links}
         incomplete = tuple((link, reason) for link, reason in refused.items() if reason is not None)
         done = tuple(link for link, reason in refused.items() if reason is None)
-        return ModeSet(mode, done, tuple(work.done), incomplete)
+        return ModeSet(mode, done, tuple(work.done), incomplete, left_out)
 
 
 def _find_links(
-    connection: Connection, tables: Sequence[str], link_column: str, on_notice: NoticeHandler | None
-) -> list[Link]:
+    connection: Connection,
+    tables: Sequence[str],
+    link_column: str,
+    on_notice: NoticeHandler | None,
+    *,
+    skip_gone: bool,
+) -> tuple[list[Link], tuple[LeftOut, ...]]:
+    """Find the links that are asked for, sources first where all are, and those that have to be left out."""
+    left_out = links_left_out(connection) if skip_gone or not tables else ()
     wanted: list[str | None] = [find_table(connection, table) for table in tables] or [None]
     if not tables:
         notice_no_link(connection, on_notice)
     found: list[Link] = []
+    gone = {(link.relation, link.link_column) for link in left_out}
     with connection.cursor(row_factory=class_row(Link)) as cursor:
         for table in wanted:
             links = cursor.execute(_LINKS, {"table": table, "link_column": link_column}).fetchall()
-            if not links and table is not None:
+            if not links and table is not None and (table, link_column) not in gone:
                 # The engine says it: it knows what to call.
                 cursor.execute("SELECT FROM flowguard.guard_plan(%s::pg_catalog.regclass, %s)", [table, link_column])
             found += [link for link in links if link not in found]
-    return found
+    return found, left_out
 
 
 def _plan(connection: Connection, link: Link) -> list[Planned]:
@@ -231,7 +251,9 @@ class _Work:
         lock_timeout: timedelta,
         deadline: timedelta,
         on_progress: ProgressHandler | None,
+        on_notice: NoticeHandler | None,
     ) -> None:
+        self.on_notice: NoticeHandler = on_notice or (lambda _: None)
         self.connection = connection
         self.lock_timeout = lock_timeout
         self.deadline = deadline
@@ -277,14 +299,22 @@ class _Work:
         return None
 
     def change_mode(self, link: Link, mode: Mode) -> None:
-        """Write the mode down, run what it needs, and count again; a link that is not complete then goes back."""
+        """Write the mode down and run what it needs; a link that is to be enforced goes back if that is interrupted."""
         name = [link.relation, link.link_column]
         state = self.connection.execute(_STATE, name).fetchone()
         assert state is not None  # noqa: S101 - _find_links() has just read it
         before, is_guarded = state
-        self.connection.execute(_SET_MODE, [link.relation, mode, link.link_column])
-        if not is_guarded:
-            return
+        try:
+            self.connection.execute(_SET_MODE, [link.relation, mode, link.link_column])
+            if is_guarded:
+                self.carry_out(link, mode, before)
+        except KeyboardInterrupt:
+            if mode == "enforce" and before != mode:
+                self.go_back(link, before, is_guarded=is_guarded)
+            raise
+
+    def carry_out(self, link: Link, mode: Mode, before: Mode) -> None:
+        """Run what a mode needs that is written down, and count again; a link that is not complete then goes back."""
         try:
             self.guard(link)
             if mode == "enforce":
@@ -300,6 +330,34 @@ class _Work:
                 if error.sqlstate == _INCOMPLETE:
                     self.guard(link)
             raise
+
+    def go_back(self, link: Link, before: Mode, *, is_guarded: bool) -> None:
+        """Make an interrupted link what it was before, in a hurry: a table that is not free is not waited for long."""
+        try:
+            self.connection.rollback()  # of what was interrupted while it was taken back
+            self.connection.execute(_SET_MODE, [link.relation, before, link.link_column])
+        except psycopg.Error as error:
+            self.on_notice(
+                Notice(
+                    "WARNING",
+                    f"It is not known which mode {link} has: {str(error).strip()}",
+                    hint="Run `pyflowguard set-mode` again, for the mode that it is to have.",
+                )
+            )
+            return
+        if not is_guarded:
+            return
+        try:
+            hurried = _Work(self.connection, self.lock_timeout, min(self.deadline, self.lock_timeout), None, None)
+            hurried.guard(link)
+        except (psycopg.Error, LockNotObtained) as error:
+            self.on_notice(
+                Notice(
+                    "WARNING",
+                    f"{link} is to {before} again, and something of what was begun is left: {str(error).strip()}",
+                    hint=f"Run `pyflowguard guard {link.relation} --link-column {link.link_column}`.",
+                )
+            )
 
     def has_run(self, link: Link, planned: Planned, tried: dict[str, tuple[float, int]]) -> bool:
         """Run a statement, or wait a while if it did not get its lock, and say which.

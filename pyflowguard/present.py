@@ -17,6 +17,7 @@ from rich.text import Text
 from pyflowguard.health import LinkEstimate
 
 if TYPE_CHECKING:  # what is shown comes from there; a command that shows something else need not read them
+    from pyflowguard.engine import LeftOut
     from pyflowguard.gate import Verdict
     from pyflowguard.health import Estimate, Finding, Health, Level, LinkStatus, Violation
     from pyflowguard.history import Snapshot
@@ -238,11 +239,12 @@ def show_guarded(console: Console, guarded: Guarded) -> None:
             console.print(f"{number:3}. {step.link}: {headline(step.planned.statement)}", soft_wrap=True)
             console.print(f"       {lock_of(step.planned)}{where}", soft_wrap=True)
     if not guarded.steps:
-        console.print("Nothing is missing." if not guarded.not_valid else "Nothing else is missing.")
+        console.print("Nothing else is missing." if guarded.not_valid or guarded.left_out else "Nothing is missing.")
     for step, reason in guarded.not_valid:
         console.print(f"{step.link}: a key stays NOT VALID, for present rows violate it: {reason}.")
     if guarded.not_valid:
         console.print("flowguard.violation lists them; `pyflowguard repair`, then guard again.")
+    _show_left_out(console, guarded.left_out)
 
 
 def show_mode(console: Console, result: ModeSet) -> None:
@@ -253,6 +255,13 @@ def show_mode(console: Console, result: ModeSet) -> None:
         console.print(f"{link} stays as it is: {reason}")
     if result.incomplete:
         console.print("flowguard.violation lists them; `pyflowguard repair`, then set the mode again.")
+    _show_left_out(console, result.left_out)
+
+
+def _show_left_out(console: Console, left_out: Sequence[LeftOut]) -> None:
+    for link in left_out:
+        console.print(str(link), soft_wrap=True)
+        console.print(f"  {link.remedy}", soft_wrap=True)
 
 
 def show_run(console: Console, run: Run) -> None:

@@ -19,7 +19,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from pyflowguard.database import Connection, NoticeHandler, connect
-from pyflowguard.engine import ADMIN, VIEWER, engine, find_table, notice_no_link
+from pyflowguard.engine import ADMIN, VIEWER, engine, find_table, links_left_out, notice_left_out, notice_no_link
 from pyflowguard.errors import UsageError
 
 BATCH_SIZE = 5000
@@ -191,9 +191,10 @@ def repair(
     Of one table `where`, an SQL condition, says which rows. At most `max_rate` rows are looked at in a second; no batch
     begins while a standby or subscriber is more than `max_lag` behind. Interrupted, what was committed stays and is in
     the ledger; called again for the same table with the same condition, note and `count_candidates`, the same run goes
-    on, unless `resume` is False. `count_candidates` counts of each link that a rule by time gives all rows of the
-    source that it was chosen from, which reads them all. `dry_run` does it all in one transaction, as fast as it can,
-    and takes it back. Raises UsageError for a table or a link that is not there, or no condition, EngineMissing,
+    on, unless `resume` is False. Of all tables a link of which something is gone is left out, and told to `on_notice`,
+    since nothing of it can be repaired. `count_candidates` counts of each link that a rule by time gives all rows of
+    the source that it was chosen from, which reads them all. `dry_run` does it all in one transaction, as fast as it
+    can, and takes it back. Raises UsageError for a table or a link that is not there, or no condition, EngineMissing,
     StatementFailed, and what connecting raises.
     """
     with engine(dsn, action="repairing links", role=ADMIN, on_notice=on_notice) as connection:
@@ -211,6 +212,7 @@ def repair(
         }
         if table is None:
             notice_no_link(connection, on_notice)
+            notice_left_out(links_left_out(connection), on_notice)
         # A client that is killed says nothing. A server that cannot see it go carries the run to its end all the same.
         with suppress(InvalidParameterValue):
             connection.execute(_NOTICE_A_LOST_CLIENT)
@@ -245,6 +247,7 @@ def preview(
         found = None if table is None else find_table(connection, table)
         if table is None:
             notice_no_link(connection, on_notice)
+            notice_left_out(links_left_out(connection), on_notice)
         with connection.cursor(row_factory=class_row(Outcome)) as cursor:
             outcomes = cursor.execute(_PREVIEW, [found, link_column, where, samples, count_candidates]).fetchall()
 

@@ -64,11 +64,13 @@ SELECT 'flowguard._caller_status(regclass, flowguard.link)'::regprocedure;
 SELECT 'flowguard._set_source_triggers(regclass, regclass, name)'::regprocedure;
 SELECT 'flowguard._renew_triggers(text[])'::regprocedure;
 
--- What is new since 1.0.0 is within a function, and something of what is new since 1.1.0.
+-- What is new since 1.0.0 and since 1.2.0 is within functions, and something of what is new since 1.1.0.
 SELECT 1 / count(*) FROM pg_proc
  WHERE oid = 'flowguard._own_functions(flowguard.link, boolean)'::regprocedure
    AND strpos(prosrc, '_kept_finder_body') > 0;
 SELECT 1 / count(*) FROM pg_proc
  WHERE oid = 'flowguard._wanted_triggers(flowguard.link)'::regprocedure AND strpos(prosrc, '_caller_triggers') > 0;
+SELECT 1 / count(*) FROM pg_proc
+ WHERE oid = 'flowguard._obsolete_shared(flowguard.link)'::regprocedure AND strpos(prosrc, 'FROM kept k') > 0;
 
 ROLLBACK;

@@ -10,8 +10,9 @@ import click
 
 from pyflowguard import online, present
 from pyflowguard.commands.options import A_YEAR, F, Number, dry_run_option, dsn_option, json_option, link_column_option
-from pyflowguard.commands.output import print_json
+from pyflowguard.commands.output import print_json, saying_when_interrupted
 from pyflowguard.commands.progress import Progress, step_json
+from pyflowguard.errors import ExitCode
 from pyflowguard.plan import Mode
 
 
@@ -47,7 +48,9 @@ def guard_deadline_option(name: str) -> Callable[[F], F]:
 @guard_deadline_option("--deadline")
 @dry_run_option
 @json_option
+@click.pass_context
 def guard(
+    context: click.Context,
     *,
     dsn: str,
     tables: tuple[str, ...],
@@ -57,8 +60,12 @@ def guard(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Guard the link of each TABLE, or every link, a statement at a time, so that writers wait for moments only."""
-    with Progress(quiet=as_json).shown() as progress:
+    """Guard the link of each TABLE, or every link, a statement at a time, so that writers wait for moments only.
+
+    Of every link, one of which a table or a column is gone is left out and named; then exit code 1.
+    """
+    left = "Nothing is changed." if dry_run else "What was done stays; the same command goes on from there."
+    with Progress(quiet=as_json).shown() as progress, saying_when_interrupted(left):
         result = online.guard(
             dsn,
             tables,
@@ -74,11 +81,14 @@ def guard(
             {
                 "steps": [step_json(step) for step in result.steps],
                 "not_valid": [{**step_json(step), "reason": reason} for step, reason in result.not_valid],
+                "left_out": [asdict(link) for link in result.left_out],
                 "dry_run": dry_run,
             }
         )
     else:
         present.show_guarded(present.new_console(), result)
+    if result.left_out:
+        context.exit(ExitCode.FINDINGS)
 
 
 @click.command()
@@ -90,7 +100,9 @@ def guard(
 @guard_lock_timeout_option("--lock-timeout")
 @guard_deadline_option("--deadline")
 @json_option
+@click.pass_context
 def set_mode(
+    context: click.Context,
     *,
     dsn: str,
     mode: Mode,
@@ -101,8 +113,14 @@ def set_mode(
     deadline: float,
     as_json: bool,
 ) -> None:
-    """Enforce or observe the link of each TABLE, or every link, so that writers wait for moments only."""
-    with Progress(quiet=as_json).shown() as progress:
+    """Enforce or observe the link of each TABLE, or every link, so that writers wait for moments only.
+
+    Of every link, one of which a table or a column is gone is left out and named; then exit code 1.
+    """
+    left = "What was done stays; the same command goes on from there."
+    if mode == "enforce":
+        left = "Links that were done stay enforced, the others are what they were before; the same command goes on."
+    with Progress(quiet=as_json).shown() as progress, saying_when_interrupted(left):
         result = online.set_mode(
             mode,
             dsn,
@@ -120,8 +138,11 @@ def set_mode(
                 "mode": result.mode,
                 "links": [asdict(link) for link in result.links],
                 "incomplete": [{**asdict(link), "reason": reason} for link, reason in result.incomplete],
+                "left_out": [asdict(link) for link in result.left_out],
                 "steps": [step_json(step) for step in result.steps],
             }
         )
     else:
         present.show_mode(present.new_console(), result)
+    if result.left_out:
+        context.exit(ExitCode.FINDINGS)

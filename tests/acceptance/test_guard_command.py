@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 from collections.abc import Iterator
 
 import psycopg
 import pytest
-from acceptance.command import Run, failure
+from acceptance.command import COMMAND, Run, failure
 from engine.postgres import Connection, rows, run
 from engine.tables import LINKS, registered_in
 
@@ -142,3 +144,113 @@ def test_the_command_prints_quoted_names_whole(command: Run, engine_db: str) -> 
         assert f"SELECT flowguard._set_source_triggers('{source}', " in said
         assert f" SHARE ROW EXCLUSIVE on {source}\n" in said
         assert all(line.count('"') % 2 == 0 for line in said.splitlines()), said
+
+
+# --- A link of which something is gone
+
+
+REMEDY = "Give it its name back, or drop the rule or the link that names it and add it again"
+
+
+def test_the_command_names_a_link_of_which_a_column_is_gone(command: Run, app: Connection) -> None:
+    """It does the others, and it does not seem to have done its work, however often it is called."""
+    run(app, "ALTER TABLE probe RENAME at TO at2")
+    dry = command("guard", "--dry-run", "--dsn", app.info.dsn)
+    assert (dry.returncode, dry.stderr) == (ExitCode.FINDINGS, "")
+    done = command("guard", "--dsn", app.info.dsn)
+    assert (done.returncode, done.stderr) == (ExitCode.FINDINGS, "")
+    again = command("guard", "--dsn", app.info.dsn)
+    assert (again.returncode, again.stdout.splitlines()[0]) == (ExitCode.FINDINGS, "Nothing else is missing.")
+    for said in (dry, done, again):
+        assert "\nprobe.flow is left out: column at of public.probe is gone.\n" in f"\n{said.stdout}"
+        assert REMEDY in said.stdout
+        assert 'run "pyflowguard guard probe --link-column flow"' in said.stdout
+    assert sorted(rows(app, "SELECT relation::text FROM flowguard.link WHERE guarded")) == [
+        (table,) for table in sorted(LINKS) if table != "probe"
+    ]
+    assert "FG102" in failure(command("guard", "probe", "--link-column", "flow", "--dsn", app.info.dsn), 4)
+    run(app, "ALTER TABLE probe RENAME at2 TO at")
+    assert command("guard", "--dsn", app.info.dsn).returncode == 0
+    assert command("guard", "--dsn", app.info.dsn).stdout == "Nothing is missing.\n"
+
+
+def test_the_command_names_a_link_of_which_a_table_is_gone(command: Run, app: Connection) -> None:
+    (number,) = rows(app, "SELECT 'probe'::regclass::oid::text")[0]
+    run(app, "DROP TABLE probe")
+    done = command("guard", "--json", "--dsn", app.info.dsn)
+    assert (done.returncode, done.stderr) == (ExitCode.FINDINGS, "")
+    said = json.loads(done.stdout)
+    assert {step["relation"] for step in said["steps"]} == set(LINKS) - {"probe"}
+    (left_out,) = said["left_out"]
+    assert (left_out["relation"], left_out["link_column"]) == (number, "flow")
+    assert left_out["missing"] == f"table with oid {number}"
+    for remedy in re.findall(r'"(SELECT [^"]*)"', left_out["remedy"]):
+        run(app, remedy)
+    done = command("guard", "--json", "--dsn", app.info.dsn)
+    assert (done.returncode, json.loads(done.stdout)["left_out"]) == (0, [])
+
+
+def test_the_command_that_sets_the_mode_names_it_too(command: Run, app: Connection) -> None:
+    online.guard(app.info.dsn)
+    run(app, "ALTER TABLE probe RENAME at TO at2")
+    done = command("set-mode", "enforce", "--dsn", app.info.dsn)
+    assert (done.returncode, done.stderr) == (ExitCode.FINDINGS, "")
+    assert "\nprobe.flow is left out: column at of public.probe is gone.\n" in done.stdout
+    said = json.loads(command("set-mode", "observe", "--json", "--dsn", app.info.dsn).stdout)
+    assert [(link["relation"], link["missing"]) for link in said["left_out"]] == [
+        ("probe", "column at of public.probe")
+    ]
+
+
+def test_a_repair_of_all_links_says_which_it_left_out(command: Run, app: Connection) -> None:
+    run(app, "ALTER TABLE probe RENAME at TO at2")
+    for more in ([], ["--dry-run"]):
+        done = command("repair", *more, "--dsn", app.info.dsn)
+        assert done.returncode == 0, done
+        assert "WARNING:  probe.flow is left out: column at of public.probe is gone.\nHINT:  " in done.stderr
+        assert REMEDY in done.stderr
+    run(app, "ALTER TABLE probe RENAME at2 TO at")
+    assert command("repair", "--dsn", app.info.dsn).stderr == ""
+
+
+# --- Interrupted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        (("guard", "parent"), "What was done stays; the same command goes on from there."),
+        (
+            ("set-mode", "enforce", "child"),
+            "Links that were done stay enforced, the others are what they were before; the same command goes on.",
+        ),
+    ],
+    ids=["guard", "set-mode"],
+)
+def test_an_interrupted_command_says_how_to_go_on(
+    command: Run, clean_environment: dict[str, str], app: Connection, arguments: tuple[str, ...], left: str
+) -> None:
+    online.guard(app.info.dsn)
+    if arguments[0] == "guard":
+        run(app, 'DROP TRIGGER "~flowguard_parent_flow_insert" ON parent')
+    with psycopg.connect(app.info.dsn, application_name="a long one") as holder:
+        holder.execute("LOCK TABLE parent, child IN ROW EXCLUSIVE MODE")
+        with subprocess.Popen(
+            [COMMAND, *arguments, "--link-column", "flow", "--lock-timeout", "0.3", "--dsn", app.info.dsn],
+            env=clean_environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            assert "trying again" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert [line for line in said.splitlines() if line][-2:] == [left, "pyflowguard: interrupted."]
+    assert "Traceback" not in said
+    if arguments[0] == "set-mode":
+        assert rows(app, "SELECT mode FROM flowguard.link WHERE relation = 'child'::regclass") == [("observe",)]
+        assert rows(app, "SELECT FROM flowguard.guard_plan('child', 'flow')") == []
+    assert command(*arguments, "--link-column", "flow", "--dsn", app.info.dsn).returncode == 0

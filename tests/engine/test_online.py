@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +14,7 @@ import pytest
 from engine.postgres import Connection, one, refused, run
 from engine.tables import LINKS, Guarded, create, guard, register
 from engine.test_guard import difference, dump, plan
+from psycopg.conninfo import make_conninfo
 from waiting import PATIENCE, wait_until
 
 from pyflowguard import online
@@ -322,3 +323,146 @@ def test_a_mode_that_fails_for_another_reason_is_not_written_down(app: Connectio
             ),
         )
     assert mode(app, "probe") == "observe"
+
+
+def unlinked(app: Connection) -> int:
+    """How many writes of rows without a link are let pass, of one."""
+    try:
+        run(app, "INSERT INTO child (id, tenant) VALUES (78, 1)")
+    except psycopg.Error:
+        return 0
+    run(app, "DELETE FROM child WHERE id = 78")
+    return 1
+
+
+@pytest.mark.parametrize("step", [*range(5), None])
+def test_enforcing_that_is_interrupted_leaves_the_link_as_it_was(
+    app: Connection,
+    step: int | None,
+    postgresql: Any,  # noqa: ANN401  conftest's class
+) -> None:
+    """At the step with this number; None: as the mode is written down, before any. An unlinked row has come in."""
+    online.guard(app.info.dsn)
+    observed = dump(app, postgresql)
+    begun = 0
+
+    def interrupt(event: online.Step | online.Waiting) -> None:
+        nonlocal begun
+        if isinstance(event, online.Step) and event.seconds is None:
+            begun += 1
+            if begun - 1 == step:
+                raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        if step is None:
+            patch.setattr(online._Work, "carry_out", lambda *_: interrupted())  # noqa: SLF001
+        with pytest.raises(KeyboardInterrupt):
+            online.set_mode("enforce", app.info.dsn, ["child"], link_column="flow", on_progress=interrupt)
+    assert mode(app, "child") == "observe"
+    assert difference(observed, dump(app, postgresql)) == ""
+    assert unlinked(app) == 1
+    result = online.set_mode("enforce", app.info.dsn, ["child"], link_column="flow")
+    assert [str(link) for link in result.links] == ["child.flow"]
+    assert unlinked(app) == 0
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def test_what_an_interrupted_enforcing_cannot_take_back_is_told(app: Connection) -> None:
+    online.guard(app.info.dsn)
+    told: list[str] = []
+    with psycopg.connect(app.info.dsn) as holder:
+
+        def interrupt(event: online.Step | online.Waiting) -> None:
+            if isinstance(event, online.Step) and " VALIDATE CONSTRAINT " in event.planned.statement:
+                holder.execute("SELECT FROM child")
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            online.set_mode(
+                "enforce",
+                app.info.dsn,
+                ["child"],
+                link_column="flow",
+                lock_timeout=SHORT,
+                on_progress=interrupt,
+                on_notice=lambda notice: told.append(str(notice)),
+            )
+    (said,) = told
+    assert said.startswith("WARNING:  child.flow is to observe again, and something of what was begun is left: ")
+    assert said.endswith("HINT:  Run `pyflowguard guard child --link-column flow`.")
+    assert mode(app, "child") == "observe"
+    assert plan(app, "child") != []
+    online.guard(app.info.dsn, ["child"], link_column="flow")
+    assert plan(app, "child") == []
+
+
+def test_an_interrupted_enforcing_of_a_link_that_nobody_guards(
+    app: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted after the server has written the mode down, before it is known here."""
+    written = online._SET_MODE  # noqa: SLF001
+    execute = psycopg.Connection.execute
+
+    def cut(connection: Connection, query: Any, *arguments: Any) -> Any:  # noqa: ANN401
+        done = execute(connection, query, *arguments)
+        if query == written and arguments[0][1] == "enforce":
+            raise KeyboardInterrupt
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg.Connection, "execute", cut)
+        with pytest.raises(KeyboardInterrupt):
+            online.set_mode("enforce", app.info.dsn, ["parent"], link_column="flow")
+    assert mode(app, "parent") == "observe"
+    assert one(app, "SELECT guarded FROM flowguard.link WHERE relation = 'parent'::regclass") is False
+
+
+# --- Beside a deadlock
+
+
+def test_a_step_that_loses_a_deadlock_is_tried_again(app: Connection, as_role: Callable[[str, str], str]) -> None:
+    """The writer never looks for a deadlock, so that the guard is its victim; it comes again and succeeds."""
+    online.guard(app.info.dsn)
+    run(app, "DROP INDEX flowguard_child_flow_idx")
+    admin = as_role(app.info.dsn, "postgres")
+    told: list[Any] = []
+    with (
+        ThreadPoolExecutor(1) as pool,
+        psycopg.connect(make_conninfo(admin, options="-c deadlock_timeout=1min")) as writer,
+    ):
+        writer.execute("INSERT INTO child (id, tenant) VALUES (1, 1)")
+        patient = make_conninfo(admin, options="-c deadlock_timeout=3s")
+        guarding = pool.submit(online.guard, patient, ["child"], link_column="flow", on_progress=told.append)
+        wait_until(lambda: one(app, WAITS_FOR_A_WRITER) == 1, "the build to wait for the writer")
+        writer.execute("LOCK TABLE child IN SHARE MODE")
+        writer.commit()
+        result = guarding.result(PATIENCE)
+    assert [(step.planned.statement.split()[0], step.tries) for step in result.steps] == [("DROP", 1), ("CREATE", 2)]
+    assert [event.step.tries for event in told if isinstance(event, online.Waiting)] == [1]
+    assert plan(app, "child") == []
+
+
+WAITS_FOR_A_WRITER = """
+SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+ WHERE NOT l.granted AND l.locktype = 'virtualxid' AND a.datname = current_database()
+"""
+
+
+def test_pauses_differ(app: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that are in each other's way wait for different times, each at most as long as it may."""
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    error = psycopg.errors.DeadlockDetected()
+    with psycopg.connect(app.info.dsn, autocommit=True) as connection:
+        work = online._Work(connection, SHORT, online.DEADLINE, None, None)  # noqa: SLF001
+        planned = online.Planned("SELECT 1", "none", in_transaction=True)
+        for tries, longest in [(1, 0.2), (2, 0.4), (20, 5.0)]:
+            pauses.clear()
+            for _ in range(20):
+                work.wait(online.Step(online.Link("parent", "flow"), planned, tries=tries), time.monotonic(), error)
+            assert all(0 <= pause <= longest for pause in pauses)
+            assert len(set(pauses)) > 10
+            assert max(pauses) > longest / 4

@@ -117,6 +117,32 @@ def test_a_mode_is_set_before_and_incomplete_links_are_left_to_the_script(app: C
     assert rows(app, "SELECT FROM flowguard.guard_plan('parent', 'flow')") == []
 
 
+def test_a_link_of_which_a_column_is_gone_is_a_warning_and_left_to_the_script(
+    app: Connection, sets: ChangeSets, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """One that the remark does not name keeps no deployment from its end, nor one that its script mends."""
+    run(app, "ALTER TABLE probe RENAME at TO at2; ALTER TABLE grandchild RENAME child TO old")
+    sets.add_raw("guard", f"{REMARK}\n{SCRIPT}")
+    mend = "SELECT flowguard.drop_rule('grandchild', 1, 'flow');"
+    sets.add_raw("mend", f"-- pyflowguard guard --link-column flow grandchild parent\nBEGIN;\n{mend}\nCOMMIT;\n")
+    deploy = ("deploy", "--changes", sets.directory, "--dsn", app.info.dsn)
+    done = command(*deploy)
+    assert done.returncode == 0, done
+    assert done.stderr.count("WARNING:  ") == 2
+    assert "WARNING:  probe.flow is left out: column at of public.probe is gone.\nHINT:  " in done.stderr
+    assert "WARNING:  grandchild.flow is left out: column child of public.grandchild is gone.\n" in done.stderr
+    assert is_guarded(app)
+    assert rows(app, "SELECT FROM flowguard.guard_plan('parent', 'flow')") == []
+    sets.add_raw("again", "-- pyflowguard set-mode enforce --link-column flow probe parent\nBEGIN;\nCOMMIT;\n")
+    done = command(*deploy)
+    assert (done.returncode, done.stderr.count("WARNING:  ")) == (0, 1), done
+    assert rows(app, "SELECT relation::text FROM flowguard.link WHERE mode = 'enforce'") == [("parent",)]
+    run(app, "ALTER TABLE probe RENAME at2 TO at")
+    sets.add_raw("last", f"{REMARK}\nBEGIN;\nCOMMIT;\n")
+    done = command(*deploy)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_recording_only_guards_nothing(app: Connection, sets: ChangeSets) -> None:
     sets.add_raw("guard", f"{REMARK}\n{SCRIPT}")
     changes.deploy(app.info.dsn, directory=sets.directory, log_only=True)

@@ -383,3 +383,151 @@ BACK = {
     "ALTER TABLE parent RENAME flow TO old": "ALTER TABLE parent RENAME old TO flow",
     "ALTER TABLE parent ADD flow integer": "ALTER TABLE parent DROP flow",
 }
+
+# --- Other links, while one is broken
+
+TWO_TENANTS = """
+CREATE TABLE job (id integer PRIMARY KEY, tenant integer NOT NULL, region integer NOT NULL,
+                  created_at timestamptz DEFAULT now());
+CREATE TABLE reading (id integer PRIMARY KEY, tenant integer NOT NULL, region integer NOT NULL, flow integer,
+                      at timestamptz);
+CREATE TABLE sample (id integer PRIMARY KEY, tenant integer NOT NULL, region integer NOT NULL, flow integer,
+                     at timestamptz);
+SELECT flowguard.add_master('job', 'id', '{tenant,region}');
+SELECT flowguard.add_link('reading', 'flow', 'job');
+SELECT flowguard.add_link('sample', 'flow', 'job');
+SELECT flowguard.add_proximity_rule('sample', 'reading', '1 hour', 'at', 'at', 'flow', link_column => 'flow');
+SELECT flowguard.guard('reading', 'flow');
+SELECT flowguard.guard('sample', 'flow');
+"""
+"""A second application, whose sources in time need statistics."""
+
+SHARED = """
+SELECT pg_get_indexdef(i.indexrelid)
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+ WHERE c.relname LIKE 'flowguard\\_%%' AND i.indrelid = ANY (%(tables)s::regclass[])
+UNION ALL
+SELECT pg_get_statisticsobjdef(x.oid) FROM pg_statistic_ext x WHERE x.stxrelid = ANY (%(tables)s::regclass[])
+ ORDER BY 1
+"""
+"""Indexes of ours, and statistics, of some tables."""
+
+CONCERNED = {
+    "child": ["flow", "parent", "child", "grandchild"],
+    "probe": ["flow", "event", "probe"],
+    "sample": ["job", "reading", "sample"],
+}
+"""The tables that a link concerns, those that follow it included."""
+
+READ = {
+    "child.parent": "SELECT flowguard.drop_rule('child', 1, 'flow'); "
+    "SELECT flowguard.add_reference_rule('child', 'new_parent', 'parent', source_link => 'flow', "
+    "link_column => 'flow')",
+    "probe.at": "SELECT flowguard.drop_rule('probe', 1, 'flow'); "
+    "SELECT flowguard.add_proximity_rule('probe', 'event', '1 hour', 'new_at', 'at', 'flow', "
+    "source_filter => 'status <> ''deleted''', link_column => 'flow')",
+    "sample.at": "SELECT flowguard.drop_rule('sample', 1, 'flow'); "
+    "SELECT flowguard.add_proximity_rule('sample', 'reading', '1 hour', 'new_at', 'at', 'flow', "
+    "link_column => 'flow')",
+}
+"""How a rule gets the new name of the column that it reads."""
+
+BROKEN = ["child.flow", "child.tenant", "child.parent", "probe.at", "event.at", "sample.at", "reading.region"]
+
+
+def alive(connection: Connection) -> list[tuple[str, str]]:
+    """The links of which nothing is gone."""
+    return rows(connection, "SELECT relation::text, link_column::text FROM flowguard._link_order()")
+
+
+def guard_all(connection: Connection) -> None:
+    """Guard each link of which nothing is gone."""
+    for link in alive(connection):
+        run(connection, "SELECT flowguard.guard(%s, %s)", *link)
+
+
+def all_plans(connection: Connection) -> list[tuple[object, ...]]:
+    """What is missing of any link."""
+    return rows(
+        connection,
+        "SELECT p.* FROM flowguard.link l CROSS JOIN LATERAL flowguard.guard_plan(l.relation, l.link_column) p",
+    )
+
+
+def shared(connection: Connection, tables: list[str]) -> list[tuple[object, ...]]:
+    return connection.execute(SHARED.encode(), {"tables": tables}).fetchall()
+
+
+@in_mode("observe")
+@pytest.mark.parametrize("renamed", BROKEN)
+def test_what_serves_a_broken_link_stays_while_others_are_guarded(app: Connection, renamed: str) -> None:
+    run(app, TWO_TENANTS)
+    table, column = renamed.split(".")
+    link = {"event": "probe", "reading": "sample"}.get(table, table)
+    run(app, f"ALTER TABLE {table} RENAME {column} TO new_{column}")
+    before = shared(app, CONCERNED[link])
+    assert any("CREATE STATISTICS" in str(found) for (found,) in before) == (link == "sample")
+    others = alive(app)
+    assert (link, "flow") not in others
+    for other in others:
+        run(app, "SELECT flowguard.guard(%s, %s)", *other)
+        assert shared(app, CONCERNED[link]) == before
+    for other in others:
+        with app.transaction(force_rollback=True):
+            run(app, "SELECT flowguard.unguard(%s, %s)", *other)
+            assert shared(app, CONCERNED[link]) == before
+    run(app, f"ALTER TABLE {table} RENAME new_{column} TO {column}")
+    assert all_plans(app) == []
+
+
+@in_mode("observe")
+@pytest.mark.parametrize("renamed", READ)
+def test_a_link_whose_rule_was_mended_leaves_nothing_behind(app: Connection, renamed: str) -> None:
+    """Its guard takes away what it had kept and does not need any more."""
+    run(app, TWO_TENANTS)
+    table, column = renamed.split(".")
+    run(app, f"ALTER TABLE {table} RENAME {column} TO new_{column}")
+    guard_all(app)
+    run(app, READ[renamed])
+    run(app, "SELECT flowguard.guard(%s, 'flow')", table)
+    assert all_plans(app) == []
+
+
+@in_mode("observe")
+@pytest.mark.parametrize("column", ["tenant", "flow"])
+def test_a_link_that_is_registered_anew_leaves_nothing_behind(app: Connection, column: str) -> None:
+    """What was kept for the link that is gone goes with its unguard() and the guards of the others."""
+    run(app, f"ALTER TABLE probe RENAME {column} TO new_{column}")
+    guard_all(app)
+    run(app, "SELECT flowguard.unguard('probe', 'flow')")
+    run(app, "SELECT flowguard.drop_link('probe', 'flow')")
+    link = "new_flow" if column == "flow" else "flow"
+    tenant = "tenant" if column == "flow" else "new_tenant"
+    run(app, "SELECT flowguard.add_link('probe', %s, 'flow', tenant_columns => ARRAY[%s]::name[])", link, tenant)
+    run(
+        app,
+        "SELECT flowguard.add_proximity_rule('probe', 'event', '1 hour', 'at', 'at', 'flow', link_column => %s)",
+        link,
+    )
+    guard_all(app)
+    assert all_plans(app) == []
+
+
+@in_mode("observe")
+@pytest.mark.parametrize("dropped", ["probe", "child"])
+def test_what_serves_a_link_whose_table_was_dropped_stays_until_it_is_forgotten(app: Connection, dropped: str) -> None:
+    """Nothing is refused because of it, and nothing is left in the end."""
+    number = one(app, "SELECT %s::regclass::oid::text", dropped)
+    run(app, f"DROP TABLE {dropped} CASCADE")
+    left = [table for table in CONCERNED[dropped] if table != dropped]
+    before = shared(app, left)
+    guard_all(app)
+    assert shared(app, left) == before
+    for (link,) in rows(app, "SELECT l.relation::text FROM flowguard.link l WHERE NOT flowguard._is_alive(l)"):
+        run(app, "SELECT flowguard.unguard(%s, 'flow')", link)
+        run(app, "SELECT flowguard.drop_link(%s, 'flow')", link)
+    assert rows(app, "SELECT FROM flowguard.link WHERE relation = %s::regclass", number) == []
+    guard_all(app)
+    assert all_plans(app) == []
+    assert rows(app, "SELECT * FROM flowguard.check_all() WHERE name = 'leftover'") == []
+    assert rows(app, "SELECT * FROM flowguard.doctor() WHERE name = 'leftover'") == []
