@@ -1,5 +1,6 @@
 -- Deploy pyflowguard:catalog to pg
--- What the other functions ask PostgreSQL's catalog, and the names they give to what they make.
+-- What the other functions ask PostgreSQL's catalog, and the names they give to what they make. Since 1.3.0 a change
+-- that another one overtook is refused.
 -- What is called often is PL/pgSQL: before 18 PostgreSQL plans an SQL function anew in each query that calls it.
 
 BEGIN;
@@ -402,11 +403,53 @@ END;
 $_is_enforced$;
 COMMENT ON FUNCTION flowguard._is_enforced(pg_constraint) IS 'Whether a constraint is checked at all.';
 
+-- A sequence, not a table: what is written there is seen at once, by whatever snapshot, and is not taken back.
+-- A transaction that was refused is written down as well, with is_called false.
+CREATE SEQUENCE IF NOT EXISTS flowguard.last_change;
+COMMENT ON SEQUENCE flowguard.last_change IS
+  'The transaction that last changed the registry or generated objects, or was refused to. Written by _serialize().';
+REVOKE ALL ON SEQUENCE flowguard.last_change FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION flowguard._serialize() RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $_serialize$
-  SELECT pg_advisory_xact_lock(hashtextextended('flowguard registry', 0));
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $_serialize$
+-- At one snapshot for the whole transaction, that of whoever waited for another, or began before it, shows the registry
+-- as it was before. One look at the last one is enough: who comes after it was behind all that came before it.
+-- Whoever was refused is refused again in the same transaction, also where it went back to a savepoint. Its number is
+-- written before, so that a new transaction goes through even where a dump brought a number of another server.
+-- SECURITY DEFINER: whoever may call what calls this has no rights on the sequence.
+DECLARE
+  v_own          bigint;
+  v_last         bigint;
+  v_had_it       boolean;
+  v_is_overtaken boolean;
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended('flowguard registry', 0));
+  IF current_setting('transaction_read_only')::boolean THEN
+    RETURN;  -- it changes nothing
+  END IF;
+  v_own := pg_current_xact_id()::text::bigint;
+  SELECT s.last_value, s.is_called INTO v_last, v_had_it FROM flowguard.last_change s;
+  v_is_overtaken := current_setting('transaction_isolation') IN ('repeatable read', 'serializable')
+                    AND NOT CASE v_last WHEN v_own THEN v_had_it
+                              ELSE pg_visible_in_snapshot(v_last::text::xid8, pg_current_snapshot()) END;
+  PERFORM setval('flowguard.last_change', v_own, NOT v_is_overtaken);
+  IF v_is_overtaken THEN
+    RAISE EXCEPTION 'flowguard: another transaction has changed what is registered or guarded since this one began'
+      USING ERRCODE = '40001',
+            DETAIL = format('This one is %s and does not see that change.',
+                            upper(current_setting('transaction_isolation'))),
+            HINT = 'Try the transaction again, or at READ COMMITTED.';
+  END IF;
+END;
 $_serialize$;
 COMMENT ON FUNCTION flowguard._serialize() IS
-  'One change of the registry or of generated objects at a time, until commit.';
+  'One change of the registry or of generated objects at a time, until commit; raises 40001 where the transaction does '
+  'not see the one before.';
+
+SELECT flowguard._close_to_public();
+SELECT flowguard._grant_engine();
+
+-- Whoever began before this, and saw less than what functions of before let others change, is refused as well.
+SELECT flowguard._serialize();
 
 COMMIT;

@@ -26,4 +26,9 @@ SELECT 'flowguard._unique_hint(regclass, name[], name[], text)'::regprocedure;
 SELECT 'flowguard._is_enforced(pg_constraint)'::regprocedure;
 SELECT 'flowguard._serialize()'::regprocedure;
 
+-- New since 1.2.0.
+SELECT 1 / count(*) FROM pg_class WHERE oid = 'flowguard.last_change'::regclass AND relkind = 'S';
+SELECT 1 / count(*) FROM pg_proc
+ WHERE oid = 'flowguard._serialize()'::regprocedure AND prosecdef AND strpos(prosrc, '40001') > 0;
+
 ROLLBACK;

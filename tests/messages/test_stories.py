@@ -227,3 +227,20 @@ CREATE TRIGGER conflict BEFORE UPDATE ON child FOR EACH ROW EXECUTE FUNCTION con
     assert said.code == "40001"
     assert one(owner, "SELECT last_value FROM tries") == 10
     assert rows(owner, "SELECT flow FROM child") == [(None,)]
+
+
+@reaches(("_serialize", "since this one began"))
+def test_another_transaction_was_first_to_change_the_registry(world: World, connect: Connect, tell: Teller) -> None:
+    dsn = world("known")
+    early, late = connect(dsn, "app_owner"), connect(dsn, "app_owner")
+    call = "SELECT flowguard.guard('child', 'flow')"
+    run(early, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_snapshot()")
+    perform(late, "SELECT flowguard.guard('parent', 'flow')")
+    said = tell(hear(early, call), "since this one began")
+    assert normal(str(said)) == (
+        "ERROR: 40001: flowguard: another transaction has changed what is registered or guarded since this one began "
+        "DETAIL: This one is REPEATABLE READ and does not see that change. "
+        "HINT: Try the transaction again, or at READ COMMITTED."
+    )
+    run(early, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_snapshot()")
+    assert hear(early, f"{call}; COMMIT") == []
