@@ -79,6 +79,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_link_order$
     SELECT r.relation, r.link_column, d.n + 1
       FROM depth d
       JOIN flowguard.rule r ON r.source = d.relation AND r.source_link = d.link_column
+     WHERE d.n < (SELECT count(*) FROM flowguard.link)  -- a ring, which add_reference_rule() refuses, has no end
   )
   SELECT l.*
     FROM flowguard.link l

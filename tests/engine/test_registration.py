@@ -327,6 +327,25 @@ def test_a_ring_of_links(known: Connection) -> None:
         )
 
 
+def test_a_ring_that_is_there_keeps_nobody_for_ever(known: Connection) -> None:
+    """Releases before 1.3.0 let two sessions close one at REPEATABLE READ."""
+    run(known, "ALTER TABLE event ADD child integer; ALTER TABLE child ADD event integer")
+    run(known, RING, "child", "event", "event", False)
+    ring = "{'relation': 'event', 'via_column': 'child', 'source': 'child'}".replace("'", '"')
+    run(
+        known,
+        "INSERT INTO flowguard.rule SELECT (jsonb_populate_record(r, %s)).* FROM flowguard.rule r "
+        "WHERE r.relation = 'child'::regclass AND r.source = 'event'::regclass",
+        ring,
+    )
+    run(known, "INSERT INTO event (id, tenant, flow) VALUES (50, 1, 1)")
+    run(known, "INSERT INTO child (id, tenant, event) VALUES (20, 1, 50)")
+    run(known, "SET statement_timeout = '20s'")
+    assert rows(known, "SELECT * FROM flowguard.check_all()") != []
+    run(known, "CALL flowguard.repair()")
+    assert links(known, "child") == {20: 1}
+
+
 # --- Positions
 
 
