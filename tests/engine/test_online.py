@@ -341,7 +341,7 @@ def test_enforcing_that_is_interrupted_leaves_the_link_as_it_was(
     step: int | None,
     postgresql: Any,  # noqa: ANN401  conftest's class
 ) -> None:
-    """At the step with this number; None: as the mode is written down, before any. An unlinked row has come in."""
+    """At the step with this number; None: as the mode is written down, before any step."""
     online.guard(app.info.dsn)
     observed = dump(app, postgresql)
     begun = 0
