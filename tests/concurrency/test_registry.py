@@ -36,7 +36,7 @@ def takes_from(table: str, source: str) -> Step:
     """Register that a table takes its link from another one."""
     return Step(
         f"lets {table} take its link from {source}",
-        f"SELECT flowguard.add_reference_rule('{table}', '{source}', '{source}', source_link => 'flow', "  # noqa: S608
+        f"SELECT flowguard.add_reference_rule('{table}', '{source}', '{source}', source_link => 'flow', "
         "agree => false, link_column => 'flow')",
     )
 
@@ -134,26 +134,22 @@ def test_two_rules_that_would_close_a_ring(stage: Stage, level: IsolationLevel) 
 
 @each_level
 @pytest.mark.parametrize(
-    ("before", "one_call", "other_call", "after"),
+    ("before", "calls", "after"),
     [
-        ([], ("guard", "probe"), ("guard", "probe2"), ["probe", "probe2"]),
-        (["probe2"], ("guard", "probe"), ("unguard", "probe2"), ["probe"]),
-        (["probe", "probe2"], ("unguard", "probe"), ("unguard", "probe2"), []),
-        ([], ("guard", "probe"), ("drop_link", "probe2"), ["probe"]),
-        (["probe"], ("unguard", "probe"), ("drop_link", "probe2"), []),
+        ([], ["guard probe", "guard probe2"], ["probe", "probe2"]),
+        (["probe2"], ["guard probe", "unguard probe2"], ["probe"]),
+        (["probe", "probe2"], ["unguard probe", "unguard probe2"], []),
+        ([], ["guard probe", "drop_link probe2"], ["probe"]),
+        (["probe"], ["unguard probe", "drop_link probe2"], []),
     ],
-    ids=lambda value: " ".join(value),
+    ids=" and ".join,
 )
 def test_two_links_of_one_source(
-    stage: Stage,
-    level: IsolationLevel,
-    before: list[str],
-    one_call: tuple[str, str],
-    other_call: tuple[str, str],
-    after: list[str],
+    stage: Stage, level: IsolationLevel, before: list[str], calls: list[str], after: list[str]
 ) -> None:
+    one, other = (call(*text.split()) for text in calls)
     waits = set()
-    for tale in meet(stage, level, guarded(*before), call(*one_call), call(*other_call)):
+    for tale in meet(stage, level, guarded(*before), one, other):
         waits |= tale.waits
         assert set(tale.refusals.values()) <= {"40001"}, tale
         assert set(tale.ends.values()) == {"committed"}, tale
