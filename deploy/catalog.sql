@@ -446,8 +446,15 @@ COMMENT ON FUNCTION flowguard._serialize() IS
   'One change of the registry or of generated objects at a time, until commit; raises 40001 where the transaction does '
   'not see the one before.';
 
-SELECT flowguard._close_to_public();
-SELECT flowguard._grant_engine();
+-- Where this is deployed by hand as the engine's first scripts are, others that come later do it.
+DO $close$
+BEGIN
+  IF to_regprocedure('flowguard._grant_engine()') IS NOT NULL THEN
+    PERFORM flowguard._close_to_public();
+    PERFORM flowguard._grant_engine();
+  END IF;
+END;
+$close$;
 
 -- Whoever began before this, and saw less than what functions of before let others change, is refused as well.
 SELECT flowguard._serialize();

@@ -6,6 +6,31 @@
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+-- Which links are guarded as the engine of before does it: these get their triggers anew in the end. Whatever guard()
+-- was not called for since is left to it.
+DO $current$
+DECLARE
+  v_link  flowguard.link;
+  v_stems text[] := '{}';
+BEGIN
+  PERFORM flowguard._serialize();
+  FOR v_link IN SELECT l.* FROM flowguard.link l WHERE l.guarded LOOP
+    BEGIN
+      IF flowguard._is_alive(v_link)
+         AND NOT EXISTS (SELECT FROM flowguard._wanted_functions(v_link) f
+                          WHERE flowguard._function_status(f.signature, f.is_definer, f.body) <> 'installed')
+         AND NOT EXISTS (SELECT FROM flowguard._wanted_triggers(v_link) t
+                          WHERE flowguard._trigger_status(t.relation, t.name, t.statement) <> 'installed') THEN
+        v_stems := v_stems || v_link.stem::text;
+      END IF;
+    EXCEPTION WHEN OTHERS THEN
+      CONTINUE;  -- told in the end, as it stays out of the list
+    END;
+  END LOOP;
+  PERFORM set_config('flowguard.renew', v_stems::text, true);
+END;
+$current$;
+
 CREATE OR REPLACE FUNCTION flowguard._all_known(p_relation regclass, p_columns name[]) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_all_known$
 BEGIN
@@ -1915,5 +1940,6 @@ COMMENT ON FUNCTION flowguard._renew_triggers(text[]) IS
 
 SELECT flowguard._close_to_public();
 SELECT flowguard._grant_engine();
+SELECT flowguard._renew_triggers(current_setting('flowguard.renew')::text[]);
 
 COMMIT;

@@ -119,6 +119,13 @@ $_may_write$;
 COMMENT ON FUNCTION flowguard._may_write(flowguard.link, text) IS
   'SQL text: the deferred checks of an enforced link let a value pass for a row of a batch.';
 
+DO $older$
+BEGIN
+  IF to_regprocedure('flowguard._repair_query(flowguard.link, text, boolean)') IS NOT NULL THEN  -- 1.0.0, by hand
+    DROP FUNCTION flowguard._repair_query(flowguard.link, text, boolean);
+  END IF;
+END;
+$older$;
 CREATE OR REPLACE FUNCTION flowguard._repair_query(
   p_link flowguard.link, p_row_filter text DEFAULT NULL, p_count_candidates boolean DEFAULT false,
   p_size integer DEFAULT NULL

@@ -213,7 +213,7 @@ def test_an_upgrade_leaves_to_guard_what_that_was_not_called_for(empty_db: str, 
         assert {name for name in after if "child" in name and after[name] != before.get(name)} != set()
         warned = [str(notice) for notice in said if notice.severity == "WARNING"]
         stays = re.compile(r"link public\.probe\.flow stays guarded by the (\w+) that it has")
-        assert [stays.findall(text) for text in warned] == [["functions"], ["triggers"], ["functions"]]
+        assert [stays.findall(text) for text in warned] == [["functions"], ["triggers"], ["triggers"], ["functions"]]
         run(connection, "INSERT INTO event VALUES (1, 1, 1, 'live', '2025-01-01')")
         run(connection, "INSERT INTO probe (id, tenant, at) VALUES (1, 1, '2025-01-01 00:30')")
         assert one(connection, "SELECT flow FROM probe") == 1
