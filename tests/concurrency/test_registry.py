@@ -141,26 +141,25 @@ def test_two_rules_that_would_close_a_ring(stage: Stage, level: IsolationLevel) 
 
 @each_level
 @pytest.mark.parametrize(
-    ("before", "one_call", "other_call", "after"),
+    ("before", "calls", "after"),
     [
-        ([], ("guard", "probe"), ("guard", "probe2"), ["probe", "probe2"]),
-        (["probe2"], ("guard", "probe"), ("unguard", "probe2"), ["probe"]),
-        (["probe", "probe2"], ("unguard", "probe"), ("unguard", "probe2"), []),
-        ([], ("guard", "probe"), ("drop_link", "probe2"), ["probe"]),
-        (["probe"], ("unguard", "probe"), ("drop_link", "probe2"), []),
+        ([], ("guard", "guard"), ["probe", "probe2"]),
+        (["probe2"], ("guard", "unguard"), ["probe"]),
+        (["probe", "probe2"], ("unguard", "unguard"), []),
+        ([], ("guard", "drop_link"), ["probe"]),
+        (["probe"], ("unguard", "drop_link"), []),
     ],
-    ids=lambda value: " ".join(value),
+    ids=" ".join,
 )
 def test_two_links_of_one_source(
     stage: Stage,
     level: IsolationLevel,
     before: list[str],
-    one_call: tuple[str, str],
-    other_call: tuple[str, str],
+    calls: tuple[str, str],
     after: list[str],
 ) -> None:
     waits = set()
-    for tale in meet(stage, level, guarded(*before), call(*one_call), call(*other_call)):
+    for tale in meet(stage, level, guarded(*before), call(calls[0], "probe"), call(calls[1], "probe2")):
         waits |= tale.waits
         assert set(tale.refusals.values()) <= {"40001"}, tale
         assert set(tale.ends.values()) == {"committed"}, tale
