@@ -36,7 +36,7 @@ def takes_from(table: str, source: str) -> Step:
     """Register that a table takes its link from another one."""
     return Step(
         f"lets {table} take its link from {source}",
-        f"SELECT flowguard.add_reference_rule('{table}', '{source}', '{source}', source_link => 'flow', "  # noqa: S608
+        f"SELECT flowguard.add_reference_rule('{table}', '{source}', '{source}', source_link => 'flow', "
         "agree => false, link_column => 'flow')",
     )
 
@@ -77,7 +77,7 @@ def meet(
 ) -> Iterator[Tale]:
     """Play every order, also where one sees what was there before either began, and try again what lost its race.
 
-    At REPEATABLE READ it is the other one that has a snapshot of before, at SERIALIZABLE the one: each order takes long.
+    At REPEATABLE READ it is the other one that has a snapshot of before, at SERIALIZABLE the one: an order takes long.
     """
     calls = {"one": one_call, "other": other_call}
     sees = {REPEATABLE_READ: "other", SERIALIZABLE: "one"}.get(level)
