@@ -233,7 +233,7 @@ def play(case: Case, dsn: str, as_role: Callable[[str, str], str], sites: list[S
 
 
 def check_form(said: Said) -> None:
-    """Check what every message has: a code of ours, or 40001 where a race was lost; a sentence, and what to do."""
+    """Check what every message has: a code (our own, or 40001), a sentence, what was found, and what to do."""
     if said.severity != "ERROR":
         assert said.code == {"NOTICE": "00000", "WARNING": "01000"}[said.severity], said
         return
