@@ -202,7 +202,6 @@ def test_one_transaction_changes_much(stage: Stage, level: IsolationLevel) -> No
             late.does(COMMIT)
         else:
             late.is_refused("40001")
-            late.does(call("unguard", "probe2"), COMMIT)
     is_whole(stage, story.tale)
 
 
