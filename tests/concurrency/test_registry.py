@@ -202,6 +202,7 @@ def test_one_transaction_changes_much(stage: Stage, level: IsolationLevel) -> No
             late.does(COMMIT)
         else:
             late.is_refused("40001")
+            story.tale.refusals.clear()
             late.does(call("unguard", "probe2"), COMMIT)
     is_whole(stage, story.tale)
 
