@@ -410,6 +410,18 @@ COMMENT ON SEQUENCE flowguard.last_change IS
   'The transaction that last changed the registry or generated objects, or was refused to. Written by _serialize().';
 REVOKE ALL ON SEQUENCE flowguard.last_change FROM PUBLIC;
 
+-- _serialize() runs as who made it first, and another one may upgrade.
+DO $owner$
+DECLARE
+  v_owner oid := (SELECT p.proowner FROM pg_proc p WHERE p.oid = to_regprocedure('flowguard._serialize()'));
+BEGIN
+  IF v_owner <> (SELECT c.relowner FROM pg_class c WHERE c.oid = 'flowguard.last_change'::regclass) THEN
+    EXECUTE format('ALTER SEQUENCE flowguard.last_change OWNER TO %I', pg_get_userbyid(v_owner));
+  END IF;
+END;
+$owner$;
+
+
 CREATE OR REPLACE FUNCTION flowguard._serialize() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $_serialize$
 -- At one snapshot for the whole transaction, that of whoever waited for another, or began before it, shows the registry

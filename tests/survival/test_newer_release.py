@@ -292,3 +292,14 @@ def test_what_generated_code_calls_is_known(app: Connection) -> None:
     }
     for of_1_1_0 in ("_enter_safe_path(text,name[])", "_leave_safe_path(text)"):
         assert one(app, "SELECT to_regprocedure(%s) IS NOT NULL", f"flowguard.{of_1_1_0}")
+
+
+def test_a_superuser_who_upgrades_leaves_the_owner_what_is_needed(
+    empty_db: str, as_role: Callable[[str, str], str]
+) -> None:
+    changes.deploy(empty_db, to="@v1.2.0")
+    changes.deploy(as_role(empty_db, "postgres"))
+    with psycopg.connect(empty_db, autocommit=True) as owner:
+        guarded(owner)
+        assert all(plan(owner, table) == [] for table in LINKS)
+        assert outdated(owner) == {}
