@@ -40,6 +40,7 @@ PLPGSQL_CHECK_EXPLAINED = {
 PGSPOT_EXPLAINED = {
     "PS002": "scripts bear a second run, so CREATE OR REPLACE; schema.sql refuses a schema that is not the deployer's",
     "PS010": "as PS002",
+    "PS011": "as PS002",
     "PS012": "as PS002",
     "PS014": "as PS002",
     "PS015": "as PS002",
