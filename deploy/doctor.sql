@@ -1,6 +1,7 @@
 -- Deploy pyflowguard:doctor to pg
+-- Since 1.3.0 doctor() counts what a subscription brought past the guard.
 -- What has drifted since guard(): each object that is not as it was made, and what lets rows go past the guard. Read
--- from the catalog and the registry alone; no row of the application is looked at.
+-- from the catalog and the registry; rows are looked at only where a subscription writes, for there no key proves.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -432,6 +433,52 @@ END;
 $_diagnose$;
 COMMENT ON FUNCTION flowguard._diagnose() IS 'The findings of doctor(), without a word to anybody else.';
 
+CREATE OR REPLACE FUNCTION flowguard._applied_findings()
+RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text,
+               amount bigint, safe boolean)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $_applied_findings$
+-- What a subscription applied and the guard would have refused, by count: whoever applies is a replica, for whom neither
+-- triggers fire nor keys are checked, and the catalog says nothing of it. SECURITY DEFINER: for flowguard_viewer.
+#variable_conflict use_column
+DECLARE
+  v_written regclass;
+  r_link    flowguard.link;
+  r_count   record;
+BEGIN
+  FOR r_link IN
+    SELECT * FROM flowguard._link_order() l
+     WHERE l.guarded AND flowguard._is_alive(l) AND flowguard._whole_link(l.relation, l.link_column) IS NULL
+  LOOP
+    v_written := flowguard._subscribed(r_link.relation, r_link.master);
+    CONTINUE WHEN v_written IS NULL;
+    name := 'rows_past_guard';
+    relation := r_link.relation;
+    cache_key := concat_ws(':', name, r_link.relation, r_link.link_column);
+    safe := false;
+    BEGIN
+      SELECT * INTO r_count FROM flowguard._count_links(r_link);
+      amount := r_count.dangling + r_count.mismatched
+                + CASE WHEN r_link.mode = 'enforce' THEN r_count.unlinked + r_count.tenantless ELSE 0 END;
+      CONTINUE WHEN amount = 0;
+      level := 'ERROR';
+      description := format('%s of %s rows are what the guard refuses', amount, r_count.total);
+      detail := format('neither triggers nor keys look at what a subscription writes to %s', v_written);
+      remedy := format('SELECT * FROM flowguard.violation WHERE relation = %L::regclass AND link_column = %L',
+                       r_link.relation, r_link.link_column);
+    EXCEPTION WHEN insufficient_privilege THEN
+      level := 'WARN';
+      amount := NULL;
+      description := format('nobody knows whether rows are what the guard refuses: %s', SQLERRM);
+      detail := format('neither triggers nor keys look at what a subscription writes to %s; counting takes a role that '
+                       'may read all rows', v_written);
+      remedy := 'SELECT * FROM flowguard.check_all()';
+    END;
+    RETURN NEXT;
+  END LOOP;
+END;
+$_applied_findings$;
+COMMENT ON FUNCTION flowguard._applied_findings() IS 'What a subscription brought past the guard, counted.';
+
 CREATE OR REPLACE FUNCTION flowguard.doctor()
 RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text,
                amount bigint, safe boolean)
@@ -441,7 +488,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $doct
 DECLARE
   v_levels jsonb := '{"ERROR": 0, "WARN": 0, "INFO": 0}'::jsonb;
 BEGIN
-  FOR name, level, relation, description, detail, remedy, cache_key, amount, safe IN SELECT * FROM flowguard._diagnose()
+  FOR name, level, relation, description, detail, remedy, cache_key, amount, safe IN
+    SELECT * FROM flowguard._diagnose()
+    UNION ALL
+    SELECT * FROM flowguard._applied_findings()
   LOOP
     v_levels := jsonb_set(v_levels, ARRAY[level], to_jsonb((v_levels ->> level)::integer + 1));
     RETURN NEXT;
@@ -454,9 +504,10 @@ $doctor$;
 COMMENT ON FUNCTION flowguard.doctor() IS
 'What has drifted since guard() and lets rows go past the guard, an object a row: triggers, functions, foreign keys,
 indexes, other triggers, rights, settings, the server, and columns that nobody guards. Reads the catalog and no row of
-the guarded tables, so it is quick; whether rows are wrong says check_all(). Where something is found it sends a
-notification on channel flowguard, how many of each level, in JSON; a transaction that called it then cannot be
-prepared.
+the guarded tables, so it is quick; whether rows are wrong says check_all(). Only where a subscription writes to a
+guarded table or its master it counts the rows that the guard would have refused, for nothing else tells of them.
+Where something is found it sends a notification on channel flowguard, how many of each level, in JSON; a transaction
+that called it then cannot be prepared.
 name: what kind of finding it is.
 level: ERROR, the guard does not hold; WARN, it holds less well than it could.
 relation: the table that it is about; NULL where it is about none.
@@ -464,7 +515,10 @@ description: what was found, in words.
 detail: what more there is to know.
 remedy: the statement that mends it, or to look with where none can.
 cache_key: stays the same from call to call, for an ignore list.
-amount: NULL: each is about one object.
+amount: how many rows, of what a subscription brought; else NULL: each is about one object.
 safe: whether the remedy only puts back what guard() and deploying had made; pyflowguard doctor --fix runs these.';
+
+SELECT flowguard._close_to_public();
+SELECT flowguard._grant_engine();
 
 COMMIT;

@@ -49,6 +49,7 @@ KINDS: Mapping[str, str] = {
     "viewer_may_write": "A right of flowguard_viewer to write",
     "schema_open": "A right to create in schema flowguard that no guard needs",
     "role_without_rights": "A role of the engine that lacks its rights",
+    "rows_past_guard": "Rows that a subscription wrote and the guard would have refused, counted",
     "setting_bypasses": "A setting that lets sessions write past the guard",
     "server_unsupported": "A version of PostgreSQL that is not supported",
     "server_loses_actions": "A release of PostgreSQL with a fault that matters here",

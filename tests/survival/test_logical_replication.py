@@ -140,6 +140,11 @@ SELECT tgname, tgenabled::text FROM pg_trigger WHERE tgname LIKE '~flowguard%'
 """
 
 
+PAST_GUARD = """
+SELECT level, relation, amount, description, cache_key FROM flowguard.doctor() WHERE name = 'rows_past_guard' ORDER BY 2
+"""
+
+
 @pytest.mark.parametrize("mode", ["observe", "enforce"])
 def test_rows_arrive_as_they_were_written(pair: Callable[..., Pair], mode: str) -> None:
     """In the initial copy and afterwards."""
@@ -151,6 +156,7 @@ def test_rows_arrive_as_they_were_written(pair: Callable[..., Pair], mode: str) 
     assert (link(both.subscriber, "grandchild", 30), link(both.subscriber, "probe", 60)) == (4, 2)
     assert rows(both.subscriber, "SELECT relation FROM flowguard.link_status WHERE linked < total") == []
     assert {enabled for _, enabled in rows(both.subscriber, TRIGGERS)} == {"O"}
+    assert rows(both.subscriber, PAST_GUARD) == []
 
 
 def test_a_late_link_arrives_once(pair: Callable[..., Pair]) -> None:
@@ -187,11 +193,41 @@ def test_what_the_subscriber_would_refuse_arrives_and_is_counted(pair: Callable[
         for kind in ("dangling_links", "unlinked_rows")
         for table in ("public.child", "public.parent")
     ]
+    assert rows(both.subscriber, PAST_GUARD) == [
+        (
+            "ERROR",
+            f"public.{table}",
+            2,
+            "2 of 2 rows are what the guard refuses",
+            f"rows_past_guard:public.{table}:flow",
+        )
+        for table in ("child", "parent")
+    ]
+    assert rows(both.publisher, PAST_GUARD) == []
     # Whoever writes there itself is guarded as ever.
     with refused("FG001"):
         run(both.subscriber, "INSERT INTO child (id, tenant) VALUES (99, 1)")
     with refused("23503"):
         run(both.subscriber, "INSERT INTO child (id, tenant, flow) VALUES (99, 1, 77)")
+
+
+def test_what_cannot_be_counted_is_told(pair: Callable[..., Pair]) -> None:
+    """Row security that holds for the owner as well hides rows from the doctor, who does not fail of it."""
+    both = pair("observe", "observe", omitted="flow")
+    run(both.publisher, "INSERT INTO parent VALUES (10, 1, 1), (11, 1, NULL)")
+    both.arrive()
+    assert [found[:3] for found in rows(both.subscriber, PAST_GUARD)] == [("ERROR", "public.parent", 1)]
+    run(both.subscriber, "ALTER TABLE parent ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    found = rows(both.subscriber, PAST_GUARD)
+    # The children refer to parents, so they are not counted either.
+    assert [(level, table, amount) for level, table, amount, _, _ in found] == [
+        ("WARN", f"public.{table}", None) for table in ("child", "parent")
+    ]
+    assert all("row-level security" in description for _, _, _, description, _ in found)
+    with refused("42501"):
+        one(both.subscriber, "SELECT count(*) FROM flowguard.check_all()")
+    run(both.subscriber, "ALTER TABLE parent NO FORCE ROW LEVEL SECURITY")
+    assert [found[:3] for found in rows(both.subscriber, PAST_GUARD)] == [("ERROR", "public.parent", 1)]
 
 
 ROWS = 10_000
