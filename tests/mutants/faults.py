@@ -35,6 +35,8 @@ ESTIMATE = "tests/health/test_estimate.py"
 HISTORY = "tests/health/test_history.py"
 DOCTOR = "tests/drift/test_doctor.py"
 PROVENANCE = "tests/engine/test_provenance.py"
+REGISTRY = "tests/concurrency/test_registry.py"
+COLUMNS = "tests/neighbours/test_columns.py"
 
 
 @dataclass(frozen=True)
@@ -1061,6 +1063,53 @@ SURVIVING = [
         replace="WHEN EXISTS (SELECT FROM clone c WHERE c.enabled = 'X')\n",
         tests=(f"{LOGICAL}::test_a_guard_that_would_fire_while_changes_are_applied_is_found",),
     ),
+    Fault(
+        name="a change of the registry that was not seen is passed over",
+        breaks="Two sessions that each see the registry of before close a ring of links, or unmake each other's guard.",
+        design="3.10",
+        file="catalog.sql",
+        find="ELSE pg_visible_in_snapshot(v_last::text::xid8, pg_current_snapshot()) END;",
+        replace="ELSE true END;",
+        tests=(f"{REGISTRY}::test_two_rules_that_would_close_a_ring", f"{REGISTRY}::test_two_links_of_one_source"),
+    ),
+    Fault(
+        name="who was refused for what it did not see goes back to a savepoint and is let through",
+        breaks="The second try in the same transaction changes the registry, of which it still sees the one of before.",
+        design="3.10",
+        file="catalog.sql",
+        find="CASE v_last WHEN v_own THEN v_had_it",
+        replace="CASE v_last WHEN v_own THEN true",
+        tests=(f"{REGISTRY}::test_whoever_was_refused_goes_back_to_a_savepoint",),
+    ),
+    Fault(
+        name="what a broken link needs is dropped when another one is guarded",
+        breaks="After a column was renamed, guarding another link takes the indexes of the broken one.",
+        design="5 renames",
+        file="guard.sql",
+        find="       WHERE NOT g.is_alive AND t.relation IS NOT NULL\n",
+        replace="       WHERE false\n",
+        tests=(f"{RENAMES}::test_what_serves_a_broken_link_stays_while_others_are_guarded",),
+    ),
+    Fault(
+        name="columns of a key are all compared by the first one's operator",
+        breaks="Batches over keys of types with operators of their own fail, or pass over rows.",
+        design="5 repair",
+        file="repair.sql",
+        find="(SELECT k.n, format('%s.%I', p_alias, k.name) AS name, o.at_least, o.beyond,\n",
+        replace="(SELECT k.n, format('%s.%I', p_alias, k.name) AS name,\n"
+        "                   first_value(o.at_least) OVER (ORDER BY k.n) AS at_least,\n"
+        "                   first_value(o.beyond) OVER (ORDER BY k.n) AS beyond,\n",
+        tests=(f"{COLUMNS}::test_keys_whose_columns_are_compared_each_in_its_own_way",),
+    ),
+    Fault(
+        name="doctor takes what a subscription writes for guarded",
+        breaks="Rows that came past triggers and keys are no finding where nobody else looks.",
+        design="3 part 6",
+        file="doctor.sql",
+        find="CONTINUE WHEN v_written IS NULL;",
+        replace="CONTINUE;",
+        tests=(f"{LOGICAL}::test_what_the_subscriber_would_refuse_arrives_and_is_counted",),
+    ),
 ]
 
 MEASURING = [
@@ -1081,6 +1130,15 @@ MEASURING = [
         find="WHERE t.tgenabled NOT IN ('O', 'A')",
         replace="WHERE t.tgenabled NOT IN ('O', 'A', 'D')",
         tests=(f"{ESTIMATE}::test_a_gap_in_the_proof_is_named",),
+    ),
+    Fault(
+        name="estimate: a key proves what a subscription writes",
+        breaks="100.0 is told of a subscriber where every row dangles.",
+        design="6",
+        file="estimate.sql",
+        find="ELSIF v_written IS NOT NULL THEN",
+        replace="ELSIF false THEN",
+        tests=(f"{LOGICAL}::test_keys_prove_nothing_of_what_a_subscription_writes",),
     ),
     Fault(
         name="estimate: old statistics choose how unlinked rows are counted",
