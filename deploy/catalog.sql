@@ -469,6 +469,10 @@ END;
 $close$;
 
 -- Whoever began before this, and saw less than what functions of before let others change, is refused as well.
-SELECT flowguard._serialize();
+DO $serialize$
+BEGIN
+  PERFORM flowguard._serialize();
+END;
+$serialize$;
 
 COMMIT;

@@ -1,3 +1,3 @@
 """PyFlowGuard: makes PostgreSQL itself keep every row linked to its master."""
 
-__version__ = "1.2.0"
+__version__ = "1.3.0"

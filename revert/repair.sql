@@ -80,7 +80,6 @@ $_may_write$;
 COMMENT ON FUNCTION flowguard._may_write(flowguard.link, text) IS
   'SQL text: the deferred checks of an enforced link let a value pass for a row of a batch.';
 
-DROP FUNCTION IF EXISTS flowguard._repair_query(flowguard.link, text, boolean);
 CREATE OR REPLACE FUNCTION flowguard._repair_query(
   p_link flowguard.link, p_row_filter text DEFAULT NULL, p_count_candidates boolean DEFAULT false,
   p_size integer DEFAULT NULL

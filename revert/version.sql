@@ -6,7 +6,7 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE OR REPLACE FUNCTION flowguard.version() RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $version$
-  SELECT '1.1.0';
+  SELECT '1.2.0';
 $version$;
 COMMENT ON FUNCTION flowguard.version() IS
 'The version of the engine.

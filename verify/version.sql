@@ -4,8 +4,8 @@ BEGIN;
 
 DO $verify$
 BEGIN
-  IF flowguard.version() <> '1.2.0' THEN
-    RAISE EXCEPTION 'flowguard: the engine says that it is of version %, not 1.2.0', flowguard.version()
+  IF flowguard.version() <> '1.3.0' THEN
+    RAISE EXCEPTION 'flowguard: the engine says that it is of version %, not 1.3.0', flowguard.version()
       USING ERRCODE = 'FG301', DETAIL = 'flowguard.version() was replaced since the change was deployed.',
             HINT = 'Run deploy/version.sql once more, by psql.';
   END IF;
