@@ -437,8 +437,8 @@ CREATE OR REPLACE FUNCTION flowguard._applied_findings()
 RETURNS TABLE (name text, level text, relation text, description text, detail text, remedy text, cache_key text,
                amount bigint, safe boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $_applied_findings$
--- What a subscription applied and the guard would have refused, by count: whoever applies is a replica, for whom neither
--- triggers fire nor keys are checked, and the catalog says nothing of it. SECURITY DEFINER: for flowguard_viewer.
+-- What a subscription applied and the guard would have refused, by count: whoever applies is a replica, for whom no
+-- trigger fires and no key is checked, and the catalog says nothing of it. SECURITY DEFINER: for flowguard_viewer.
 #variable_conflict use_column
 DECLARE
   v_written regclass;
