@@ -14,6 +14,7 @@ from histories.model import Content, Guard
 from histories.worlds import ALIASES, NOBODY, Setting
 
 IDS = range(1, 9)
+MASTER_IDS = (1, 2, 3, 4, 9)
 COLUMN = {"import": "import", "record": "record", "event": "event"}
 
 
@@ -31,12 +32,27 @@ class Write:
     session: int | None = None
     met: set[Key] = field(default_factory=set)
 
+    @property
+    def move(self) -> tuple[Key, Key] | None:
+        """The key that a row had and the one that it gets, where that is what is set."""
+        return (self.keys[0], (self.changes["id"],)) if self.kind == "update" and "id" in self.changes else None
+
+    @property
+    def remasters(self) -> bool:
+        """Whether a master comes or goes by it, or is one of another key or tenant."""
+        return self.table == "flow" and (self.kind != "update" or not self.changes.keys() <= {"alias"})
+
 
 def literal(value: object) -> str:
     """Write a value as SQL."""
     if value is None:
         return "NULL"
     return str(value) if isinstance(value, int) else f"'{value}'"
+
+
+def given_to(row: Row, given: Row) -> Row:
+    """Give a row with other values in those of these columns that it has."""
+    return {**row, **{name: value for name, value in given.items() if name in row}}
 
 
 class Draw:
@@ -64,7 +80,7 @@ class Draw:
             return self.insert(view, self.random.choice([*tables, "flow"]))
         if kind == "delete":
             return self.delete(view, self.random.choice([*tables, "flow", "flow"]))
-        return self.update(view, self.random.choice(tables))
+        return self.update(view, self.random.choice([*tables, "flow"]))
 
     def session(self, view: Content) -> Write:
         flow = self.random.choice([key[0] for key in view["flow"]] or [NOBODY])
@@ -85,6 +101,61 @@ class Draw:
             row |= {"tenant": 1, "flow": flow, "status": "new", "at": self.random.choice(TIMES)}
         return self.insert_rows("event", rows) if rows else self.delete(view, "event")
 
+    def remaster(self, view: Content) -> list[Write]:
+        """Draw a master's other key or tenant and, mostly, what lets the rows that point to it keep to it."""
+        if not view["flow"]:
+            return [self.insert(view, "flow")]
+        key = self.random.choice(list(view["flow"]))
+        first = self.change_master(view, key, self.random.choice(("id", "id", "tenant")))
+        writes = [first]
+        if "alias" not in first.changes and self.chance(0.7):
+            tables = self.shapes.keys() - {"flow"}
+            children = {t: [k for k, row in view[t].items() if row["flow"] == key[0]] for t in sorted(tables)}
+            changes = {"flow" if name == "id" else name: value for name, value in first.changes.items()}
+            writes += [self.update_rows(table, keys, changes) for table, keys in children.items() if keys]
+        return writes
+
+    def change_master(self, view: Content, key: Key, name: str) -> Write:
+        """Draw an UPDATE of the key, the tenant or the alias of a master."""
+        if name == "tenant":
+            return self.update_rows("flow", [key], {name: 3 - view["flow"][key]["tenant"]})
+        free = [n for n in MASTER_IDS if (n,) not in view["flow"]]
+        if name == "id" and free:
+            return self.update_rows("flow", [key], {name: self.random.choice(free)})
+        others = [alias for alias in (*ALIASES, None) if alias != view["flow"][key]["alias"]]
+        return self.update_rows("flow", [key], {"alias": self.random.choice(others)})
+
+    def move_event(self, view: Content, key: Key) -> Write:
+        """Draw another key for an event, often one that assets refer to already."""
+        free = [n for n in IDS if (n,) not in view["event"]]
+        awaited = [n for n in free if any(row["event"] == n for row in view["asset"].values())]
+        if not free:
+            return self.relink(view, "event", key)
+        wanted = awaited if awaited and self.chance(0.6) else free
+        return self.update_rows("event", [key], {"id": self.random.choice(wanted)})
+
+    def wait(self, view: Content, table: str) -> Write:
+        """Draw a row that refers to one that is linked, and leaves its own link to a rule."""
+        via = "import" if table == "record" else self.random.choice(("record", "event"))
+        linked = [key[0] for key, row in view[COLUMN[via]].items() if row["flow"] is not None]
+        rows = self.new_rows(view, table)[:1]
+        if not linked or not rows:
+            return self.insert(view, table)
+        source = self.random.choice(linked)
+        given = {"tenant": view[COLUMN[via]][source,]["tenant"] or 1, "flow": None, "record": None, via: source}
+        return self.insert_rows(table, [given_to(row, given) for row in rows])
+
+    def offend(self, view: Content, table: str) -> Write:
+        """Draw a row that enforcement refuses, as far as no rule helps: without a link, or without its tenant."""
+        rows = self.new_rows(view, table)[:1]
+        masters = [key[0] for key in view["flow"]]
+        if not rows:
+            return self.update(view, table)
+        given: Row = {"flow": None, "import": None, "record": None, "event": None, "at": None}
+        if self.shapes[table].null_tenants and masters and self.chance(0.6):
+            given |= {"tenant": None, "flow": self.random.choice(masters)}
+        return self.insert_rows(table, [given_to(row, given) for row in rows])
+
     # --- Two who meet
 
     def meet(self, view: Content) -> tuple[Write, Write]:
@@ -98,7 +169,7 @@ class Draw:
         if source == "flow":
             first = self.delete(view, source, key)
         elif source == "event" and self.chance(0.5):
-            first = self.insert(view, source)
+            first = self.insert(view, source) if self.chance(0.6) else self.move_event(view, key)
         else:
             first = self.delete(view, source, key) if self.chance(0.1) else self.relink(view, source, key)
         if source in COLUMN:
@@ -150,6 +221,14 @@ class Draw:
         if not keys:
             return self.insert(view, table)
         shape = self.shapes[table]
+        if table == "flow":
+            # One to which nothing points may change; what becomes of another is `remaster`'s.
+            used = {row["flow"] for name, rows in view.items() if name != "flow" for row in rows.values()}
+            loose = [key for key in keys if key[0] not in used]
+            name = self.random.choice(("id", "tenant", "alias") if loose else ("id", "tenant", *["alias"] * 4))
+            return self.change_master(view, self.random.choice(loose or keys), name)
+        if table == "event" and self.chance(0.35):
+            return self.move_event(view, self.random.choice(keys))
         chosen = self.random.sample(keys, min(len(keys), self.random.choice((1, 1, 1, 2, 3))))
         names = [*shape.columns, *shape.links, *shape.links, *(["tenant"] if self.chance(0.3) else [])]
         changes = {}
@@ -178,7 +257,7 @@ class Draw:
 
     def new_rows(self, view: Content, table: str) -> list[Row]:
         taken = {key[0] for key in view[table]}
-        ids = [n for n in ((1, 2, 3, 4, 9) if table == "flow" else IDS) if n not in taken]
+        ids = [n for n in (MASTER_IDS if table == "flow" else IDS) if n not in taken]
         count = min(len(ids), self.random.choice((1, 1, 2, 3)))
         return [self.row(view, self.shapes[table], n) for n in self.random.sample(ids, count)]
 

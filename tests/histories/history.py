@@ -7,7 +7,7 @@ beginning to end is predicted exactly. Of others the invariants are checked on w
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -22,6 +22,7 @@ from histories import judgement
 from histories.draw import Draw, Write
 from histories.model import Content, Guard, Model, breaches
 from histories.sessions import Answer, Session, Sessions
+from histories.tally import kinds_of
 from histories.worlds import Setting
 from psycopg import IsolationLevel
 from repair.judge import Judge
@@ -51,14 +52,17 @@ class Unit:
     answer: Answer | None = None
     again: bool = False
     """A repair right after another one."""
+    does: Counter[str] = field(default_factory=Counter)
+    """What its writes do, by kind."""
 
     @property
     def alone(self) -> bool:
         return self.model is not None
 
-    def effects(self, table: str, key: Key) -> list[Write]:
-        """Give the writes that met this row."""
-        return [write for write in self.writes if write.table == table and key in write.met]
+    def effects(self, table: str, *keys: Key) -> list[Write]:
+        """Give the writes that met one of these rows, or any."""
+        met = [write for write in self.writes if write.table == table and write.met]
+        return [write for write in met if write.met.intersection(keys)] if keys else met
 
 
 @dataclass
@@ -80,6 +84,7 @@ class History:
         self.doing: dict[str, Write | str] = {}
         self.landed: list[Unit] = []
         self.runs: dict[int, Run | None] = {}
+        self.done: Counter[str] = Counter()
         self.excused: dict[tuple[str, Key], set[str]] = defaultdict(set)
         tables = [*(shape.table for shape in setting.world.shapes), "flowguard.link"]
         selects = [f"SELECT '{name}', to_jsonb(t) FROM {name} t" for name in tables]  # noqa: S608  ours
@@ -122,6 +127,9 @@ class History:
                 seen[write.table] |= {(row["id"],): row for row in write.rows}
             for key in write.met if write.kind == "delete" else ():
                 seen[write.table].pop(key, None)
+            if write.move and write.met:
+                old, new = write.move
+                seen[write.table][new] = {**seen[write.table].pop(old, NOTHING), **write.changes}
         return seen
 
     def begin(self, session: Session, level: str = "READ COMMITTED") -> Unit:
@@ -168,6 +176,7 @@ class History:
         """Note what came of a statement."""
         what = self.doing.pop(session.name)
         unit = self.open[session.name]
+        self.done["wait"] += session.waited
         if isinstance(what, Write):
             self.take_write(session, unit, what, answer)
         elif what == "commit":
@@ -176,6 +185,7 @@ class History:
         elif what == "rollback":
             assert not answer.code, answer
             del self.open[session.name]
+            self.done["roll back"] += 1
         elif what == "call":
             del self.open[session.name]
             unit.answer = answer
@@ -187,11 +197,15 @@ class History:
         if answer.code:
             assert not unit.alone, f"refused, though nobody else is there: {answer}"
             assert answer.code in RACES | REFUSALS | {"23505"}, answer
+            self.done[f"write refused: {answer.code}"] += 1
             self.doing[session.name] = "rollback"
             session.send("ROLLBACK")
             return
         if write.table:
             write.met = {(int(row[0]),) for row in answer.rows if row[0] is not None}
+            if write.move and write.met:
+                write.met |= set(write.move)
+        unit.does.update(kinds_of(write, self.view(unit).get(write.table, {})))
         unit.writes.append(write)
         unit.bypassed = unit.bypassed or write.kind == "bypass"
         model = unit.model
@@ -205,7 +219,8 @@ class History:
             model.bypassed = True
         else:
             there = [key for key in write.keys if key in model.rows[write.table]]
-            assert write.met == set(there), "the statement met other rows than are there"
+            expected = {*there, *write.move} if write.move and there else set(there)
+            assert write.met == expected, "the statement met other rows than are there"
             if write.kind == "update":
                 model.update_rows(write.table, there, write.changes)
             for key in there if write.kind == "delete" else ():
@@ -220,10 +235,15 @@ class History:
                 assert not answer.code, f"nothing forbids the commit, but it was refused: {answer}"
         if answer.code:
             assert answer.code in RACES | REFUSALS, answer
+            self.done[f"commit refused: {answer.code}"] += 1
         else:
             self.landed.append(unit)
+            self.done += unit.does
+            self.done[f"commit {unit.level}"] += 1
+            self.done["commit beside others"] += not unit.alone
 
     def take_call(self, unit: Unit, answer: Answer) -> None:
+        self.done[self.what_call_did(unit, answer)] += 1
         if not answer.code:
             self.landed.append(unit)
             return
@@ -235,6 +255,26 @@ class History:
             kinds = judgement.count_kinds(self.setting, self.committed)[unit.link or ""]
             assert unit.mode == "enforce", answer
             assert set(kinds) - {"linked"}, f"all rows are linked, but: {answer}"
+
+    def what_call_did(self, unit: Unit, answer: Answer) -> str:
+        """Name a call by what it did, or by how it was refused."""
+        kind = unit.mode or unit.kind
+        if answer.code:
+            return f"{kind} refused: {answer.code}"
+        if unit.kind == "repair":
+            idle = not any(int(count or 0) for count in answer.rows[0][1:5])
+        elif unit.kind == "undo":
+            idle = not int(answer.rows[0][0] or 0)
+        else:
+            guard = self.guards[unit.link or ""]
+            idle = {
+                "guard": guard.guarded,
+                "unguard": not guard.guarded,
+                "pause": guard.paused,
+                "resume": not guard.paused,
+                "set_mode": guard.mode == unit.mode,
+            }[unit.kind]
+        return f"{kind}: nothing to do" if idle else kind
 
     # --- Judging
 
@@ -297,14 +337,18 @@ class History:
             if not guard.guarded:
                 continue
             lifted = any(unit.bypassed or table in unit.dead for unit in landed)
+            excuses = {key: self.excuse_of(table, key, landed) for key in self.committed[table]}
             for key, row in self.committed[table].items():
                 faults = self.faults(link, guard, row)
-                if lifted:
-                    self.excused[table, key] |= faults & TRIGGER_KINDS
-                assert faults <= self.excused[table, key], f"{table} {row}: {faults}"
+                excused = excuses[key] | TRIGGER_KINDS if lifted else excuses[key]
+                assert faults <= excused, f"{table} {row}: {faults}"
                 self.excused[table, key] = faults
             for key in [key for name, key in self.excused if name == table and key not in self.committed[table]]:
                 del self.excused[table, key]
+
+    def excuse_of(self, table: str, key: Key, landed: list[Unit]) -> set[str]:
+        """Give what is excused of a row, under whatever key it was."""
+        return set().union(*(self.excused[table, place] for place in places(landed, table, key)))
 
     def check_alone(self, unit: Unit, before: Content) -> None:
         """What a unit that was alone leaves is known exactly."""
@@ -338,10 +382,13 @@ class History:
         repairs = any(unit.kind == "repair" for unit in [*landed, *self.open.values()])
         undoes = any(unit.kind == "undo" for unit in landed)
         for table, key, old, new in judgement.changed(before, self.committed):
-            effects = [(unit, unit.effects(table, key)) for unit in landed]
+            under = places(landed, table, key)
+            effects = [(unit, unit.effects(table, *under)) for unit in landed]
             effects = [(unit, writes) for unit, writes in effects if writes]
             if new is None:
                 assert old is not None
+                if any(place in self.committed[table] for place in under):
+                    continue  # it has another key
                 deleted = any(write.kind == "delete" for _, writes in effects for write in writes)
                 # Keys that a landed unguard() took away may have cascaded before.
                 keyed = table != "flow" and (guards[table].guarded or self.guards[table].guarded)
@@ -355,6 +402,9 @@ class History:
                 continue
             for name in new.keys() - ({"flow"} if table != "flow" else set()):
                 written = [given[-1] for _, writes in effects if (given := self.given(writes, key, name))]
+                if len(under) > 1:  # by which of them it was met, and when, is not told
+                    written = [value for _, writes in effects for k in under for value in self.given(writes, k, name)]
+                    written += [before[table][place][name] for place in under if place in before[table]]
                 assert undoes or new[name] in (written or [(old or NOTHING)[name]]), (
                     f"{table} {new}: {name} is not what was written; it was {old}"
                 )
@@ -375,11 +425,11 @@ class History:
     def may_move(self, table: str, old: Row, new: Row, landed: list[Unit]) -> bool:
         """Say whether a link that was set may be another: only by a write, a row referred to, or the master's end."""
         return (
-            any(unit.effects(table, (old["id"],)) or unit.kind == "undo" for unit in landed)
+            any(unit.effects(table, *places(landed, table, (old["id"],))) or unit.kind == "undo" for unit in landed)
             or any(unit.kind == "repair" for unit in [*landed, *self.open.values()])
             or any(isinstance(rule, Reference) and new[rule.via] is not None for rule in self.links[table].rules)
             or (old["flow"],) not in self.committed["flow"]
-            or any(write.kind == "delete" and write.table == "flow" for unit in landed for write in unit.writes)
+            or any(write.kind != "insert" and write.remasters for unit in landed for write in unit.writes)
         )
 
     def went_along(self, table: str, old: Row, landed: list[Unit], *, keyed: bool) -> bool:
@@ -456,7 +506,7 @@ class History:
                     writes = unit.effects(rule.source, (row[rule.via],))
                     if any(write.kind == "update" and "tenant" in write.changes for write in writes):
                         return True
-            if any(write.kind in {"delete", "insert"} and write.table == "flow" for write in unit.writes):
+            if any(write.remasters for write in unit.writes):
                 return True
         return False
 
@@ -577,6 +627,15 @@ class History:
     def rows_of(self, text: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Ask the session that watches."""
         return rows(self.sessions.watcher, text, *parameters)
+
+
+def places(landed: Iterable[Unit], table: str, key: Key) -> set[Key]:
+    """Give the keys, this one included, under which a row may have been, for they were changed from one to another."""
+    moves = [write.move for unit in landed for write in unit.effects(table) if write.move]
+    found = {key}
+    while more := {place for move in moves if found.intersection(move) for place in move} - found:
+        found |= more
+    return found
 
 
 def as_time(text: str | None) -> float | None:

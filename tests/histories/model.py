@@ -81,6 +81,10 @@ class Model(Oracle):
         self.rows = deepcopy(content)
         self.committed = deepcopy(content)
         self.bypassed = False
+        self.came: dict[tuple[str, Key], Key] = {}
+        """Rows whose key was changed, by the one that they have now: the one that they had when it began."""
+        self.left: dict[str, set[Key]] = defaultdict(set)
+        """By kind of key, what rows pointed to and was taken away from under them."""
         self.touched: dict[tuple[str, Key], set[str]] = defaultdict(set)
         self.asked: set[tuple[str, Key]] = set()
 
@@ -100,10 +104,34 @@ class Model(Oracle):
 
     def write(self, table: str, old: Row, changes: Row) -> Row:
         new = super().write(table, old, changes)
+        was, now = (table, self.key(table, old)), (table, self.key(table, new))
         # PostgreSQL looks at all keys of a row version that the transaction itself made.
-        again = EVERY if (table, self.key(table, new)) in self.touched else set()
-        self.touched[table, self.key(table, new)] |= again | {name for name in new if new[name] != old[name]}
+        again = EVERY if was in self.touched else set()
+        if was != now:
+            del self.rows[table][was[1]]
+            self.came[now] = self.came.pop(was, was[1])
+            self.touched[now] = self.touched.pop(was, set())
+        self.touched[now] |= again | {name for name in new if new[name] != old[name]}
+        if table == "flow":
+            self.leave(old, new)
         return new
+
+    def delete(self, table: str, key: Key) -> None:
+        if table == "flow":
+            self.leave(self.rows[table][key], None)
+        super().delete(table, key)
+
+    def leave(self, old: Row, new: Row | None) -> None:
+        """Note what of a master is not there any more: of what points to it, keys look at all rows, however old."""
+        if new is None or new["id"] != old["id"]:
+            self.left["link key"].add((old["id"],))
+        if new is None or (new["tenant"], new["id"]) != (old["tenant"], old["id"]):
+            self.left["tenant key"].add((old["tenant"], old["id"]))
+
+    def is_left(self, kind: str, link: Link, row: Row) -> bool:
+        """Say whether a row points to a master that this transaction took away from it."""
+        value = row[link.column]
+        return ((row["tenant"], value) if kind == "tenant key" else (value,)) in self.left[kind]
 
     def after(self, table: str, events: Sequence[tuple[Row | None, Row]]) -> None:
         for link in self.links_of(table):
@@ -156,7 +184,7 @@ class Model(Oracle):
 
     def broken(self, link: Link, guard: Guard, key: Key, row: Row) -> Iterator[str]:
         """Name the keys that a row breaks and that look at it: its columns were written, or it kept to them before."""
-        before = self.committed[link.table].get(key)
+        before = self.committed[link.table].get(self.came.get((link.table, key), key))
         old = set() if before is None else breaches(self.setting, link, guard, before, self.committed)
         for kind in breaches(self.setting, link, guard, row, self.rows):
             columns = EVERY | {link.column}
@@ -164,5 +192,5 @@ class Model(Oracle):
                 columns |= {"tenant"}
             if kind == "agree key":
                 columns |= {rule.via for rule in link.rules if isinstance(rule, Reference) and rule.agree}
-            if kind not in old or self.touched[link.table, key] & columns:
+            if kind not in old or self.touched[link.table, key] & columns or self.is_left(kind, link, row):
                 yield kind

@@ -20,8 +20,10 @@ import pytest
 from engine.postgres import run
 from histories.draw import Draw
 from histories.history import ISOLATION, History, Unit
+from histories.judgement import count_kinds
 from histories.model import Content, Guard
-from histories.sessions import DEADLOCK_TIMEOUT
+from histories.sessions import DEADLOCK_TIMEOUT, Session
+from histories.tally import Tally
 from histories.worlds import MASTERS, SETTINGS, Setting
 from hypothesis import note, seed
 from hypothesis import strategies as st
@@ -44,6 +46,7 @@ class Bench:
         self.stack = ExitStack()
         self.template = cache(self.make_template)
         self.schema = cache(self.make_schema)
+        self.tally = Tally()
 
     def make_template(self, setting: int, *, guarded: bool) -> str:
         dsn = str(self.stack.enter_context(self.databases.new(self.engine_template)))
@@ -168,6 +171,15 @@ class Histories(RuleBasedStateMachine):
     def alone(self, random: Random) -> None:
         session = random.choice(self.now.idle)
         unit = self.now.begin(session, random.choice([*[ISOLATION[0]] * 6, *ISOLATION]))
+        if random.random() < 0.12:
+            for write in self.now.draw(random).remaster(self.now.view(unit)):
+                self.now.write(session, write)
+            self.now.end(session, commit=True)
+            return
+        enforced = [name for name, guard in self.now.guards.items() if guard.enforces]
+        if enforced and random.random() < 0.3:
+            self.offend(random, session, unit, random.choice(enforced))
+            return
         crowded = random.random() < 0.4
         for _ in range(random.choice((2, 3)) if crowded else random.choice((1, 1, 2, 3, 4))):
             draw, view = self.now.draw(random), self.now.view(unit)
@@ -200,17 +212,30 @@ class Histories(RuleBasedStateMachine):
         if not self.now.idle:
             self.go_on(random)
             return
-        random.choice([self.mode, self.guard, self.pause, self.mode])(random, random.choice(list(self.now.links)))
+        random.choice([self.mode, self.guard, self.pause])(random, random.choice(list(self.now.links)))
 
     def mode(self, random: Random, table: str) -> None:
-        """Enforce a link, or observe it."""
-        wanted = "observe" if self.now.guards[table].mode == "enforce" and random.random() < 0.7 else "enforce"
+        """Enforce a link, mostly one that is ready for it, or observe it."""
+        enforced = [name for name, guard in self.now.guards.items() if guard.mode == "enforce"]
+        kinds = count_kinds(self.now.setting, self.now.committed)
+        ready = [name for name in kinds if name not in enforced and not set(kinds[name]) - {"linked"}]
+        wanted = "observe" if enforced and random.random() < 0.4 else "enforce"
+        if random.random() < 0.7:
+            table = random.choice((enforced if wanted == "observe" else ready) or [table])
         self.call(random, Unit("set_mode", table, mode=wanted), f"flowguard.set_mode('{table}', '{wanted}', 'flow')")
+        if self.now.guards[table].enforces and self.now.idle and not self.now.open and random.random() < 0.7:
+            session = random.choice(self.now.idle)
+            self.offend(random, session, self.now.begin(session), table)
+
+    def offend(self, random: Random, session: Session, unit: Unit, table: str) -> None:
+        """Write what enforcement refuses."""
+        self.now.write(session, self.now.draw(random).offend(self.now.view(unit), table))
+        self.now.end(session, commit=True)
 
     def guard(self, random: Random, table: str) -> None:
         """Take up a link, or all that nobody guards; or let go of one."""
         loose = [name for name, guard in self.now.guards.items() if not guard.guarded]
-        if not loose and random.random() < 0.7:
+        if not loose and random.random() < 0.8:
             self.call(random, Unit("unguard", table), f"flowguard.unguard('{table}', 'flow')")
             return
         for name in loose if random.random() < 0.6 else [table]:
@@ -218,7 +243,9 @@ class Histories(RuleBasedStateMachine):
                 self.call(random, Unit("guard", name), f"flowguard.guard('{name}', 'flow')")
 
     def pause(self, random: Random, table: str) -> None:
-        """Pause a guarded link, or resume it."""
+        """Pause a guarded link, or resume it; rather one that is paused."""
+        paused = [name for name, guard in self.now.guards.items() if guard.paused]
+        table = random.choice(paused) if paused and random.random() < 0.8 else table
         guard = self.now.guards[table]
         if not guard.guarded or any(unit.link == table for unit in self.now.open.values()):
             return  # it might find nothing to pause
@@ -227,22 +254,49 @@ class Histories(RuleBasedStateMachine):
 
     @rule(seed=seeds)
     def mending(self, seed: int) -> None:
-        """Repair, or take a repair back."""
+        """Repair, or take a repair back, rather one that did something; now and then see to it that there is work."""
         random = Random(seed)
+        full = [number for number, run in self.now.runs.items() if run is None or run.links or run.gone]
         if not self.now.idle:
             self.go_on(random)
-        elif self.now.runs and random.random() < 0.4:
-            number = random.choice(list(self.now.runs)[-3:])
-            self.call(random, Unit("undo", run=number), f"flowguard.undo({number})")
+        elif self.now.runs and random.random() < (0.7 if full else 0.1):
+            self.undo(random, random.choice((full or list(self.now.runs))[-3:]))
+        elif not self.now.open and random.random() < 0.6:
+            self.lapse(random)
         else:
             self.repair(random)
 
-    def repair(self, random: Random) -> None:
+    def undo(self, random: Random, number: int) -> None:
+        """Take a repair back."""
+        self.call(random, Unit("undo", run=number), f"restored FROM flowguard.undo({number})")
+
+    def lapse(self, random: Random) -> None:
+        """Let rows miss their links while a guard is paused; then it is resumed and they are mended, mostly."""
+        table = random.choice(("record", "asset", "asset"))
+        if not self.now.guards[table].guarded:
+            self.guard(random, table)
+            return
+        if not self.now.guards[table].paused:
+            self.call(random, Unit("pause", table), f"flowguard.pause('{table}', 'flow')")
+        session = random.choice(self.now.idle)
+        unit = self.now.begin(session)
+        for _ in range(random.choice((1, 2))):
+            self.now.write(session, self.now.draw(random).wait(self.now.view(unit), table))
+        self.now.end(session, commit=True)
+        if random.random() < 0.9:
+            self.call(random, Unit("resume", table), f"flowguard.resume('{table}', 'flow')")
+        if random.random() < 0.8:
+            self.repair(random, table)
+        full = [number for number, run in self.now.runs.items() if run and (run.links or run.gone)]
+        if full and random.random() < 0.6:
+            self.undo(random, full[-1])
+
+    def repair(self, random: Random, wanted: str | None = None) -> None:
         """Repair one link or all, once or twice."""
-        table = random.choice([None, None, *self.now.links])
+        table = random.choice([None, None, *([wanted] * 4 if wanted else self.now.links)])
         given = "relation => NULL" if table is None else f"relation => '{table}', link_column => 'flow'"
         size = random.choice((1, 2, 5000))
-        for again in (False, True)[: random.choice((1, 1, 2))]:
+        for again in (False, True)[: random.choice((1, 1, 1, 2))]:
             alone = not self.now.open
             if self.now.idle:
                 unit = Unit("repair", table, again=again and alone)
@@ -258,6 +312,8 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Let everybody end, and look at all there is, unless the history has failed already."""
         with self.stack:
+            if self.history is not None:
+                self.bench.tally.done += self.history.done  # of one that hypothesis cut short, too
             if self.history is None or sys.exc_info()[0] is not None:
                 return
             while self.now.open:
@@ -284,7 +340,7 @@ def bench(databases: Any, engine_template: str, postgresql: Any) -> Iterator[Ben
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_histories(bench: Bench, part: int) -> None:
-    """In parts, which `make nightly` shares out among its processes."""
+    """In parts, which `make nightly` shares out among its processes; what each process has done by now is enough."""
 
     class Here(Histories):
         pass
@@ -293,3 +349,5 @@ def test_histories(bench: Bench, part: int) -> None:
     tried = sized(ci=100 // PARTS, nightly=1000 // PARTS, steps=24)
     machine = seed(part)(Here) if tried.derandomize else Here  # what is the same each time is not so in each part
     run_state_machine_as_test(machine, settings=tried)
+    bench.tally.histories += tried.max_examples
+    assert not bench.tally.lacking(), f"of {bench.tally.histories} histories: {dict(bench.tally.done)}"
