@@ -215,17 +215,23 @@ class Histories(RuleBasedStateMachine):
         random.choice([self.mode, self.guard, self.pause])(random, random.choice(list(self.now.links)))
 
     def mode(self, random: Random, table: str) -> None:
-        """Enforce a link, mostly one that is ready for it, or observe it."""
+        """Enforce a link, mostly one that is ready for it, or observe it; or the one after the other."""
         enforced = [name for name, guard in self.now.guards.items() if guard.mode == "enforce"]
         kinds = count_kinds(self.now.setting, self.now.committed)
         ready = [name for name in kinds if name not in enforced and not set(kinds[name]) - {"linked"}]
         wanted = "observe" if enforced and random.random() < 0.4 else "enforce"
         if random.random() < 0.7:
             table = random.choice((enforced if wanted == "observe" else ready) or [table])
-        self.call(random, Unit("set_mode", table, mode=wanted), f"flowguard.set_mode('{table}', '{wanted}', 'flow')")
+        self.set_mode(random, table, wanted)
         if self.now.guards[table].enforces and self.now.idle and not self.now.open and random.random() < 0.7:
             session = random.choice(self.now.idle)
             self.offend(random, session, self.now.begin(session), table)
+            if self.now.idle and not self.now.open and random.random() < 0.5:
+                self.set_mode(random, table, "observe")
+
+    def set_mode(self, random: Random, table: str, mode: str) -> None:
+        """Call what the engine has for it."""
+        self.call(random, Unit("set_mode", table, mode=mode), f"flowguard.set_mode('{table}', '{mode}', 'flow')")
 
     def offend(self, random: Random, session: Session, unit: Unit, table: str) -> None:
         """Write what enforcement refuses."""
@@ -288,7 +294,7 @@ class Histories(RuleBasedStateMachine):
         if random.random() < 0.8:
             self.repair(random, table)
         full = [number for number, run in self.now.runs.items() if run and (run.links or run.gone)]
-        if full and random.random() < 0.6:
+        if full and random.random() < 0.85:
             self.undo(random, full[-1])
 
     def repair(self, random: Random, wanted: str | None = None) -> None:
