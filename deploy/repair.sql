@@ -1242,7 +1242,9 @@ CREATE OR REPLACE FUNCTION flowguard._forbidding_keys(
 RETURNS TABLE (relation regclass, conname name, link_column name, definition text, validated boolean, comment text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET row_security = off AS $_forbidding_keys$
 -- Foreign keys, of whoever, that would be violated if a part of what a run wrote and took were put back now: of the
--- changes those from one on until before another one, of the rows those up to one.
+-- changes those from one on until before another one, of the rows those up to one. Rows are compared by run and number
+-- together: so only the index of those that are not back can serve. By their number alone a planner that does not know
+-- how many are back by now would read all of these in each call.
 #variable_conflict use_column
 DECLARE
   r_key      record;
@@ -1255,7 +1257,8 @@ BEGIN
       SELECT to_regclass(format('%I.%I', x.schema_name, x.table_name)) AS relation, x.*
         FROM (SELECT DISTINCT q.schema_name, q.table_name, NULL::name AS link_column
                 FROM flowguard.quarantined_row q
-               WHERE q.run_id = p_run AND q.restored_at IS NULL AND q.quarantine_id <= p_last_row
+               WHERE (q.run_id, q.quarantine_id) > (p_run, 0) AND (q.run_id, q.quarantine_id) <= (p_run, p_last_row)
+                 AND q.restored_at IS NULL
               UNION ALL
               SELECT DISTINCT c.schema_name, c.table_name, c.link_column::name
                 FROM flowguard.repair_change c
@@ -1284,11 +1287,12 @@ BEGIN
       -- EXCEPT, for a planner that knows nothing of the quarantine would join each row with each.
       v_query := format(
         'SELECT EXISTS (SELECT v.* FROM flowguard.quarantined_row q CROSS JOIN LATERAL (SELECT %1$s) AS v '
-        'WHERE q.run_id = $1 AND q.restored_at IS NULL AND q.quarantine_id <= $2 AND q.action = ''deleted'' '
+        'WHERE (q.run_id, q.quarantine_id) > ($1, 0) AND (q.run_id, q.quarantine_id) <= ($1, $2) '
+        'AND q.restored_at IS NULL AND q.action = ''deleted'' '
         'AND q.schema_name = %2$L AND q.table_name = %3$L AND num_nulls(%4$s) = 0 '
         'AND NOT EXISTS (SELECT FROM %5$s t WHERE %6$s) '
-        'EXCEPT SELECT %7$s FROM flowguard.quarantined_row p WHERE p.run_id = $1 AND p.restored_at IS NULL '
-        'AND p.quarantine_id <= $3 AND p.action = ''deleted'' '
+        'EXCEPT SELECT %7$s FROM flowguard.quarantined_row p WHERE (p.run_id, p.quarantine_id) > ($1, 0) '
+        'AND (p.run_id, p.quarantine_id) <= ($1, $3) AND p.restored_at IS NULL AND p.action = ''deleted'' '
         'AND to_regclass(format(''%%I.%%I'', p.schema_name, p.table_name)) = ANY (%8$L::regclass[]))',
         (SELECT string_agg(format('q.column_values[array_position(q.column_names, %L)] AS v%s', k.name, k.n), ', '
           ORDER BY k.n)
@@ -1541,8 +1545,10 @@ BEGIN
     v_checked := coalesce(v_start, v_until);
     v_last_row := (SELECT pg_catalog.max(x.quarantine_id) FROM (
                      SELECT q.quarantine_id FROM flowguard.quarantined_row q
-                      WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL
-                      ORDER BY q.quarantine_id LIMIT p_max_rows) x);
+                      WHERE ROW(q.run_id, q.quarantine_id) OPERATOR(pg_catalog.>) ROW(p_run, 0)
+                        AND ROW(q.run_id, q.quarantine_id) OPERATOR(pg_catalog.<=) ROW(p_run, 9223372036854775807)
+                        AND q.restored_at IS NULL
+                      ORDER BY q.run_id, q.quarantine_id LIMIT p_max_rows) x);
   END IF;
   SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', x.schema_name, x.table_name), ', '),
          pg_catalog.string_agg(DISTINCT pg_catalog.format('"ALTER TABLE <its name now> RENAME TO %I"', x.table_name),
@@ -1553,8 +1559,9 @@ BEGIN
              AND c.change_id OPERATOR(pg_catalog.<) v_until AND c.undone IS NULL
           UNION ALL
           SELECT DISTINCT q.schema_name, q.table_name FROM flowguard.quarantined_row q
-           WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL
-             AND q.quarantine_id OPERATOR(pg_catalog.<=) v_last_row) x
+           WHERE ROW(q.run_id, q.quarantine_id) OPERATOR(pg_catalog.>) ROW(p_run, 0)
+             AND ROW(q.run_id, q.quarantine_id) OPERATOR(pg_catalog.<=) ROW(p_run, v_last_row)
+             AND q.restored_at IS NULL) x
    WHERE pg_catalog.to_regclass(pg_catalog.format('%I.%I', x.schema_name, x.table_name)) IS NULL;
   IF v_table IS NOT NULL THEN
     RAISE EXCEPTION 'flowguard: table % is not there any more', v_table
@@ -1614,8 +1621,10 @@ BEGIN
     v_waiting := NULL;
     FOR v_row IN
       SELECT q.* FROM flowguard.quarantined_row q
-       WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL
-       ORDER BY q.quarantine_id
+       WHERE ROW(q.run_id, q.quarantine_id) OPERATOR(pg_catalog.>) ROW(p_run, 0)
+         AND ROW(q.run_id, q.quarantine_id) OPERATOR(pg_catalog.<=) ROW(p_run, 9223372036854775807)
+         AND q.restored_at IS NULL
+       ORDER BY q.run_id, q.quarantine_id
     LOOP
       EXIT WHEN restored OPERATOR(pg_catalog.>=) p_max_rows;
       BEGIN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
+import pytest
 from engine.postgres import Connection, one, run
 from engine.tables import create
 from repair.calls import dump, repair, undo
@@ -28,11 +29,16 @@ def fill(db: Connection, on_orphan: str) -> None:
     run(db, "SET enable_seqscan = off")
 
 
-def rows_read(db: Connection, table: str, done: int) -> list[int]:
-    """Undo a run in pieces, and tell how many rows of a table of the ledger each call read."""
-    read = []
+def rows_read(db: Connection, table: str, done: int, analysed: int | None) -> list[int]:
+    """Undo a run in pieces, and tell how many rows of a table of the ledger each call read.
+
+    After so many pieces the table is analysed, as autovacuum does some time.
+    """
+    read: list[int] = []
     remaining = 1
     while remaining:
+        if len(read) == analysed:
+            run(db, f"ANALYZE {table}")
         with db.transaction():
             before = one(db, READ, table)
             restored, skipped, remaining = undo(db, done, max_rows=PIECE)
@@ -41,24 +47,29 @@ def rows_read(db: Connection, table: str, done: int) -> list[int]:
     return read
 
 
-def test_links(db: Connection) -> None:
+ANALYSED = pytest.mark.parametrize("analysed", [None, 0, 1, 3, 8, 15])
+
+
+@ANALYSED
+def test_links(db: Connection, analysed: int | None) -> None:
     fill(db, "unlink")
     before = dump(db, "probe", "part")
     done = repair(db)
     assert done.unlinked == COUNT
-    read = rows_read(db, "flowguard.repair_change", done.id)
+    read = rows_read(db, "flowguard.repair_change", done.id, analysed)
     assert len(read) == COUNT / PIECE
     assert read[0] < 15 * COUNT  # all of the run is looked at before a part is put back
     assert median(read[1:]) < 15 * PIECE  # one may meet the plan of before an ANALYZE
     assert dump(db, "probe", "part") == before
 
 
-def test_quarantined_rows(db: Connection) -> None:
+@ANALYSED
+def test_quarantined_rows(db: Connection, analysed: int | None) -> None:
     fill(db, "quarantine")
     before = dump(db, "probe", "part")
     done = repair(db)
     assert done.quarantined == COUNT
-    read = rows_read(db, "flowguard.quarantined_row", done.id)
+    read = rows_read(db, "flowguard.quarantined_row", done.id, analysed)
     assert len(read) == 2 * COUNT / PIECE
     assert read[0] < 15 * 2 * COUNT
     assert median(read[1:]) < 15 * PIECE  # one may meet the plan of before an ANALYZE
