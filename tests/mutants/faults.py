@@ -992,9 +992,22 @@ REPAIRING = [
         breaks="Each call of a large undo takes as long as a look at all of it.",
         design="4",
         file="repair.sql",
-        find="                      ORDER BY q.quarantine_id LIMIT p_max_rows) x);\n",
-        replace="                      ORDER BY q.quarantine_id) x);\n",
+        find="             AND ROW(q.run_id, q.quarantine_id) OPERATOR(pg_catalog.<=) ROW(p_run, v_last_row)\n",
+        replace="",
         tests=(UNDO_WORK,),
+    ),
+    Fault(
+        name="undo in parts finds its rows by their number alone",
+        breaks="Once the quarantine is analysed, each part reads all rows that are back: quadratic.",
+        design="5 undo",
+        file="repair.sql",
+        find="       WHERE ROW(q.run_id, q.quarantine_id) OPERATOR(pg_catalog.>) ROW(p_run, 0)\n"
+        "         AND ROW(q.run_id, q.quarantine_id) OPERATOR(pg_catalog.<=) ROW(p_run, 9223372036854775807)\n"
+        "         AND q.restored_at IS NULL\n"
+        "       ORDER BY q.run_id, q.quarantine_id\n",
+        replace="       WHERE q.run_id OPERATOR(pg_catalog.=) p_run AND q.restored_at IS NULL\n"
+        "       ORDER BY q.quarantine_id\n",
+        tests=(f"{UNDO_WORK}::test_quarantined_rows",),
     ),
     Fault(
         name="what a delete cascades to is not kept",
