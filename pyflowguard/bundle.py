@@ -403,7 +403,7 @@ BEGIN
        AND NOT EXISTS (SELECT FROM {schema}.changes AS c WHERE c.change_id = d.change_id)
        AND NOT EXISTS (SELECT FROM {schema}.events AS e
                         WHERE e.change_id = d.change_id AND e.event = 'revert' AND e.committed_at > d.deployed_at)
-     LIMIT 1;
+     ORDER BY d.deployed_at DESC, d.change_id LIMIT 1;
     IF FOUND THEN
       RAISE EXCEPTION 'pyflowguard has deployed %, which the registry does not have', v_name
         USING HINT = 'Run pyflowguard deploy --to ' || v_name || ' first.';

@@ -192,6 +192,25 @@ def test_the_change_set_deploys_says_the_same_and_comes_off_again(
     assert schema(example) == schema_before
 
 
+def test_a_repair_that_was_taken_back_does_not_verify(command: Run, engine_example: str, tmp_path: Path) -> None:
+    """What the hint says mends it."""
+    example, project = engine_example, tmp_path / "app"
+    proposal(command, example, "--write", project)
+    changes.deploy(example, directory=project, to="flowguard/repair")
+    with psycopg.connect(example, autocommit=True) as connection:
+        runs = "SELECT relation, link_column, run_id, note FROM flowguard.run ORDER BY run_id DESC LIMIT 1"
+        [(relation, link_column, number, remark)] = connection.execute(runs).fetchall()
+        connection.execute("SELECT flowguard.undo(%s)", [number])
+        failed = {outcome.change.name: outcome.failure for outcome in changes.verify(example, directory=project)}
+        failure = failed["flowguard/repair"]
+        assert "not every link has a run of the repair that has finished" in str(failure)
+        assert failure is not None
+        assert failure.hint == "Call flowguard.repair() for each link, with the note of the deploy script."
+        call = "CALL flowguard.repair(%s, link_column => %s, note => %s)"
+        connection.execute(call, [relation, link_column, remark])
+    assert all(outcome.failure is None for outcome in changes.verify(example, directory=project))
+
+
 def test_it_is_deployed_by_sqitch(command: Run, shop: str, tmp_path: Path, tool: Callable[[str], str]) -> None:
     project = tmp_path / "app"
     proposal(command, shop, "--write", project)

@@ -228,12 +228,12 @@ def test_a_partition_that_is_detached_while_others_write(owner: Connection) -> N
     assert heard(owner) <= {"leftover", "unguarded_column"}
 
 
-def notices(connection: Connection, statement: str) -> list[str]:
+def notices(connection: Connection, statement: str, severity: str = "WARNING") -> list[str]:
     """Run a statement and give the warnings that come with it."""
     said: list[str] = []
 
     def hear(diagnostic: psycopg.errors.Diagnostic) -> None:
-        if diagnostic.severity_nonlocalized == "WARNING":
+        if diagnostic.severity_nonlocalized == severity:
             said.append(f"{diagnostic.message_primary} {diagnostic.message_hint}")
 
     connection.add_notice_handler(hear)
@@ -446,10 +446,26 @@ def test_an_event_trigger_that_was_disabled_does_not_verify(root: Connection, ev
     dsn = make_conninfo(events_db, user="postgres")
     [outcome] = changes.verify(dsn, directory=EVENTS)
     assert outcome.failure is not None
+    assert "an event trigger of PyFlowGuard is not there or not enabled" in str(outcome.failure)
     hint = str(outcome.failure.hint)
     for statement in hint.split('"')[1::2]:
         follow(root, statement)
     assert [outcome.failure for outcome in changes.verify(dsn, directory=EVENTS)] == [None]
+
+
+def test_the_witness_stays_while_another_database_needs_it(root: Connection, events_db: str) -> None:
+    """Of the database that it was made in, too; the NOTICE says until when."""
+    comment = "SELECT shobj_description('flowguard_witness'::regrole, 'pg_authid')"
+    made_in = one(root, comment)
+    name = str(conninfo_to_dict(events_db)["dbname"])
+    run(root, f"COMMENT ON ROLE flowguard_witness IS 'created by pyflowguard in database {name}'")
+    try:
+        [notice] = notices(root, (EVENTS / "revert" / "drift_events.sql").read_text(), severity="NOTICE")
+        assert notice.startswith('role flowguard_witness stays: role "flowguard_witness" cannot be dropped because')
+        assert 'Once nothing needs it, run "DROP ROLE flowguard_witness".' in notice
+        assert one(root, "SELECT to_regclass('flowguard.drift_event') IS NULL AND to_regrole('flowguard_witness') > 0")
+    finally:
+        run(root, f"COMMENT ON ROLE flowguard_witness IS '{made_in}'")
 
 
 def test_the_witness_can_do_nothing_else(root: Connection) -> None:

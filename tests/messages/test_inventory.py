@@ -30,6 +30,17 @@ def test_no_handler_catches_more_than_it_names() -> None:
         assert re.findall(r"WHEN\b[^;]*?SQLSTATE '+\w\w000'", file.read_text()) == [], file
 
 
+def test_what_other_scripts_say_is_in_a_test() -> None:
+    """Of the event triggers, and of the SQL that the command writes: the words up to the first that is filled in."""
+    scripts = [*(ROOT / "sql" / "event_triggers").rglob("*.sql"), ROOT / "pyflowguard" / "bundle.py"]
+    texts = [file.read_text() for file in [*scripts, ROOT / "pyflowguard" / "changeset.py"]]
+    said = {words for text in texts for words in re.findall(r"RAISE (?:EXCEPTION|WARNING|NOTICE)\s+'([^']+)'", text)}
+    assert len(said) > 15
+    tests = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    wanted = {max(words.removeprefix("flowguard: ").split("%"), key=len).strip() for words in said}
+    assert sorted(words for words in wanted if words not in tests) == []
+
+
 def test_a_helper_has_one_message(sites: list[Site]) -> None:
     helpers = [site.function for site in sites if site.function.startswith("_refuse_")]
     assert len(helpers) == len(set(helpers))

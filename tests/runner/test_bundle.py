@@ -234,14 +234,17 @@ def test_a_database_that_is_not_as_it_has_to_be_is_refused(
     plan = other.plan.read_text()
     other.plan.write_text(plan.replace("=demo\n", "=demo\n%uri=https://example.org/\n"))
     refused(
-        psql, empty_db, bundle_deploy(directory=other.directory), "the registry has another project under this name"
+        psql,
+        empty_db,
+        bundle_deploy(directory=other.directory),
+        "the registry has another project under this name or this URI",
     )
     with psycopg.connect(empty_db) as holder:
         holder.execute("SELECT pg_advisory_lock(75474063)")
         refused(psql, empty_db, text, "another deployer is at work in this database")
     with psycopg.connect(empty_db) as holder:
         holder.execute("SELECT pg_advisory_lock(75474063, 1)")
-        refused(psql, empty_db, text, "the script of a deployer that is gone is still at work")
+        refused(psql, empty_db, text, "the script of a deployer that is gone is still at work in this database")
     execute(empty_db, "INSERT INTO pyflowguard.attempt SELECT change_id, project, change, 'deploy', script_hash"
             " FROM pyflowguard.deployment WHERE change = 'b'")  # fmt: skip
     refused(psql, empty_db, text, "a deployer ended while it was at work on b")
@@ -251,7 +254,7 @@ def test_a_database_that_is_not_as_it_has_to_be_is_refused(
             " WHERE change = 'a'")  # fmt: skip
     refused(psql, empty_db, text, "the deploy script of a has been edited since it was deployed")
     execute(empty_db, "DELETE FROM sqitch.tags; DELETE FROM sqitch.changes")
-    refused(psql, empty_db, text, "pyflowguard has deployed ")
+    refused(psql, empty_db, text, "pyflowguard has deployed b, which the registry does not have")
 
 
 def test_changes_of_other_projects(psql: Psql, empty_db: str, tmp_path: Path) -> None:
