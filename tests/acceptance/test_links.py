@@ -17,6 +17,7 @@ from acceptance.command import COMMAND, Query, Run, failure, in_migration, on_te
 from changesets import deploy_profile_last
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from waiting import wait_until
 
 from pyflowguard import database
 from pyflowguard import repair as repairs
@@ -323,13 +324,13 @@ def test_the_progress_of_a_repair_is_read_from_the_ledger(registered_db: str, qu
             kwargs={"batch_size": 5, "on_progress": told.append},
         )
         worker.start()
-        while not told:
-            assert worker.is_alive()
-            worker.join(0.05)
+        wait_until(lambda: bool(told) and told[-1].scanned == 25, "the batches before it")
+        reached = told[-1]
+        assert worker.is_alive()
     worker.join(30)
     assert not worker.is_alive()
-    assert (told[0].linked, told[0].scanned, told[0].passes) == (25, 25, 1)
-    assert told[0].total >= 32
+    assert (reached.linked, reached.scanned, reached.passes) == (25, 25, 1)
+    assert reached.total >= 32
     assert query(registered_db, "SELECT linked FROM flowguard.run") == [(29,)]
 
 
