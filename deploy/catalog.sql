@@ -421,7 +421,6 @@ BEGIN
 END;
 $owner$;
 
-
 CREATE OR REPLACE FUNCTION flowguard._serialize() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $_serialize$
 -- At one snapshot for the whole transaction, that of whoever waited for another, or began before it, shows the registry

@@ -455,6 +455,7 @@ BEGIN
     relation := r_link.relation;
     cache_key := concat_ws(':', name, r_link.relation, r_link.link_column);
     safe := false;
+    detail := format('neither triggers nor keys look at what a subscription writes to %s', v_written);
     BEGIN
       SELECT * INTO r_count FROM flowguard._count_links(r_link);
       amount := r_count.dangling + r_count.mismatched
@@ -462,15 +463,13 @@ BEGIN
       CONTINUE WHEN amount = 0;
       level := 'ERROR';
       description := format('%s of %s rows are what the guard refuses', amount, r_count.total);
-      detail := format('neither triggers nor keys look at what a subscription writes to %s', v_written);
       remedy := format('SELECT * FROM flowguard.violation WHERE relation = %L::regclass AND link_column = %L',
                        r_link.relation, r_link.link_column);
     EXCEPTION WHEN insufficient_privilege THEN
       level := 'WARN';
       amount := NULL;
       description := format('nobody knows whether rows are what the guard refuses: %s', SQLERRM);
-      detail := format('neither triggers nor keys look at what a subscription writes to %s; counting takes a role that '
-                       'may read all rows', v_written);
+      detail := detail || '; counting takes a role that may read all rows';
       remedy := 'SELECT * FROM flowguard.check_all()';
     END;
     RETURN NEXT;

@@ -62,8 +62,9 @@ class Tally:
 
     def lacking(self) -> list[str]:
         """Name the kinds that were carried out too seldom, each with how often; of too few histories none."""
-        seldom = [kind for kind, least in LEAST.items() if self.done[kind] < least]
-        return [f"{kind}: {self.done[kind]}, not {LEAST[kind]}" for kind in seldom if self.histories >= ENOUGH]
+        if self.histories < ENOUGH:
+            return []
+        return [f"{kind}: {self.done[kind]}, not {n}" for kind, n in LEAST.items() if self.done[kind] < n]
 
 
 def kinds_of(write: Write, before: dict[Key, Row]) -> Iterator[str]:

@@ -57,9 +57,10 @@ def test_script_names_its_change_and_needs_no_psql(path: Path) -> None:
     words = {"deploy": "Deploy {} to pg", "revert": "Revert {} from pg", "verify": "Verify {} on pg"}
     text = path.read_text("utf-8")
     # The deploy script of a change that is reworked becomes the revert script of what reworks it.
-    reworked = list(path.parent.glob(f"{path.stem.partition('@')[0]}@*"))
+    change = change.partition("@")[0]
+    reworked = list(path.parent.glob(f"{Path(change).name}@*"))
     kinds = [kind, "deploy"] if kind == "revert" and reworked else [kind]
-    name = f"pyflowguard:{change.partition('@')[0]}"
+    name = f"pyflowguard:{change}"
     assert text.split("\n", 1)[0] in {f"-- {words[each].format(name)}" for each in kinds}
     code = re.sub(r"--[^\n]*", "", text)
     assert re.search(r"^\s*\\", code, re.MULTILINE) is None, "a backslash command"
