@@ -107,7 +107,14 @@ class Size:
     clients: int
     alone: float
     max_rate: int | None = None
+    batch_size: int | None = None
     application: str = FORGETS
+
+    @property
+    def batch(self) -> int:
+        """Rows that a transaction of a repair looks at, or updates plainly."""
+        batch = self.batch_size or BATCH_SIZE
+        return batch if self.max_rate is None else min(batch, max(1, self.max_rate // 10))
 
 
 @dataclass(frozen=True)
@@ -244,13 +251,12 @@ def notice(phases: Sequence[Phase], done: Sequence[Transaction]) -> list[Noticed
 
 def update_plainly(dsn: str, size: Size) -> None:
     """Fill links by a statement that knows them, in the batches and at the rate of the repairs; once through."""
-    batch = BATCH_SIZE if size.max_rate is None else max(1, size.max_rate // 10)
     with connect(dsn) as connection:
-        for first in range(0, size.rows, batch):
+        for first in range(0, size.rows, size.batch):
             began = time.monotonic()
-            connection.execute(PLAIN_UPDATE, (first, first + batch))
+            connection.execute(PLAIN_UPDATE, (first, first + size.batch))
             if size.max_rate is not None:
-                time.sleep(max(0.0, began + batch / size.max_rate - time.monotonic()))
+                time.sleep(max(0.0, began + size.batch / size.max_rate - time.monotonic()))
 
 
 def unhurried(dsn: str, max_rate: int) -> str:
@@ -281,7 +287,7 @@ def roll_out(dsn: str, size: Size, console: Console) -> list[Phase]:
     begin = time.time()
     phase("deploy and register", lambda: deploy_profile_last(dsn, "report/links"))
     phase("guard", lambda: online.guard(dsn))
-    phase("repair", lambda: repair(dsn))
+    phase("repair", lambda: repair(dsn, batch_size=size.batch))
     phase("validate", lambda: online.guard(dsn))
     phase("enforce", lambda: online.set_mode("enforce", dsn))
     phases.append(Phase(WHOLE, begin, time.time()))
@@ -352,6 +358,7 @@ def measure(bindir: Path | None, size: Size, console: Console) -> tuple[list[Not
 @click.option("--clients", default=8, show_default=True, help="Connections of the application.")
 @click.option("--alone", default=60.0, show_default=True, help="Seconds before and after the roll-out.")
 @click.option("--max-rate", type=int, help="Rows a second that a repair looks at; all then keeps to one core.")
+@click.option("--batch-size", type=int, help="Rows that a transaction of a repair looks at.")
 @click.option(
     "--application",
     "applications",
@@ -369,6 +376,7 @@ def main(
     clients: int,
     alone: float,
     max_rate: int | None,
+    batch_size: int | None,
     applications: Sequence[str],
     document: Path | None,
 ) -> None:
@@ -380,7 +388,7 @@ def main(
     wrong: list[str] = []
     for application in applications:
         console.print(f"An application that {application}.")
-        size = Size(rows, tenants, sources, rate, clients, alone, max_rate, application)
+        size = Size(rows, tenants, sources, rate, clients, alone, max_rate, batch_size, application)
         noticed, left = measure(bindir, size, console)
         headings, lines = table(noticed)
         shown = new_table(*headings, right=headings[1:])
@@ -393,6 +401,8 @@ def main(
         options = f"--rows {rows} --rate {rate} --clients {clients} --alone {alone:g}"
         if max_rate is not None:
             options += f" --max-rate {max_rate}"
+        if batch_size is not None:
+            options += f" --batch-size {batch_size}"
         command = f"`make bench-rollout ROLLOUT='{options}'`"
         bench.write(document, "\n\n".join([command, *tables]), "rollout")
     for line in wrong:
