@@ -119,11 +119,37 @@ _PLAN = "SELECT statement, lock, in_transaction FROM flowguard.guard_plan(%s::pg
 
 _SET_MODE = "SELECT FROM flowguard.set_mode(%s::pg_catalog.regclass, %s, %s, online => true)"
 
+_SET_LOCK_TIMEOUT = "SELECT pg_catalog.set_config('lock_timeout', %s, false)"
+
 _STATE = """
 SELECT mode, guarded FROM flowguard.link WHERE relation = %s::pg_catalog.regclass AND link_column = %s
 """
 
 _INCOMPLETE = "FG113"
+
+_QUEUED_BEHIND = ("SHARE on ", "SHARE ROW EXCLUSIVE on ", "ACCESS EXCLUSIVE on ")
+"""Locks that writers wait for, as a plan names them."""
+
+_KEEP_VACUUM_AWAY = """
+SELECT pg_catalog.set_config('lock_timeout', least(
+         greatest(%(timeout)s, 2 * (SELECT s.setting::pg_catalog.int8 FROM pg_catalog.pg_settings s
+                                     WHERE s.name = 'deadlock_timeout')), %(left)s)::pg_catalog.text, true),
+       pg_catalog.string_agg(t.name, ', ' ORDER BY t.id)
+  FROM (SELECT DISTINCT c.oid, pg_catalog.format('%%I.%%I', n.nspname, c.relname)
+          FROM flowguard.link k LEFT JOIN flowguard.rule r USING (relation, link_column)
+         CROSS JOIN LATERAL pg_catalog.unnest(ARRAY[k.relation, k.master, r.source]) AS u (relation)
+          LEFT JOIN LATERAL pg_catalog.pg_partition_tree(u.relation) p ON true
+          JOIN pg_catalog.pg_class c ON c.oid = coalesce(p.relid, u.relation)
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE k.relation = %(table)s::pg_catalog.regclass
+           AND pg_catalog.has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE')) AS t (id, name)
+ WHERE pg_catalog.strpos(%(lock)s, pg_catalog.concat(' ', t.name, ' ')) > 0
+    OR pg_catalog.strpos(%(lock)s, pg_catalog.concat(' ', t.id::pg_catalog.regclass, ' ')) > 0
+"""
+"""Gives the tables that a plan's lock names, to be locked against VACUUM, and sets how long that may wait: long enough
+for PostgreSQL to end an autovacuum in its way, as it does when it looks for a deadlock. NULL where the role may lock
+none of them.
+"""
 
 _HOLDERS = """
 SELECT DISTINCT ON (coalesce(a.xact_start, p.prepared), l.virtualtransaction) a.pid, a.application_name, p.gid
@@ -369,7 +395,7 @@ class _Work:
         step = Step(link, planned, tries=tries + 1)
         self.tell(step)
         try:
-            self.send(planned, self.left(start))
+            self.send(link, planned, self.left(start))
         except (refusals.LockNotAvailable, refusals.DeadlockDetected) as error:
             self.wait(step, start, error)
             return False
@@ -391,14 +417,27 @@ class _Work:
         """Give the seconds that a statement first tried then has until its deadline."""
         return self.deadline.total_seconds() - (time.monotonic() - start)
 
-    def send(self, planned: Planned, left: float) -> None:
+    def send(self, link: Link, planned: Planned, left: float) -> None:
         """Run a statement in a transaction, or in none, with a limit on its wait for locks."""
-        limit = min(self.lock_timeout.total_seconds(), left) if planned.in_transaction else left
-        self.connection.execute(
-            "SELECT pg_catalog.set_config('lock_timeout', %s, false)", [f"{max(1, round(limit * 1000))}ms"]
-        )
+        limit = _milliseconds(min(self.lock_timeout.total_seconds(), left) if planned.in_transaction else left)
+        self.connection.execute(_SET_LOCK_TIMEOUT, [f"{limit}ms"])
         with self.connection.transaction() if planned.in_transaction else nullcontext():
+            if planned.lock.startswith(_QUEUED_BEHIND):
+                self.keep_vacuum_away(link, planned, limit, _milliseconds(left))
+                self.connection.execute(_SET_LOCK_TIMEOUT, [f"{limit}ms"])
             self.connection.execute(planned.statement.encode())
+
+    def keep_vacuum_away(self, link: Link, planned: Planned, limit: int, left: int) -> None:
+        """Let a VACUUM, or another who builds an index, end before writers have to wait for a statement.
+
+        The statement would wait for it as well, and writers behind that: for an autovacuum until PostgreSQL ends it,
+        after deadlock_timeout. Behind this lock no writer waits, and no autovacuum begins while it is held.
+        """
+        given = {"table": link.relation, "lock": f"{planned.lock} ", "timeout": limit, "left": left}
+        found = self.connection.execute(_KEEP_VACUUM_AWAY, given).fetchone()
+        assert found is not None  # noqa: S101 - an aggregate
+        if (tables := found[1]) is not None:
+            self.connection.execute(f"LOCK TABLE {tables} IN SHARE UPDATE EXCLUSIVE MODE".encode())
 
     def holders(self, link: Link) -> tuple[str, ...]:
         """Give the oldest transactions that use the link's tables at this moment."""
@@ -406,6 +445,11 @@ class _Work:
             str(Holder(pid, application)) if prepared is None else f"prepared transaction '{prepared}'"
             for pid, application, prepared in self.connection.execute(_HOLDERS, {"table": link.relation})
         )
+
+
+def _milliseconds(seconds: float) -> int:
+    """For a setting, of which 0 would be no limit."""
+    return max(1, round(seconds * 1000))
 
 
 def _rests_on(statement: str, given_up: set[str]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -144,6 +145,35 @@ def test_writers_go_on_while_it_waits_for_its_lock(app: Connection) -> None:
     (waiting, *_) = [event for event in told if isinstance(event, online.Waiting)]
     assert any("a long one" in holder for holder in waiting.holders)
     assert [step.tries > 1 for step in result.result().steps if step.link.relation == "parent"] == [True]
+
+
+@pytest.mark.parametrize("to_enforce", [False, True], ids=["guard", "enforce"])
+def test_no_writer_waits_behind_it_for_a_vacuum(app: Connection, *, to_enforce: bool) -> None:
+    """Nor for who builds an index: it waits for them where no writer queues, and only then for writers."""
+    online.guard(app.info.dsn)
+    if not to_enforce:
+        run(app, 'DROP TRIGGER "~flowguard_child_flow_insert" ON child')
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'child'::regclass"
+    deadline = timedelta(seconds=30)
+    work: Callable[[], Any] = (
+        partial(online.set_mode, "enforce", app.info.dsn, ["child"], link_column="flow", deadline=deadline)
+        if to_enforce
+        else partial(online.guard, app.info.dsn, ["child"], link_column="flow", deadline=deadline)
+    )
+    with (
+        psycopg.connect(app.info.dsn) as vacuum,
+        psycopg.connect(app.info.dsn, autocommit=True, options="-c lock_timeout=100ms") as writer,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        vacuum.execute("LOCK TABLE child IN SHARE UPDATE EXCLUSIVE MODE")  # as VACUUM does
+        result = pool.submit(work)
+        wait_until(lambda: one(app, waits) == 1, "its wait for the other")
+        for number in range(20):
+            run(writer, "INSERT INTO child (id, tenant, flow) VALUES (%s, 1, 1)", number)
+        assert one(app, waits) == 1
+        vacuum.rollback()
+        result.result(PATIENCE)
+    assert plan(app, "child") == []
 
 
 def test_it_ends_when_its_deadline_has_passed_and_goes_on_later(app: Connection) -> None:
